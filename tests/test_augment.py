@@ -1,0 +1,289 @@
+"""Augmentation: the mask follows the image, the generator decides everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from textsam.data.augment import Augment, AugmentConfig
+from textsam.errors import DataError
+
+OFF: dict[str, Any] = {n: 0.0 for n in AugmentConfig.model_fields if n.endswith("_p")}
+EVERYTHING = AugmentConfig.model_validate(dict.fromkeys(OFF, 1.0))
+
+
+def only(**settings: Any) -> Augment:
+    """An Augment of which nothing but the given settings happens."""
+    return Augment(AugmentConfig(**{**OFF, **settings}))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def scene(
+    height: int = 96, width: int = 128, colour: bool = False
+) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """A bright, off-centre rectangle on a dim ramp, its mask, and the mask of a second one."""
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    image[...] = np.linspace(20, 70, width).astype(np.uint8)[None, :, None]
+    first = np.zeros((height, width), dtype=bool)
+    first[20:50, 30:70] = True
+    second = np.zeros_like(first)
+    second[60:80, 80:110] = True
+    image[first] = (230, 200, 180) if colour else 220
+    image[second] = (90, 120, 150) if colour else 130
+    return image, [first, second]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_the_same_generator_gives_the_same_result_and_another_does_not(colour: bool) -> None:
+    image, masks = scene(colour=colour)
+    everything = Augment(EVERYTHING)
+    first, first_masks = everything(image, masks, rng(7))
+    again, again_masks = everything(image, masks, rng(7))
+    other, _ = everything(image, masks, rng(8))
+    np.testing.assert_array_equal(first, again)
+    for a, b in zip(first_masks, again_masks, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert first.shape != other.shape or (first != other).mean() > 0.5
+
+
+def test_input_is_not_touched_and_output_is_new_and_writable() -> None:
+    image, masks = scene(colour=True)
+    kept, kept_masks = image.copy(), [m.copy() for m in masks]
+    for augment in (only(), Augment(EVERYTHING)):
+        out, out_masks = augment(image, masks, rng())
+        out[...] = 0
+        for mask in out_masks:
+            assert mask.dtype == np.bool_
+    np.testing.assert_array_equal(image, kept)
+    for mask, before in zip(masks, kept_masks, strict=True):
+        np.testing.assert_array_equal(mask, before)
+
+
+def test_nothing_switched_on_changes_nothing() -> None:
+    for colour in (False, True):
+        image, masks = scene(colour=colour)
+        out, out_masks = only()(image, masks, rng())
+        np.testing.assert_array_equal(out, image)
+        for a, b in zip(out_masks, masks, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("setting", "axis"), [("flip_horizontal_p", 1), ("flip_vertical_p", 0)]
+)
+def test_flips_mirror_image_and_masks(setting: str, axis: int) -> None:
+    image, masks = scene()
+    out, out_masks = only(**{setting: 1.0})(image, masks, rng())
+    np.testing.assert_array_equal(out, np.flip(image, axis))
+    for a, b in zip(out_masks, masks, strict=True):
+        np.testing.assert_array_equal(a, np.flip(b, axis))
+
+
+def test_quarter_turns_turn_image_and_masks_alike() -> None:
+    image, masks = scene(colour=True)
+    turns_seen = set()
+    for seed in range(20):
+        out, out_masks = only(rot90_p=1.0)(image, masks, rng(seed))
+        turns = [k for k in (1, 2, 3) if np.array_equal(out, np.rot90(image, k))]
+        assert len(turns) == 1
+        np.testing.assert_array_equal(out_masks[1], np.rot90(masks[1], turns[0]))
+        turns_seen.add(turns[0])
+    assert turns_seen == {1, 2, 3}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("colour", [False, True])
+def test_masks_stay_on_their_object_through_the_affine_change(seed: int, colour: bool) -> None:
+    image, masks = scene(192, 256)
+    image[masks[0]], image[masks[1]] = 220, 130
+    if colour:
+        image[..., 2] = image[..., 2] // 2
+    augment = only(affine_p=1.0, flip_horizontal_p=0.5, rot90_p=0.5)
+    out, (first, second) = augment(image, masks, rng(seed))
+    red = out[..., 0].astype(int)
+    # Outside of a one-pixel seam of mixed values, the brightness says which region a pixel is in.
+    bright, middle = red > 175, (red > 110) & (red < 150)
+    assert (bright & first).sum() / (bright | first).sum() > 0.93
+    assert red[first].mean() > 205
+    assert abs(np.median(red[second]) - 130) <= 1
+    assert (middle & second).sum() / second.sum() > 0.9
+
+
+def test_a_pure_scale_has_the_expected_size_and_place() -> None:
+    image, masks = scene(100, 100)
+    masks = [np.zeros((100, 100), dtype=bool)]
+    masks[0][45:52, 40:45] = True  # edges at 45..52 and 40..45, the middle is at 50
+    zoom = only(affine_p=1.0, scale=(3.0, 3.0), translate=0.0, rotate_deg=0.0)
+    _, (out,) = zoom(image, masks, rng())
+    expected = np.zeros((100, 100), dtype=bool)
+    expected[35:56, 20:35] = True  # 50 + 3 * (edge - 50)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_a_pure_shift_moves_by_the_same_whole_in_image_and_mask() -> None:
+    image, masks = scene(100, 100)
+    shift = only(affine_p=1.0, scale=(1.0, 1.0), translate=0.2, rotate_deg=0.0)
+    _, (first, _) = shift(image, masks, rng(3))
+    rows, columns = np.nonzero(first)
+    before = np.nonzero(masks[0])
+    moved = np.array([rows.mean() - before[0].mean(), columns.mean() - before[1].mean()])
+    assert np.abs(moved).max() <= 20.5
+    assert np.abs(moved).max() > 1
+    assert first.sum() == masks[0].sum()
+
+
+def test_zooming_out_leaves_black_where_there_is_no_image() -> None:
+    image = np.full((100, 100, 3), 200, dtype=np.uint8)
+    out, _ = only(affine_p=1.0, scale=(0.5, 0.5), translate=0.0, rotate_deg=0.0)(image, [], rng())
+    assert (out[:24] == 0).all()
+    assert (out[27:73, 27:73] == 200).all()
+
+
+def test_an_object_is_not_pushed_out_of_the_image() -> None:
+    image, _ = scene(100, 100)
+    corner = np.zeros((100, 100), dtype=bool)
+    corner[:12, :12] = True
+    shift: dict[str, Any] = {"affine_p": 1.0, "scale": (1.3, 1.3), "translate": 0.4}
+    kept = [only(**shift)(image, [corner], rng(s))[1][0].sum() for s in range(40)]
+    # Either a quarter of the scaled area, or the change was left out: all 144 px.
+    assert min(kept) >= 0.25 * 1.69 * 144
+    lost = only(**shift, keep_fraction=0.0)
+    assert min(lost(image, [corner], rng(s))[1][0].sum() for s in range(40)) == 0
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_tone_changes_have_their_formula(colour: bool) -> None:
+    image, masks = scene(colour=colour)
+    values = image / 255.0
+    cases = [
+        (only(gamma_p=1.0, gamma=(2.0, 2.0)), values**2),
+        (only(brightness_p=1.0, brightness=(0.1, 0.1)), values + 0.1),
+        (only(contrast_p=1.0, contrast=(1.4, 1.4)), (values - 0.5) * 1.4 + 0.5),
+        (only(invert_p=1.0), 1 - values),
+    ]
+    for augment, expected in cases:
+        out, out_masks = augment(image, masks, rng())
+        expected = np.clip(expected, 0, 1) * 255
+        assert np.abs(out - expected).max() <= 0.51
+        np.testing.assert_array_equal(out_masks[0], masks[0])
+
+
+def test_channel_gains_change_colour_images_only() -> None:
+    gains = only(channel_p=1.0, channel_gain=(0.5, 0.9))
+    image, masks = scene(colour=True)
+    out, _ = gains(image, masks, rng(1))
+    ratio = out[masks[0]][0] / image[masks[0]][0]
+    assert ratio.min() > 0.49
+    assert ratio.max() < 0.91
+    assert np.ptp(ratio) > 0.02
+    grey, masks = scene()
+    np.testing.assert_array_equal(gains(grey, masks, rng(1))[0], grey)
+
+
+def test_colour_can_be_dropped() -> None:
+    image, masks = scene(colour=True)
+    out, _ = only(grey_p=1.0)(image, masks, rng())
+    assert (out[..., :1] == out).all()
+    # ITU-R BT.601 luma of (230, 200, 180).
+    assert abs(int(out[30, 40, 0]) - (0.299 * 230 + 0.587 * 200 + 0.114 * 180)) <= 1
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_noise_has_the_standard_deviation_asked_for(colour: bool) -> None:
+    image = np.full((200, 200, 3), 120, dtype=np.uint8)
+    if colour:
+        image[..., 1] = 110
+    noisy = only(noise_p=1.0, noise_sd=(0.04, 0.04))(image, [], rng())[0].astype(float)
+    for channel in range(3):
+        assert noisy[..., channel].std() == pytest.approx(0.04 * 255, rel=0.02)
+        assert noisy[..., channel].mean() == pytest.approx(image[0, 0, channel], abs=0.3)
+    same = np.corrcoef(noisy[..., 0].ravel(), noisy[..., 1].ravel())[0, 1]
+    assert abs(same) < 0.05 if colour else same == pytest.approx(1.0)
+
+
+def test_speckle_grows_with_the_signal() -> None:
+    image = np.full((200, 200, 3), 50, dtype=np.uint8)
+    image[:, 100:] = 150
+    out = only(speckle_p=1.0, speckle_sd=(0.1, 0.1))(image, [], rng())[0].astype(float)
+    assert out[:, :100].std() == pytest.approx(5.0, rel=0.05)
+    assert out[:, 100:].std() == pytest.approx(15.0, rel=0.05)
+    black = np.zeros((50, 50, 3), dtype=np.uint8)
+    assert only(speckle_p=1.0)(black, [], rng())[0].max() == 0
+
+
+def test_blur_and_low_resolution_lose_detail_and_keep_the_mean() -> None:
+    checks = (np.indices((128, 128)).sum(0) % 2 * 100 + 50).astype(np.uint8)
+    image = np.repeat(checks[..., None], 3, axis=2)
+    for augment in (
+        only(blur_p=1.0, blur_sigma_px=(1.5, 1.5)),
+        only(low_resolution_p=1.0, low_resolution=(0.5, 0.5)),
+    ):
+        out = augment(image, [], rng())[0].astype(float)
+        assert out.shape == image.shape
+        assert out.std() < 5 < image.std()
+        assert out.mean() == pytest.approx(100, abs=1)
+
+
+def test_marks_are_bright_few_and_do_not_depend_on_the_mask() -> None:
+    image = np.full((256, 256, 3), 30, dtype=np.uint8)
+    here, there = np.zeros((2, 256, 256), dtype=bool)
+    here[:100, :100] = True
+    there[150:, 150:] = True
+    marks = only(marks_p=1.0)
+    for seed in range(10):
+        out, (same,) = marks(image, [here], rng(seed))
+        np.testing.assert_array_equal(same, here)
+        np.testing.assert_array_equal(out, marks(image, [there], rng(seed))[0])
+        changed = (out != image).any(axis=2)
+        assert 0 < changed.mean() < 0.1
+        assert (out[changed] >= 30).all()
+
+
+def test_probabilities_are_kept() -> None:
+    image, _ = scene(16, 16)
+    image = np.ascontiguousarray(image[:, :16])
+    flips = only(flip_horizontal_p=0.3)
+    count = sum(not np.array_equal(flips(image, [], rng(s))[0], image) for s in range(1000))
+    assert 250 < count < 350
+
+
+def test_wrong_input_is_refused() -> None:
+    image, masks = scene()
+    with pytest.raises(DataError, match="uint8 image, got .* float32"):
+        only()(image.astype(np.float32), masks, rng())
+    with pytest.raises(DataError, match="uint8 image"):
+        only()(image[..., 0], masks, rng())
+    with pytest.raises(DataError, match="bool masks of the image's size"):
+        only()(image, [masks[0][:-1]], rng())
+    with pytest.raises(DataError, match="uint8"):
+        only()(image, [masks[0].astype(np.uint8)], rng())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flip_p": 0.5},
+        {"flip_horizontal_p": 1.5},
+        {"scale": (1.3, 0.7)},
+        {"scale": (0.0, 1.0)},
+        {"noise_sd": (-0.1, 0.1)},
+        {"low_resolution": (0.5, 1.2)},
+        {"affine_draws": 0},
+    ],
+)
+def test_a_wrong_config_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AugmentConfig(**settings)
+
+
+def test_only_flips_says_whether_more_can_happen() -> None:
+    assert AugmentConfig(**{**OFF, "flip_horizontal_p": 0.5, "flip_vertical_p": 1.0}).only_flips()
+    assert not AugmentConfig(**{**OFF, "marks_p": 0.01}).only_flips()
+    assert not AugmentConfig().only_flips()

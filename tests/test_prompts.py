@@ -1,0 +1,240 @@
+"""What a text prompt means, and where a concept is certainly absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textsam.errors import PromptError
+from textsam.prompts import (
+    CONCEPTS,
+    DISTRACTORS,
+    MAX_PROMPT_CHARS,
+    MODALITIES,
+    canonical,
+    certainly_absent,
+    distractors_for,
+    meanings,
+    nearest,
+    normalise,
+)
+
+EVERY_NAME = [(name, c.name) for c in CONCEPTS.values() for name in c.names]
+LATIN_PLURALS = {
+    "cell nucleus": "cell nuclei",
+    "mitochondria": "mitochondria",
+    "myocardium": "myocardia",
+    "synapse": "synapses",
+    "left ventricle": "left ventricles",
+    "polyp": "polyps",
+    "tumor": "tumours",
+    "retinal vessel": "retinal vessels",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "concept"),
+    [
+        ("a tumour", "tumor"),
+        ("Tumors", "tumor"),
+        ("TUMOURS", "tumor"),
+        ("the breast mass", "tumor"),
+        ("breast masses", "tumor"),
+        ("neoplasm", "tumor"),
+        ("nuclei", "cell nucleus"),
+        ("cell nuclei", "cell nucleus"),
+        ("lungs", "lung"),
+        ("lung fields", "lung"),
+        ("LV", "left ventricle"),
+        ("RV", "right ventricle"),
+        ("LVs", "left ventricle"),
+        ("the heart muscle.", "myocardium"),
+        ("blood vessels", "vessel"),
+        ("blood-vessel", "vessel"),
+        ("retinal blood vessels", "retinal vessel"),
+        ("vessels of the retina", "retinal vessel"),
+        ("neuron membrane", "cell membrane"),
+        ("membranes", "cell membrane"),
+        ("mitochondrion", "mitochondria"),
+        ("colorectal polyps", "polyp"),
+        ("lesions of the skin", "skin lesion"),
+        ("  an   Ｎｅｒｖｅ ", "nerve"),  # full-width letters, as a Japanese keyboard writes them
+    ],
+)
+def test_what_clinicians_write_is_understood(text: str, concept: str) -> None:
+    assert canonical(text) == concept
+
+
+@pytest.mark.parametrize("text", ["left lung", "breast cancer", "melanoma", "optic nerve", "cat"])
+def test_a_narrower_or_other_term_is_not_taken_for_a_concept(text: str) -> None:
+    assert canonical(text) is None
+
+
+def test_left_lung_suggests_lung_first() -> None:
+    assert nearest("left lung")[0] == "lung"
+
+
+@pytest.mark.parametrize(
+    ("text", "best"),
+    [("tumro", "tumor"), ("breast cancer", "tumor"), ("melanoma", "skin lesion"),
+     ("mitocondria", "mitochondria"), ("nucleolus", "cell nucleus"), ("miocardium", "myocardium")],
+)
+def test_misspelt_and_related_terms_suggest_the_concept(text: str, best: str) -> None:
+    assert nearest(text)[0] == best
+
+
+def test_nearest_keeps_to_the_known_names_and_to_n() -> None:
+    assert nearest("lungs", ["tumor", "nerve"]) == []
+    assert nearest("ventricle", n=1) == ["right ventricle"]
+    assert set(nearest("ventricle", n=2)) == {"right ventricle", "left ventricle"}
+    assert nearest("pancreatic tumour", ["pancreas tumor"]) == ["pancreas tumor"]
+
+
+def test_an_ambiguous_text_needs_to_know_what_is_trained() -> None:
+    assert meanings("Lesions") == ("tumor", "skin lesion")
+    assert canonical("lesion") is None
+    assert canonical("lesion", ["tumor", "nerve"]) == "tumor"
+    assert canonical("lesion", ["skin lesion", "nerve"]) == "skin lesion"
+    assert canonical("lesion", ["tumor", "skin lesion"]) is None
+    assert set(nearest("lesion", n=2)) == {"tumor", "skin lesion"}
+
+
+def test_known_names_beside_the_vocabulary() -> None:
+    known = ["Pancreatic tumour", "tumor"]
+    assert canonical("the pancreatic tumors", known) == "Pancreatic tumour"
+    assert canonical("mass", known) == "tumor"
+    assert canonical("nerve", known) is None
+    # A known name wins over the synonym it is elsewhere.
+    assert canonical("mass", ["tumor", "mass"]) == "mass"
+    assert canonical("tumor", []) is None
+
+
+@pytest.mark.parametrize(("name", "concept"), EVERY_NAME)
+def test_every_name_resolves_to_its_concept(name: str, concept: str) -> None:
+    assert concept in meanings(name)
+    assert canonical(name, [concept]) == concept
+    assert normalise(name) == name, "names are written in normal form"
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_canonical_is_idempotent_and_ignores_article_case_and_plural(concept: str) -> None:
+    assert canonical(concept) == concept
+    plural = LATIN_PLURALS.get(concept, concept + "s")
+    for text in (concept, plural, concept.upper(), concept.title(), f"the {plural}",
+                 f"A {concept}", f"An  {concept}!", f"\t{concept}\n", f'"{plural}"'):
+        assert canonical(text) == concept
+        assert canonical(canonical(text) or "nothing") == concept
+
+
+@settings(deadline=None)
+@given(st.sampled_from(EVERY_NAME), st.sampled_from(["", "a ", "an ", "the ", "The the "]),
+       st.sampled_from([str.lower, str.upper, str.title, str.swapcase]),
+       st.sampled_from(["", ".", " ?", "  ", "…"]))
+def test_spelling_of_any_name_does_not_matter(
+    pair: tuple[str, str], article: str, case: object, end: str
+) -> None:
+    name, concept = pair
+    assert callable(case)
+    assert canonical(article + case(name) + end, [concept]) == concept
+
+
+@settings(deadline=None)
+@given(st.text(max_size=MAX_PROMPT_CHARS))
+def test_normalise_is_idempotent_or_refuses(text: str) -> None:
+    try:
+        once = normalise(text)
+    except PromptError:
+        return
+    # Some characters grow in NFKC; what is too long afterwards is not a second input.
+    if len(once) <= MAX_PROMPT_CHARS:
+        assert normalise(once) == once
+    assert once == once.strip()
+    assert "  " not in once
+
+
+def test_normalise_values() -> None:
+    assert normalise("  The  X-ray\tLUNG, please ") == "x ray lung please"
+    assert normalise("the") == "the"
+    assert normalise("腫瘍") == "腫瘍"
+    assert normalise("TUMEUR É") == normalise("tumeur e\u0301")
+
+
+@pytest.mark.parametrize("text", ["", "   ", "?!", "\n\t", "…"])
+def test_an_empty_prompt_is_refused(text: str) -> None:
+    with pytest.raises(PromptError, match="empty"):
+        normalise(text)
+    with pytest.raises(PromptError, match="empty"):
+        canonical(text)
+
+
+def test_long_and_non_text_prompts_are_refused() -> None:
+    assert len(normalise("x" * MAX_PROMPT_CHARS)) == MAX_PROMPT_CHARS
+    with pytest.raises(PromptError, match="201 characters, at most 200"):
+        normalise("x" * (MAX_PROMPT_CHARS + 1))
+    with pytest.raises(PromptError, match="must be a string, got int"):
+        normalise(3)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="must be a string, got list"):
+        canonical(["tumor"])  # type: ignore[arg-type]
+
+
+def test_every_concept_and_its_modalities_are_in_the_table() -> None:
+    assert set(CONCEPTS) == {
+        "tumor", "cell nucleus", "lung", "nerve", "vessel", "cell membrane", "polyp",
+        "skin lesion", "retinal vessel", "right ventricle", "left ventricle", "myocardium",
+        "mitochondria", "synapse",
+    }
+    for concept in CONCEPTS.values():
+        assert concept.modalities
+        assert set(concept.modalities) <= set(MODALITIES)
+        assert set(concept.specific) <= set(concept.modalities)
+        for term in concept.related:
+            assert canonical(term) is None, f"{term!r} must stay a hint"
+
+
+@pytest.mark.parametrize(
+    ("text", "modality", "absent"),
+    [
+        ("tumor", "electron microscopy", True),
+        ("tumor", "breast ultrasound", False),
+        ("vessel", "breast ultrasound", False),
+        ("vessel", "retinal fundus", False),
+        ("retinal vessel", "retinal fundus", False),
+        ("retinal vessel", "breast ultrasound", True),
+        ("nerve", "retinal fundus", False),
+        ("nerve", "breast ultrasound", True),
+        ("cell nucleus", "electron microscopy", False),
+        ("left ventricle", "brain MRI", False),
+        ("synapse", "chest X-ray", True),
+        # "lesion" may be the tumor of a breast scan, though a skin lesion it is not.
+        ("skin lesion", "breast ultrasound", True),
+        ("lesion", "breast ultrasound", False),
+        ("lesion", "electron microscopy", True),
+        # Nothing is known about a modality that is not in the table, nor of an unknown text.
+        ("polyp", "gastroscopy", False),
+        ("appendix", "breast ultrasound", False),
+        ("dog", "breast ultrasound", True),
+        ("bone fracture", "chest X-ray", False),
+        ("bone fracture", "dermoscopy", True),
+    ],
+)
+def test_what_is_certainly_absent(text: str, modality: str, absent: bool) -> None:
+    assert certainly_absent(text, modality) is absent
+
+
+def test_distractors_are_outside_the_vocabulary() -> None:
+    assert {"dog", "car", "bone fracture", "fetal head", "kidney stone"} <= set(DISTRACTORS)
+    assert all(meanings(text) == () for text in DISTRACTORS)
+    assert "optic disc" not in distractors_for("retinal fundus")
+    assert "optic disc" in distractors_for("brain MRI")
+    assert "fetal head" not in distractors_for("fetal ultrasound")
+    assert "dog" in distractors_for("fetal ultrasound")
+
+
+def test_importing_the_vocabulary_needs_neither_torch_nor_numpy() -> None:
+    code = "import sys, textsam.prompts; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

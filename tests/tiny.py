@@ -1,0 +1,131 @@
+"""Tiny models with random weights and the real classes, for fast tests of behaviour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from textsam.model.backbones import Backbone
+from textsam.model.build import Architecture, BuiltModel, assemble
+from textsam.model.text_encoders import TextEncoder
+from textsam.preprocess import MinMaxPixels
+
+WORDS = ("tumor", "cell", "nucleus", "lung", "nerve", "vessel", "membrane", "polyp", "dog", "car")
+SIDE_PX = 64
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """WordPiece over a handful of words and all letters, so that any text has tokens."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS, *letters]
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, *("##" + x for x in letters)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+    )
+
+
+def tiny_text_encoder(layers: int = 3) -> TextEncoder:
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    return TextEncoder(
+        BertModel(config, add_pooling_layer=False),
+        tokenizer,
+        nn.Linear(16, 12, bias=False),
+        pooling="cls",
+        out_features=12,
+        max_tokens=32,
+    )
+
+
+def tiny_backbone(depth: int = 2) -> Backbone:
+    """SAM's own classes: a ViT of width 32 at 64×64 px, and its decoder at full width."""
+    encoder = ImageEncoderViT(
+        img_size=SIDE_PX,
+        patch_size=8,
+        embed_dim=32,
+        depth=depth,
+        num_heads=2,
+        mlp_ratio=2.0,
+        use_rel_pos=True,
+        window_size=4,
+        global_attn_indexes=(1,),
+    )
+    # Relative positions start at zero, which would hide a mistake in their use.
+    for name, parameter in encoder.named_parameters():
+        if "rel_pos" in name or name == "pos_embed":
+            nn.init.normal_(parameter, std=0.1)
+    return Backbone(
+        image_encoder=encoder,
+        prompt_encoder=PromptEncoder(
+            embed_dim=256,
+            image_embedding_size=(8, 8),
+            input_image_size=(SIDE_PX, SIDE_PX),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=64, num_heads=8),
+            transformer_dim=256,
+        ),
+        side_px=SIDE_PX,
+        normalise=MinMaxPixels(),
+        qkv_layout="blocks",
+    )
+
+
+def tiny_model(architecture: Architecture | None = None, seed: int = 0) -> BuiltModel:
+    """A TextSAM that differs between seeds and not between calls."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return assemble(
+            tiny_backbone(), tiny_text_encoder(), architecture or Architecture(context_depth=3)
+        )
+
+
+def randomise_lora(model: nn.Module, seed: int = 1) -> None:
+    """Give B random values, so that LoRA changes something."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+
+
+def write_images_and_masks(folder: Path, count: int = 6, side: int = 48) -> None:
+    """`images/` and `masks/`: a bright disc on a dark, noisy ground; its mask is 0/255."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    ys, xs = np.mgrid[:side, :side]
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        x, y = rng.uniform(side * 0.3, side * 0.7, 2)
+        mask = (xs - x) ** 2 + (ys - y) ** 2 < (side * 0.18) ** 2
+        image = rng.normal(60, 15, (side, side)) + 120 * mask
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number:03d}.png")
+        Image.fromarray((mask * 255).astype(np.uint8)).save(folder / "masks" / f"{number:03d}.png")

@@ -1,0 +1,68 @@
+"""TextSAM: text-prompted segmentation of medical images.
+
+    seg = textsam.segment("scan.png", "tumor")
+
+Importing this package is cheap; the heavy libraries come with the first use of `segment` or
+`load_model`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from textsam.errors import (
+    AdapterError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    ImageError,
+    PromptError,
+    TextSAMError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from textsam.api import load_model, segment
+    from textsam.model.textsam import TextSAM
+    from textsam.result import Segmentation
+    from textsam.segmenter import Segmenter, UnknownPromptWarning
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "ImageError",
+    "PromptError",
+    "Segmentation",
+    "Segmenter",
+    "TextSAM",
+    "TextSAMError",
+    "UnknownPromptWarning",
+    "WeightsError",
+    "__version__",
+    "load_model",
+    "segment",
+]
+
+_LAZY = {
+    "Segmentation": "textsam.result",
+    "Segmenter": "textsam.segmenter",
+    "TextSAM": "textsam.model.textsam",
+    "UnknownPromptWarning": "textsam.segmenter",
+    "load_model": "textsam.api",
+    "segment": "textsam.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'textsam' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

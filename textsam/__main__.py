@@ -1,0 +1,5 @@
+"""`python -m textsam`."""
+
+from textsam.cli import app
+
+app()

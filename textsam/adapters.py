@@ -1,0 +1,147 @@
+"""Adapter folders without torch: what an adapter is called, knows and asks for, and where it lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from textsam.errors import AdapterError
+from textsam.io.atomic import atomic_path
+
+__all__ = [
+    "CONFIG_FILE",
+    "TENSORS_FILE",
+    "AdapterConfig",
+    "ArchitectureRecord",
+    "find_adapter",
+    "read_adapter_config",
+    "shipped_adapters",
+    "write_adapter_config",
+]
+
+CONFIG_FILE = "adapter.json"
+TENSORS_FILE = "adapter.safetensors"
+_PACKAGED = Path(__file__).parent / "adapters_data"
+_CHECKOUT = Path(__file__).parent.parent / "weights"
+
+
+class ArchitectureRecord(BaseModel):
+    """The trainable shape an adapter belongs to; see `textsam.model.build.Architecture`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    context_tokens: int = Field(4, ge=1)
+    context_depth: int = Field(12, ge=1)
+    normalise: bool = True
+    token_scale: float = Field(1.0, gt=0)
+    rank: int = Field(16, ge=1)
+    encoder: Literal["lora", "full", "frozen"] = "lora"
+    encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
+    decoder: Literal["lora", "heads"] = "lora"
+
+
+class AdapterConfig(BaseModel):
+    """Contents of `adapter.json`.
+
+    Attributes:
+        format: version of this file's layout.
+        name: of the adapter.
+        preset: model it belongs to.
+        architecture: its trainable shape.
+        prompts: concepts it was trained for.
+        refine: refinement steps it asks for.
+        refine_for: exceptions per concept.
+        mask_threshold: probability above which a pixel belongs to the mask.
+        found_threshold: score below which the answer is "not there"; the mask is then empty.
+        score: where the score comes from: the decoder's trained IoU head, or the mean probability
+            inside the mask when that head was not trained.
+        authors_frame: refinement prompts stay in the image's frame, as in the authors' code.
+        base: registry name -> sha256 of the base weights it was trained on.
+        terms: terms of its training data.
+        training: how it was made; free form.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    name: str
+    preset: str
+    architecture: ArchitectureRecord = ArchitectureRecord()
+    prompts: tuple[str, ...]
+    refine: int = Field(2, ge=0)
+    refine_for: Mapping[str, int] = Field(default_factory=dict)
+    mask_threshold: float = Field(0.5, gt=0, lt=1)
+    found_threshold: float = Field(0.0, ge=0, le=1)
+    score: Literal["iou_head", "mask_probability"] = "mask_probability"
+    authors_frame: bool = False
+    base: Mapping[str, str] = Field(default_factory=dict)
+    terms: str = ""
+    training: Mapping[str, Any] = Field(default_factory=dict)
+
+
+def shipped_adapters() -> dict[str, Path]:
+    """Name -> folder of the adapters that come with the package."""
+    found: dict[str, Path] = {}
+    for place in (_PACKAGED, _CHECKOUT):
+        if place.is_dir():
+            for folder in sorted(place.iterdir()):
+                if (folder / CONFIG_FILE).is_file():
+                    found.setdefault(folder.name, folder)
+    return found
+
+
+def find_adapter(name_or_path: str | Path) -> Path:
+    """The folder of an adapter, by the name of a shipped one or by path.
+
+    Raises:
+        AdapterError: neither a shipped adapter nor an adapter folder.
+    """
+    shipped = shipped_adapters()
+    if isinstance(name_or_path, str) and name_or_path in shipped:
+        return shipped[name_or_path]
+    folder = Path(name_or_path)
+    if (folder / CONFIG_FILE).is_file() and (folder / TENSORS_FILE).is_file():
+        return folder
+    known = ", ".join(shipped) or "none"
+    if not folder.exists():
+        raise AdapterError(
+            f"no adapter {str(name_or_path)!r}: not a folder, and the shipped adapters are: {known}"
+        )
+    lacking = [name for name in (CONFIG_FILE, TENSORS_FILE) if not (folder / name).is_file()]
+    raise AdapterError(
+        f"{folder} is not an adapter folder: it lacks {' and '.join(lacking)}; give the folder "
+        "that training or `textsam convert` wrote"
+    )
+
+
+def read_adapter_config(folder: str | Path) -> AdapterConfig:
+    """Read `adapter.json`.
+
+    Raises:
+        AdapterError: missing, not JSON, or not an adapter's configuration.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        return AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise AdapterError(f"{path} is not an adapter's configuration: {problems}") from error
+
+
+def write_adapter_config(folder: str | Path, config: AdapterConfig) -> Path:
+    """Write `adapter.json` atomically."""
+    path = Path(folder) / CONFIG_FILE
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
+        )
+    return path

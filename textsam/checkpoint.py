@@ -1,0 +1,90 @@
+"""Save an adapter and load it back, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from textsam.adapters import (
+    TENSORS_FILE,
+    AdapterConfig,
+    ArchitectureRecord,
+    read_adapter_config,
+    write_adapter_config,
+)
+from textsam.io.atomic import atomic_path
+from textsam.model.build import Architecture, BuiltModel
+from textsam.model.tuning import Tuning, load_trainable
+from textsam.tensors import load_tensors
+
+__all__ = ["architecture_of", "load_adapter", "record_of", "save_adapter"]
+
+
+def architecture_of(record: ArchitectureRecord) -> Architecture:
+    """The architecture an adapter's record describes."""
+    return Architecture(
+        context_tokens=record.context_tokens,
+        context_depth=record.context_depth,
+        normalise=record.normalise,
+        token_scale=record.token_scale,
+        tuning=Tuning(
+            rank=record.rank,
+            encoder=record.encoder,
+            encoder_targets=record.encoder_targets,
+            decoder=record.decoder,
+        ),
+    )
+
+
+def record_of(architecture: Architecture) -> ArchitectureRecord:
+    """The record an adapter keeps of its architecture."""
+    return ArchitectureRecord(
+        context_tokens=architecture.context_tokens,
+        context_depth=architecture.context_depth,
+        normalise=architecture.normalise,
+        token_scale=architecture.token_scale,
+        rank=architecture.tuning.rank,
+        encoder=architecture.tuning.encoder,
+        encoder_targets=architecture.tuning.encoder_targets,
+        decoder=architecture.tuning.decoder,
+    )
+
+
+def save_adapter(
+    folder: str | Path,
+    config: AdapterConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write `adapter.safetensors` and `adapter.json`, each moved into place when complete.
+
+    Args:
+        folder: made if needed.
+        config: what `adapter.json` will say.
+        tensors: from `trainable_state`.
+        dtype: to store in; float16 halves the file for shipping.
+    """
+    folder = Path(folder)
+    stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
+    with atomic_path(folder / TENSORS_FILE) as temporary:
+        save_file(stored, temporary, metadata={"format": "textsam-adapter-1", "name": config.name})
+    write_adapter_config(folder, config)
+    return folder
+
+
+def load_adapter(folder: str | Path, built: BuiltModel) -> AdapterConfig:
+    """Load an adapter's tensors into a model built from its architecture.
+
+    Raises:
+        AdapterError: the folder is incomplete, or the tensors do not fit.
+        WeightsError: the tensors' file is corrupt.
+    """
+    folder = Path(folder)
+    config = read_adapter_config(folder)
+    load_trainable(built.model, load_tensors(folder / TENSORS_FILE), source=str(folder))
+    return config

@@ -1,0 +1,106 @@
+"""`textsam`: one command per thing people do; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from textsam import __version__
+from textsam.cli import weights as weights_commands
+from textsam.cli.errors import errors_as_exit
+from textsam.cli.evaluate import evaluate
+from textsam.cli.segment import segment
+from textsam.cli.train import convert, train
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="textsam",
+    help="Segment medical images by words. Not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(weights_commands.app, name="weights")
+app.command()(segment)
+app.command()(train)
+app.command()(evaluate)
+app.command()(convert)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"textsam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def prompts(
+    adapter: Annotated[
+        str, typer.Option(help="Name of a shipped adapter, or an adapter folder.")
+    ] = "lite-generalist",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Show what an adapter knows, with the synonyms it answers to."""
+    from textsam.adapters import find_adapter, read_adapter_config
+    from textsam.prompts import CONCEPTS
+
+    with errors_as_exit():
+        config = read_adapter_config(find_adapter(adapter))
+    known = {
+        name: list(CONCEPTS[name].synonyms) if name in CONCEPTS else [] for name in config.prompts
+    }
+    if as_json:
+        typer.echo(json.dumps({"adapter": config.name, "prompts": known}, indent=2))
+        return
+    for name, synonyms in known.items():
+        typer.echo(f"{name}: {', '.join(synonyms)}" if synonyms else name)
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Show the presets, their parts, whether their weights are here, and the shipped adapters."""
+    from textsam import weights
+    from textsam.adapters import read_adapter_config, shipped_adapters
+    from textsam.presets import PRESETS
+
+    with errors_as_exit():
+        adapters = {
+            name: read_adapter_config(folder) for name, folder in shipped_adapters().items()
+        }
+        rows = [
+            {
+                "preset": info.name,
+                "image_encoder": info.image_encoder,
+                "text_encoder": info.text_encoder,
+                "weights_here": all(
+                    weights.locate(name) is not None
+                    for name in (info.image_weights, info.text_weights)
+                ),
+                "default_adapter": info.default_adapter,
+                "adapters": [n for n, config in adapters.items() if config.preset == info.name],
+            }
+            for info in PRESETS.values()
+        ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        here = "weights here" if row["weights_here"] else "weights missing"
+        listed = ", ".join(str(name) for name in row["adapters"]) or "none shipped"  # type: ignore[attr-defined]
+        typer.echo(f"{row['preset']}: {row['image_encoder']} + {row['text_encoder']}")
+        typer.echo(f"    {here}; adapters: {listed}")
+
+

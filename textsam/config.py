@@ -1,0 +1,266 @@
+"""The settings of a training run: every YAML in configs/ is one of these, checked when read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from textsam.data.augment import AugmentConfig
+from textsam.data.dataset import PromptConfig
+from textsam.data.folder import Selection
+from textsam.errors import ConfigError
+from textsam.presets import PRESETS
+
+__all__ = [
+    "AdapterSettings",
+    "ContextSettings",
+    "DataSettings",
+    "FolderSelection",
+    "GeometrySettings",
+    "LossSettings",
+    "OptimSettings",
+    "TrainConfig",
+    "TuningSettings",
+    "read_config",
+]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FolderSelection(_Settings):
+    """A plain `images/` + `masks/` folder whose masks show one concept.
+
+    Attributes:
+        folder: relative to the data root.
+        concept: what the masks show.
+        split: "train", "val" or "test" when the folder has these inside.
+        modality: as in the vocabulary, so that absent concepts can be asked for.
+        weight: how often each of its samples is seen per epoch.
+    """
+
+    folder: str
+    concept: str
+    split: str | None = None
+    modality: str = "unknown"
+    weight: float = Field(1.0, gt=0)
+
+
+class DataSettings(_Settings):
+    """Where the images are.
+
+    Attributes:
+        root: folder with `manifest.json` and `splits.json`, or holding the plain folders.
+        train: what is trained on, from the manifest.
+        val: what chooses the best adapter, from the manifest.
+        train_folders: plain folders to train on.
+        val_folders: plain folders to validate on.
+    """
+
+    root: str
+    train: tuple[Selection, ...] = ()
+    val: tuple[Selection, ...] = ()
+    train_folders: tuple[FolderSelection, ...] = ()
+    val_folders: tuple[FolderSelection, ...] = ()
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> DataSettings:
+        if not (self.train or self.train_folders):
+            raise ValueError("data.train and data.train_folders are both empty")
+        if not (self.val or self.val_folders):
+            raise ValueError("data.val and data.val_folders are both empty")
+        return self
+
+
+class ContextSettings(_Settings):
+    """b context tokens at depth t."""
+
+    n_tokens: int = Field(4, ge=1)
+    depth: int = Field(12, ge=1)
+
+
+class AdapterSettings(_Settings):
+    """Output of the text adapter: L2-normalised or not, and its scale."""
+
+    normalise: bool = True
+    scale: float = Field(1.0, gt=0)
+
+
+class TuningSettings(_Settings):
+    """What learns; see `textsam.model.tuning.Tuning`."""
+
+    rank: int = Field(16, ge=1)
+    encoder: Literal["lora", "full", "frozen"] = "lora"
+    encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
+    decoder: Literal["lora", "heads"] = "lora"
+
+
+class LossSettings(_Settings):
+    """Weights of the loss terms."""
+
+    bce: float = Field(1.0, ge=0)
+    dice: float = Field(1.0, ge=0)
+    iou: float = Field(0.0, ge=0)
+
+
+class GeometrySettings(_Settings):
+    """Geometric prompts in training, simulated from the truth as refinement makes them.
+
+    Attributes:
+        probability: chance that an image's present concepts are asked for with text, centroid and
+            box instead of text alone. 0 in the paper.
+        jitter: largest shift of each box side, as a fraction of the box's side.
+    """
+
+    probability: float = Field(0.0, ge=0, le=1)
+    jitter: float = Field(0.1, ge=0, le=1)
+
+
+class OptimSettings(_Settings):
+    """AdamW and its schedule.
+
+    Attributes:
+        lr: rate of everything without a rate of its own.
+        lr_encoder: rate of the image encoder's parameters; default `lr`.
+        lr_text: rate of context tokens and adapter; default `lr`.
+        schedule: "cosine" to `lr_final_fraction`, or "constant".
+        warmup_steps: linear rise at the start.
+        grad_clip: largest gradient norm, or None.
+    """
+
+    lr: float = Field(1e-3, gt=0)
+    lr_encoder: float | None = Field(None, gt=0)
+    lr_text: float | None = Field(None, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    lr_final_fraction: float = Field(0.0, ge=0, le=1)
+    warmup_steps: int = Field(0, ge=0)
+    grad_clip: float | None = Field(None, gt=0)
+
+
+class TrainConfig(_Settings):
+    """One training run.
+
+    Attributes:
+        name: name of the adapter made.
+        preset: "lite", "vit_b", "vit_l" or "vit_h".
+        out: folder of the run: best/ and last/ adapters, state, logs.
+        seed: of initialisation, order, prompts and augmentation.
+        epochs: passes over the (weighted) training set.
+        batch_size: images per optimiser step and forward pass.
+        accumulate: forward passes per optimiser step.
+        precision: of the image encoder; "bfloat16" uses autocast.
+        val_every: optimiser steps between validations; default once per epoch.
+        val_limit: at most this many validation images, evenly spread.
+        select: what makes an adapter the best.
+        workers: processes that load images.
+        cache: folder for image embeddings; needs a frozen encoder and no augmentation but flips.
+        init_adapter: adapter folder to continue from.
+        refine: refinement steps the adapter asks for at inference.
+        terms: terms of the training data, for the adapter's card.
+    """
+
+    name: str
+    preset: str = "lite"
+    out: str = "runs"
+    seed: int = 0
+    data: DataSettings
+    prompts: PromptConfig = PromptConfig()
+    context: ContextSettings = ContextSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    tuning: TuningSettings = TuningSettings()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossSettings = LossSettings()
+    geometry: GeometrySettings = GeometrySettings()
+    optim: OptimSettings = OptimSettings()
+    epochs: float = Field(5, gt=0)
+    batch_size: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    val_every: int | None = Field(None, ge=1)
+    val_limit: int | None = Field(None, ge=1)
+    save_every: int = Field(100, ge=1)
+    select: Literal["val_loss", "val_dice"] = "val_loss"
+    workers: int = Field(0, ge=0)
+    cache: str | None = None
+    init_adapter: str | None = None
+    refine: int = Field(2, ge=0)
+    terms: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join(PRESETS)}")
+        layers = PRESETS[self.preset].text_layers
+        if self.context.depth > layers:
+            raise ValueError(
+                f"context.depth is {self.context.depth}; the text encoder of {self.preset!r} has "
+                f"{layers} layers"
+            )
+        if self.cache is not None:
+            if self.tuning.encoder != "frozen":
+                raise ValueError(
+                    f"cache needs tuning.encoder: frozen, not {self.tuning.encoder!r}: embeddings "
+                    "of an encoder that learns go stale"
+                )
+            if not self.augment.only_flips():
+                raise ValueError(
+                    "cache needs an augment section with flips only: each embedding is computed "
+                    "once per flip"
+                )
+        return self
+
+
+def _override(settings: dict[str, Any], assignment: str) -> None:
+    path, separator, text = assignment.partition("=")
+    if not separator or not path.strip():
+        raise ConfigError(f"--set {assignment!r}: write it as a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment!r}: the value is not YAML ({error})") from error
+    *parents, last = path.strip().split(".")
+    place = settings
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {assignment!r}: {parent!r} is a value, not a section")
+    place[last] = value
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read and check a training configuration.
+
+    Args:
+        path: YAML file.
+        overrides: assignments `a.b=value` that replace what the file says; values are YAML.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not describe a run; every wrong
+            field is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no configuration at {path}; the ready ones are in configs/")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds {type(settings).__name__}, not sections of settings")
+    for assignment in overrides:
+        _override(settings, assignment)
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'configuration'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ConfigError(f"{path}: {problems}") from error

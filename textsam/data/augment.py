@@ -1,0 +1,319 @@
+"""Random changes of an image and its masks for training; the same changes for the same generator.
+
+Geometry is one affine resampling of image and masks. Everything else changes only the image: the
+tone curve is a lookup table, the rest imitates what scanners do (blur, noise, speckle, low
+resolution, burnt-in marks).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFilter, ImageFont
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from textsam.errors import DataError
+
+__all__ = ["Augment", "AugmentConfig"]
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"the range {value} is not (low, high)")
+    return value
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+class AugmentConfig(BaseModel):
+    """Probabilities and ranges of `Augment`; a probability of 0 switches a change off.
+
+    scale: magnification, above 1 crops and below 1 leaves a black border.
+    translate: largest shift as a fraction of each side, either way.
+    rotate_deg: largest rotation either way, in degrees.
+    keep_fraction: a concept must keep this fraction of its (scaled) area, or the affine change is
+        drawn again (`affine_draws` times at most, then left out): a crop must not push the object
+        out of the image.
+    gamma: exponent on intensities in [0, 1]. brightness: added, contrast: factor about mid-grey,
+        channel_gain: factor per colour channel (colour images only).
+    blur_sigma_px: of a Gaussian. noise_sd: of additive Gaussian noise, as a fraction of full
+        scale. speckle_sd: of multiplicative Gaussian noise. low_resolution: factor of the size to
+        which the image is reduced before it is enlarged again.
+    marks_count: most caliper crosses and texts drawn.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flip_horizontal_p: Probability = 0.5
+    flip_vertical_p: Probability = 0.0
+    rot90_p: Probability = 0.0
+    affine_p: Probability = 0.7
+    scale: Range = (0.7, 1.3)
+    translate: float = Field(default=0.1, ge=0.0, le=0.5)
+    rotate_deg: float = Field(default=10.0, ge=0.0, le=180.0)
+    keep_fraction: Probability = 0.25
+    affine_draws: int = Field(default=3, ge=1, le=20)
+    gamma_p: Probability = 0.4
+    gamma: Range = (0.6, 1.6)
+    brightness_p: Probability = 0.3
+    brightness: Range = (-0.15, 0.15)
+    contrast_p: Probability = 0.3
+    contrast: Range = (0.7, 1.4)
+    channel_p: Probability = 0.3
+    channel_gain: Range = (0.85, 1.15)
+    grey_p: Probability = 0.05
+    invert_p: Probability = 0.02
+    blur_p: Probability = 0.15
+    blur_sigma_px: Range = (0.4, 1.5)
+    noise_p: Probability = 0.2
+    noise_sd: Range = (0.01, 0.06)
+    speckle_p: Probability = 0.15
+    speckle_sd: Range = (0.05, 0.2)
+    low_resolution_p: Probability = 0.15
+    low_resolution: Range = (0.4, 0.8)
+    marks_p: Probability = 0.1
+    marks_count: int = Field(default=4, ge=1, le=20)
+
+    def only_flips(self) -> bool:
+        """Whether an image can come out in four ways at most: as it is and mirrored."""
+        probabilities = {n: v for n, v in self.model_dump().items() if n.endswith("_p")}
+        return not any(v for n, v in probabilities.items() if not n.startswith("flip_"))
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        for name in ("scale", "gamma", "contrast", "channel_gain", "low_resolution"):
+            if getattr(self, name)[0] <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("blur_sigma_px", "noise_sd", "speckle_sd"):
+            if getattr(self, name)[0] < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.low_resolution[1] > 1:
+            raise ValueError(f"low_resolution is a reduction, got {self.low_resolution}")
+        return self
+
+
+class Augment:
+    """Apply `AugmentConfig` at random. Holds no state: the generator decides everything."""
+
+    def __init__(self, config: AugmentConfig | None = None) -> None:
+        self.config = config or AugmentConfig()
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        masks: Sequence[NDArray[np.bool_]],
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+        """The changed image (H, W, 3) in [0, 255] and masks (H, W), as new arrays.
+
+        A rotation by 90° exchanges height and width. A grey image (three equal channels) stays
+        grey. Raises DataError for another type or shape.
+        """
+        _check(image, masks)
+        config = self.config
+        # Grey images are worked on in one channel: a third of the time.
+        first = image[..., 0]
+        grey = np.array_equal(first, image[..., 1]) and np.array_equal(first, image[..., 2])
+        if not grey and rng.random() < config.grey_p:
+            first, grey = np.asarray(PILImage.fromarray(image).convert("L")), True
+        work, moved = self._geometry(first if grey else image, list(masks), rng)
+        work = self._tone(work, rng)
+        work = self._optics(work, rng)
+        work = self._noise(work, rng)
+        if rng.random() < config.marks_p:
+            work = _draw_marks(work, int(rng.integers(1, config.marks_count + 1)), rng)
+        if grey:
+            stacked = np.empty((*work.shape, 3), dtype=np.uint8)
+            for channel in range(3):
+                stacked[..., channel] = work
+            return stacked, moved
+        return work.copy(), moved
+
+    def _geometry(
+        self, image: NDArray[np.uint8], masks: list[NDArray[np.bool_]], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+        config = self.config
+        if rng.random() < config.flip_horizontal_p:
+            image, masks = image[:, ::-1], [m[:, ::-1] for m in masks]
+        if rng.random() < config.flip_vertical_p:
+            image, masks = image[::-1], [m[::-1] for m in masks]
+        if rng.random() < config.rot90_p:
+            turns = int(rng.integers(1, 4))
+            image, masks = np.rot90(image, turns), [np.rot90(m, turns) for m in masks]
+        image, masks = np.ascontiguousarray(image), [m.copy() for m in masks]
+        if rng.random() >= config.affine_p:
+            return image, masks
+        pictures = [PILImage.fromarray(m.astype(np.uint8)) for m in masks]
+        areas = [int(np.count_nonzero(m)) for m in masks]
+        for _ in range(config.affine_draws):
+            scale, coefficients = self._affine(image.shape[0], image.shape[1], rng)
+            moved = [np.asarray(_warp(p, coefficients, nearest=True)) > 0 for p in pictures]
+            needed = config.keep_fraction * scale * scale
+            kept = [int(np.count_nonzero(m)) for m in moved]
+            if all(now >= needed * before for now, before in zip(kept, areas, strict=True)):
+                warped = _warp(PILImage.fromarray(image), coefficients, nearest=False)
+                return np.asarray(warped), moved
+        return image, masks
+
+    def _affine(
+        self, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[float, tuple[float, ...]]:
+        config = self.config
+        scale = math.exp(rng.uniform(math.log(config.scale[0]), math.log(config.scale[1])))
+        angle = math.radians(rng.uniform(-config.rotate_deg, config.rotate_deg))
+        dx = rng.uniform(-config.translate, config.translate) * width
+        dy = rng.uniform(-config.translate, config.translate) * height
+        # PIL maps output to input, in the frame whose origin is the corner of the first pixel;
+        # rotation and scale are about the image's middle.
+        cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+        cx, cy = width / 2, height / 2
+        ox, oy = cx + dx, cy + dy
+        return scale, (cos, sin, cx - cos * ox - sin * oy, -sin, cos, cy + sin * ox - cos * oy)
+
+    def _tone(self, work: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        config = self.config
+        curve = np.linspace(0.0, 1.0, 256)
+        changed = False
+        steps: tuple[tuple[float, Callable[[NDArray[np.float64]], NDArray[np.float64]]], ...] = (
+            (config.gamma_p, lambda c: c ** _log_uniform(rng, config.gamma)),
+            (config.contrast_p, lambda c: (c - 0.5) * _log_uniform(rng, config.contrast) + 0.5),
+            (config.brightness_p, lambda c: c + rng.uniform(*config.brightness)),
+            (config.invert_p, lambda c: 1.0 - c),
+        )
+        for probability, step in steps:
+            if rng.random() < probability:
+                curve, changed = np.clip(step(curve), 0.0, 1.0), True
+        gains = np.ones(1)
+        if work.ndim == 3 and rng.random() < config.channel_p:
+            gains, changed = rng.uniform(*config.channel_gain, size=3), True
+        if not changed:
+            return work
+        table = np.rint(np.clip(curve * gains[:, None], 0.0, 1.0) * 255).astype(np.uint8)
+        if len(table) == 1:
+            return np.asarray(table[0].take(work))
+        return np.stack([table[c].take(work[..., c]) for c in range(3)], axis=2)
+
+    def _optics(self, work: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        config = self.config
+        if rng.random() < config.low_resolution_p:
+            factor = rng.uniform(*config.low_resolution)
+            height, width = work.shape[:2]
+            small = (max(1, round(width * factor)), max(1, round(height * factor)))
+            picture = PILImage.fromarray(work).resize(small, PILImage.Resampling.BOX)
+            work = np.asarray(picture.resize((width, height), PILImage.Resampling.BILINEAR))
+        if rng.random() < config.blur_p:
+            sigma = rng.uniform(*config.blur_sigma_px)
+            work = np.asarray(PILImage.fromarray(work).filter(ImageFilter.GaussianBlur(sigma)))
+        return work
+
+    def _noise(self, work: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        config = self.config
+        speckle = rng.random() < config.speckle_p
+        noise = rng.random() < config.noise_p
+        if not (speckle or noise):
+            return work
+        values = work.astype(np.float32)
+        if speckle:
+            # Speckle is interference of the sound field: the same in all colour channels.
+            field = _standard_normal(rng, work.shape[:2])
+            field *= np.float32(rng.uniform(*config.speckle_sd))
+            field += np.float32(1.0)
+            values *= field if work.ndim == 2 else field[..., None]
+        if noise:
+            field = _standard_normal(rng, work.shape)
+            field *= np.float32(rng.uniform(*config.noise_sd) * 255)
+            values += field
+        np.clip(values, 0, 255, out=values)
+        values += np.float32(0.5)
+        return values.astype(np.uint8)
+
+
+def _check(image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(
+            f"Augmentation needs an (H, W, 3) uint8 image, got {image.shape} {image.dtype}."
+        )
+    for mask in masks:
+        if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
+            raise DataError(
+                f"Augmentation needs bool masks of the image's size {image.shape[:2]}, got "
+                f"{mask.shape} {mask.dtype}."
+            )
+
+
+def _warp(
+    picture: PILImage.Image, coefficients: tuple[float, ...], *, nearest: bool
+) -> PILImage.Image:
+    resample = PILImage.Resampling.NEAREST if nearest else PILImage.Resampling.BILINEAR
+    return picture.transform(
+        picture.size, PILImage.Transform.AFFINE, coefficients, resample=resample, fillcolor=0
+    )
+
+
+def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
+
+
+@lru_cache(maxsize=1)
+def _normal_table() -> NDArray[np.float32]:
+    # The 4096 equally likely quantiles of the normal distribution, rescaled to unit variance.
+    quantile = NormalDist().inv_cdf
+    table = np.array([quantile((i + 0.5) / 4096) for i in range(4096)])
+    return np.asarray(table / table.std(), dtype=np.float32)
+
+
+def _standard_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    # Drawing from a table of quantiles is several times faster than the generator's own normals
+    # and cannot be told apart after rounding to 8 bits.
+    count = math.prod(shape)
+    indices = np.frombuffer(rng.bytes(2 * count), dtype="<u2") & 4095
+    return np.asarray(_normal_table().take(indices).reshape(shape))
+
+
+@lru_cache(maxsize=8)
+def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size_px)
+
+
+def _draw_marks(
+    work: NDArray[np.uint8], count: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Crosses, dotted lines between two crosses and short texts, as scanners burn them in.
+
+    Places are independent of the masks: a mark must not tell where the object is.
+    """
+    picture = PILImage.fromarray(work)
+    draw = ImageDraw.Draw(picture)
+    height, width = work.shape[:2]
+    side = min(height, width)
+    for _ in range(count):
+        value = int(rng.integers(160, 256))
+        colour: int | tuple[int, int, int]
+        colour = value if work.ndim == 2 else (value, value, int(rng.integers(0, value + 1)))
+        ends = rng.uniform(0, 1, size=(2, 2)) * (width - 1, height - 1)
+        if rng.random() < 0.5:
+            arm = max(2.0, side * rng.uniform(0.008, 0.02))
+            for x, y in ends:
+                draw.line([(x - arm, y), (x + arm, y)], fill=colour)
+                draw.line([(x, y - arm), (x, y + arm)], fill=colour)
+            if rng.random() < 0.5:
+                steps = np.linspace(0, 1, max(2, int(np.hypot(*(ends[1] - ends[0])) / 6)))
+                dots = ends[0] + steps[:, None] * (ends[1] - ends[0])
+                draw.point([(float(x), float(y)) for x, y in dots], fill=colour)
+        else:
+            letters = "ABCDEHLMRT0123456789 .+"
+            text = "".join(letters[i] for i in rng.integers(0, len(letters), rng.integers(2, 9)))
+            size_px = max(8, 2 * int(side * rng.uniform(0.02, 0.045) / 2))
+            draw.text((float(ends[0, 0]), float(ends[0, 1])), text, fill=colour,
+                      font=_font(size_px))
+    return np.asarray(picture)

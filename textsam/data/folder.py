@@ -1,0 +1,265 @@
+"""Find samples on disk: by a manifest's splits, or in a plain images/ + masks/ folder."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from textsam.data.manifest import DatasetInfo, read_manifest, read_split
+from textsam.data.sample import Sample, Target
+from textsam.errors import DataError
+
+__all__ = ["IMAGE_SUFFIXES", "Selection", "samples_from_folder", "samples_from_manifest"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+_PARTS = ("train", "val", "test")
+
+
+class Selection(BaseModel):
+    """Part of a manifest's set.
+
+    set: its name. split: "train", or "fold1/train" for a set with folds.
+    classes: concepts to keep; None keeps all.
+    weight: how often its samples are wanted in training, relative to other selections' samples.
+    part: keep the samples whose place, drawn from a hash of the stem, lies in [low, high) of 0…1:
+        (0.1, 1) to train and (0, 0.1) to validate divide a split without a file saying so.
+    prefix: keep stems that begin so, e.g. one hospital of a set.
+    limit: keep this many samples, evenly spread over the split (neighbours are often alike).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    set: str
+    split: str
+    classes: list[str] | None = None
+    weight: float = Field(default=1.0, gt=0.0)
+    part: tuple[float, float] = (0.0, 1.0)
+    prefix: str = ""
+    limit: int | None = Field(default=None, ge=1)
+
+
+def _index(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def _only(stem: str, paths: Sequence[Path]) -> Path:
+    if len(paths) > 1:
+        raise DataError(
+            f"The stem {stem!r} is ambiguous: {', '.join(map(str, paths))}. Keep one file."
+        )
+    return paths[0]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+class _Folders:
+    """Index of image and mask folders, each listed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, dict[str, list[Path]]] = {}
+
+    def __call__(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self._known:
+            self._known[folder] = _index(folder)
+        return self._known[folder]
+
+
+def _mask_folder_and_label(key: str, info: DatasetInfo) -> tuple[str, int | None]:
+    if "/" in key:
+        return key, None
+    pixel_values = [k for k in info.classes if "/" not in k]
+    # "255" alone is the usual binary mask; beside other values it is a label like them.
+    return "masks", None if pixel_values == ["255"] else int(key)
+
+
+def _chosen(info: DatasetInfo, selection: Selection) -> dict[str, str]:
+    if selection.classes is None:
+        return dict(info.classes)
+    offered = [*info.classes.values(), *info.absent]
+    unknown = [c for c in selection.classes if c not in offered]
+    if unknown:
+        raise DataError(
+            f"The set {info.name!r} has no class {', '.join(map(repr, unknown))}. It has: "
+            f"{', '.join(offered)}."
+        )
+    return {key: c for key, c in info.classes.items() if c in selection.classes}
+
+
+def _spread(stems: list[str], limit: int | None) -> list[str]:
+    if limit is None or limit >= len(stems):
+        return stems
+    return [stems[(2 * i + 1) * len(stems) // (2 * limit)] for i in range(limit)]
+
+
+def _place(stem: str) -> float:
+    """A number in [0, 1) that depends on the stem alone, on every machine."""
+    return zlib.crc32(stem.encode()) / 2**32
+
+
+def _kept(stems: list[str], selection: Selection) -> list[str]:
+    low, high = selection.part
+    stems = [s for s in stems if s.startswith(selection.prefix) and low <= _place(s) < high]
+    return _spread(stems, selection.limit)
+
+
+def _samples(root: Path, info: DatasetInfo, selection: Selection) -> list[Sample]:
+    set_folder = root / info.name
+    bases = [b for b in (set_folder, *(set_folder / p for p in _PARTS)) if (b / "images").is_dir()]
+    if not bases:
+        raise DataError(
+            f"The set {info.name!r} has no images: neither {set_folder}/images nor "
+            f"{set_folder}/{{{','.join(_PARTS)}}}/images is a folder."
+        )
+    classes = _chosen(info, selection)
+    absent = tuple(c for c in info.absent if not selection.classes or c in selection.classes)
+    if not classes and not absent:
+        raise DataError(
+            f"The set {info.name!r} has no classes and no absent concepts: nothing is known about "
+            "its images. Add 'classes' or 'absent' to the manifest."
+        )
+    labels = tuple(sorted(int(k) for k in info.classes if "/" not in k))
+    folders = _Folders()
+    samples: list[Sample] = []
+    missing_images: list[str] = []
+    missing_masks: list[str] = []
+    for stem in _kept(read_split(root, f"{info.name}/{selection.split}"), selection):
+        found = [(b, p) for b in bases for p in folders(b / "images").get(stem, [])]
+        if not found:
+            missing_images.append(stem)
+            continue
+        image_path = _only(stem, [p for _, p in found])
+        base = found[0][0]
+        targets: list[Target] = []
+        for key, concept in classes.items():
+            folder, label = _mask_folder_and_label(key, info)
+            paths = folders(base / folder).get(stem)
+            if not paths:
+                missing_masks.append(f"{base / folder / stem}.png")
+                continue
+            mask_path = _only(stem, paths)
+            targets.append(
+                Target(concept, mask_path, label, () if label is None else labels)
+            )
+        samples.append(
+            Sample(
+                dataset=info.name,
+                modality=info.modality,
+                stem=stem,
+                image_path=image_path,
+                targets=tuple(targets),
+                absent=absent,
+                weight=selection.weight,
+            )
+        )
+    where = f"The split {info.name}/{selection.split}"
+    if missing_images:
+        raise DataError(
+            f"{where}: {len(missing_images)} images are not below {set_folder}: "
+            f"{_listed(missing_images)}."
+        )
+    if missing_masks:
+        raise DataError(
+            f"{where}: {len(missing_masks)} masks are missing: {_listed(missing_masks)}."
+        )
+    return samples
+
+
+def samples_from_manifest(root: str | Path, selections: Sequence[Selection]) -> list[Sample]:
+    """The samples of the selections, in their order, from a data root with a manifest.
+
+    Images are `SET/images/STEM.*` or `SET/{train,val,test}/images/STEM.*` with `masks/STEM.*` (or
+    `masks/CLASS/STEM.*`, as the manifest says) beside `images`; a stem is looked for in all of
+    these, whatever the split is called. Nothing but folder listings is read.
+    Raises DataError for an unknown set, split or class, for files that are missing (named and
+    counted) or ambiguous, and for an image that is selected twice.
+    """
+    root = Path(root)
+    manifest = read_manifest(root)
+    samples: list[Sample] = []
+    seen: dict[Path, str] = {}
+    for selection in selections:
+        if selection.set not in manifest:
+            raise DataError(
+                f"There is no set {selection.set!r} in {root}. It has: {', '.join(manifest)}."
+            )
+        part = f"{selection.set}/{selection.split}"
+        for sample in _samples(root, manifest[selection.set], selection):
+            if sample.image_path in seen:
+                raise DataError(
+                    f"{sample.name} is selected by {seen[sample.image_path]!r} and again by "
+                    f"{part!r}. Use 'weight' to see samples more often."
+                )
+            seen[sample.image_path] = part
+            samples.append(sample)
+    if not samples:
+        raise DataError("No samples are selected: the list of selections is empty.")
+    return samples
+
+
+def samples_from_folder(
+    folder: str | Path,
+    concept: str,
+    *,
+    split: str | None = None,
+    label: int | None = None,
+    modality: str = "unknown",
+    dataset: str | None = None,
+    weight: float = 1.0,
+) -> list[Sample]:
+    """The samples of `folder`/images and `folder`/masks, files paired by stem, sorted by stem.
+
+    concept: what the masks show.
+    split: "train", "val" or "test": use `folder`/SPLIT/images and `folder`/SPLIT/masks.
+    label: the concept's pixel value in label maps; None for 0/255 masks.
+    modality: one of `textsam.prompts.MODALITIES`, or any other text, for which no concept is ever
+        assumed absent.
+    dataset: name in tables; default: the folder's name.
+    weight: how often each sample is wanted in training, relative to others.
+    Raises DataError when a folder is missing or empty, when images have no mask or masks no image
+    (named and counted), and when two files share a stem.
+    """
+    folder = Path(folder)
+    if split is not None and split not in _PARTS:
+        raise DataError(f"Unknown split {split!r}: choose from {', '.join(_PARTS)}.")
+    base = folder if split is None else folder / split
+    for name in ("images", "masks"):
+        if not (base / name).is_dir():
+            inside = [p for p in _PARTS if (base / p / "images").is_dir()]
+            hint = f" Its parts are: {', '.join(inside)}; name one as the split." if inside else ""
+            raise DataError(f"{base} has no folder {name!r}.{hint}")
+    images, masks = _index(base / "images"), _index(base / "masks")
+    if not images:
+        raise DataError(
+            f"{base / 'images'} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})."
+        )
+    lacking = sorted(set(images) - set(masks))
+    if lacking:
+        raise DataError(
+            f"{base}: {len(lacking)} of {len(images)} images have no mask: {_listed(lacking)}."
+        )
+    orphans = sorted(set(masks) - set(images))
+    if orphans:
+        raise DataError(
+            f"{base}: {len(orphans)} of {len(masks)} masks have no image: {_listed(orphans)}."
+        )
+    return [
+        Sample(
+            dataset=dataset or folder.resolve().name,
+            modality=modality,
+            stem=stem,
+            image_path=_only(stem, images[stem]),
+            targets=(Target(concept, _only(stem, masks[stem]), label),),
+            weight=weight,
+        )
+        for stem in sorted(images)
+    ]

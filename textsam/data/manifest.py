@@ -1,0 +1,159 @@
+"""`manifest.json` and `splits.json`: what a collection of image-mask sets contains.
+
+`manifest.json`: set name -> {"modality", "classes", "terms", "note"?, "absent"?}. A key of
+"classes" is a pixel value of the set's mask files ("255", or "1", "2", … of a label map) or a
+mask folder ("masks/mitochondria"); its value is the concept. "absent" lists concepts that no image
+of the set shows.
+
+`splits.json`: "SET" or "SET/FOLD" -> {"train": [stems], "val": […], "test": […]}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textsam.errors import DataError
+
+__all__ = ["DatasetInfo", "read_manifest", "read_split", "split_names"]
+
+MANIFEST_NAME = "manifest.json"
+SPLITS_NAME = "splits.json"
+NORMAL_SUFFIX = "_normal"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One set of a manifest.
+
+    classes: pixel value (as text) or mask folder -> concept; empty for a set without masks.
+    absent: concepts that no image of the set shows. A set named X_normal without classes of its
+        own and without an explicit "absent" is X's negative counterpart: X's classes are absent.
+    terms: the data's licence, as the manifest words it.
+    """
+
+    name: str
+    modality: str
+    classes: Mapping[str, str]
+    terms: str
+    note: str = ""
+    absent: tuple[str, ...] = ()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist. A data root holds {MANIFEST_NAME}, {SPLITS_NAME} and one "
+            "folder per set."
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object, not a {type(content).__name__}.")
+    return content
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = entry.get(key, default)
+    if not isinstance(value, str):
+        raise DataError(f"{where} needs a text {key!r}, got {value!r}.")
+    return value
+
+
+def _is_class_key(key: str) -> bool:
+    if "/" in key:
+        return not key.startswith("/") and ".." not in key.split("/")
+    return key.isascii() and key.isdigit() and int(key) > 0
+
+
+def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
+    where = f"{path}: set {name!r}"
+    entry = content[name]
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} must be a JSON object, got {entry!r}.")
+    classes = entry.get("classes", {})
+    if not isinstance(classes, dict) or not all(
+        isinstance(v, str) and v for v in classes.values()
+    ):
+        raise DataError(f"{where}: 'classes' must map pixel values or folders to concepts.")
+    for key in classes:
+        if not _is_class_key(key):
+            raise DataError(
+                f"{where}: class key {key!r} is neither a positive pixel value ('255') nor a mask "
+                "folder ('masks/NAME')."
+            )
+    absent = entry.get("absent", [])
+    if not isinstance(absent, list) or not all(isinstance(v, str) for v in absent):
+        raise DataError(f"{where}: 'absent' must be a list of concepts, got {absent!r}.")
+    base = content.get(name.removesuffix(NORMAL_SUFFIX))
+    if not classes and not absent and name.endswith(NORMAL_SUFFIX) and isinstance(base, dict):
+        base_classes = base.get("classes", {})
+        absent = list(base_classes.values()) if isinstance(base_classes, dict) else []
+    both = sorted(set(absent) & set(classes.values()))
+    if both:
+        raise DataError(f"{where}: {', '.join(both)} cannot be both a class and absent.")
+    return DatasetInfo(
+        name=name,
+        modality=_text(entry, "modality", where),
+        classes=dict(classes),
+        terms=_text(entry, "terms", where),
+        note=_text(entry, "note", where, ""),
+        absent=tuple(dict.fromkeys(absent)),
+    )
+
+
+def read_manifest(root: str | Path) -> dict[str, DatasetInfo]:
+    """The sets of `root`/manifest.json by name. Raises DataError for anything malformed."""
+    path = Path(root) / MANIFEST_NAME
+    content = _read_json(path)
+    return {name: _info(path, name, content) for name in content}
+
+
+def _read_splits(root: str | Path) -> dict[str, list[str]]:
+    path = Path(root) / SPLITS_NAME
+    splits: dict[str, list[str]] = {}
+    for key, parts in _read_json(path).items():
+        if not isinstance(parts, dict):
+            raise DataError(f"{path}: {key!r} must map split names to lists of stems.")
+        seen: dict[str, str] = {}
+        for part, stems in parts.items():
+            name = f"{key}/{part}"
+            if not isinstance(stems, list) or not all(isinstance(s, str) for s in stems):
+                raise DataError(f"{path}: {name!r} must be a list of stems (texts).")
+            for stem in stems:
+                if stem in seen:
+                    raise DataError(
+                        f"{path}: {stem!r} is listed in {seen[stem]!r} and again in {name!r}; "
+                        "the parts of a split must not overlap."
+                    )
+                seen[stem] = name
+            splits[name] = stems
+    return splits
+
+
+def split_names(root: str | Path) -> list[str]:
+    """Every split of `root`/splits.json, such as "busi/fold1/train"."""
+    return list(_read_splits(root))
+
+
+def read_split(root: str | Path, name: str) -> list[str]:
+    """The stems of a split named "SET/PART" or "SET/FOLD/PART", in the file's order.
+
+    Raises DataError for an unknown name (the set's splits are listed), an empty split, a stem
+    listed twice, and parts of one split that overlap.
+    """
+    splits = _read_splits(root)
+    if name not in splits:
+        own = [s for s in splits if s.split("/")[0] == name.split("/")[0]] or list(splits)
+        raise DataError(
+            f"There is no split {name!r} in {Path(root) / SPLITS_NAME}. Choose from: "
+            f"{', '.join(own)}."
+        )
+    if not splits[name]:
+        raise DataError(f"The split {name!r} in {Path(root) / SPLITS_NAME} is empty.")
+    return list(splits[name])

@@ -1,0 +1,139 @@
+"""One image with its masks: what is known of it, and reading it from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from textsam.errors import DataError, ImageError
+from textsam.io.raster import read_image
+
+__all__ = ["Sample", "Target", "load_sample", "read_mask"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the mask of one concept is.
+
+    label: the concept's pixel value in a label map, compared exactly; None: a 0/255 mask, of which
+        everything above 127 is foreground (a lossy file does not keep 0 and 255 exactly).
+    labels: all pixel values beside 0 that the file may hold; another one is an error. Empty: no
+        such check.
+    """
+
+    concept: str
+    mask_path: Path
+    label: int | None = None
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is known about it.
+
+    targets: the annotated concepts. One whose mask is empty is absent from this image.
+    absent: further concepts that are known not to be in the image.
+    weight: how often the sample is wanted in an epoch of training, relative to the others.
+    """
+
+    dataset: str
+    modality: str
+    stem: str
+    image_path: Path
+    targets: tuple[Target, ...]
+    absent: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """"DATASET/STEM", for messages and tables."""
+        return f"{self.dataset}/{self.stem}"
+
+
+def read_mask(path: Path) -> NDArray[Any]:
+    """A mask file as stored: (H, W) integers; a palette image gives its indices.
+
+    Raises DataError if the file is missing, unreadable, or a real colour image.
+    """
+    try:
+        with PILImage.open(path) as file:
+            file.load()
+            mode = file.mode
+            raw = np.asarray(file)
+    except FileNotFoundError:
+        raise DataError(f"The mask {path} does not exist.") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"The mask {path} cannot be read: {error}") from error
+    if mode in ("LA", "RGB", "RGBA"):
+        colour = raw[..., : 1 if mode == "LA" else 3]
+        if not (colour == colour[..., :1]).all():
+            raise DataError(
+                f"The mask {path} is a colour image. Store one grey value per class instead."
+            )
+        raw = colour[..., 0]
+    if raw.ndim != 2 or raw.dtype.kind not in "biu":
+        raise DataError(f"The mask {path} has mode {mode}; an 8- or 16-bit grey image is needed.")
+    return raw.astype(np.uint8) * 255 if raw.dtype == np.bool_ else raw
+
+
+def _foreground(target: Target, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    if target.label is None:
+        foreground: NDArray[np.bool_] = raw > 127
+        if not foreground.any() and raw.any():
+            raise DataError(
+                f"The mask {target.mask_path} holds the values {_listed(raw)} and none above 127: "
+                "it is not a 0/255 mask. Give the label of the class."
+            )
+        return foreground
+    if target.labels:
+        unknown = np.setdiff1d(raw, np.asarray((0, *target.labels)))
+        if unknown.size:
+            raise DataError(
+                f"The mask {target.mask_path} holds the values {_listed(unknown)}, which are not "
+                f"among the labels of its set: {', '.join(map(str, target.labels))}."
+            )
+    return np.asarray(raw == target.label)
+
+
+def _listed(values: NDArray[Any]) -> str:
+    unique = np.unique(values)
+    return ", ".join(str(int(v)) for v in unique[:8]) + (", …" if unique.size > 8 else "")
+
+
+def _pixels(sample: Sample) -> NDArray[np.uint8]:
+    try:
+        pixels = read_image(sample.image_path).pixels
+    except ImageError as error:
+        raise DataError(f"The image of {sample.name} cannot be used: {error}") from error
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(pixels).astype(np.uint8)
+    return np.asarray(pixels)
+
+
+def load_sample(sample: Sample) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]]]:
+    """Read a sample: its image (H, W, 3) in [0, 255] and concept -> mask (H, W).
+
+    A concept that is annotated and has no pixel gives an all-False mask. Two targets of the same
+    concept are united. Raises DataError for a file that is missing, unreadable or of another size
+    than the image, and for pixel values that the targets do not explain.
+    """
+    image = _pixels(sample)
+    raws: dict[Path, NDArray[Any]] = {}
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for target in sample.targets:
+        if target.mask_path not in raws:
+            raws[target.mask_path] = read_mask(target.mask_path)
+        raw = raws[target.mask_path]
+        if raw.shape != image.shape[:2]:
+            raise DataError(
+                f"{sample.name}: the mask {target.mask_path} is {raw.shape[1]}x{raw.shape[0]} px "
+                f"(width x height), the image {image.shape[1]}x{image.shape[0]} px."
+            )
+        mask = _foreground(target, raw)
+        masks[target.concept] = masks[target.concept] | mask if target.concept in masks else mask
+    return image, masks

@@ -1,0 +1,50 @@
+"""The one family of errors TextSAM raises on purpose.
+
+Every message names the input, the value that was wrong and what to do about it, so that it can be
+shown to a user as it stands.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AdapterError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "ImageError",
+    "PromptError",
+    "TextSAMError",
+    "WeightsError",
+]
+
+
+class TextSAMError(Exception):
+    """Base class: catch this to catch everything TextSAM raises on purpose."""
+
+
+class ImageError(TextSAMError):
+    """An input image cannot be used: missing, unreadable, too large, or not an image at all."""
+
+
+class PromptError(TextSAMError):
+    """A text, point or box prompt cannot be used."""
+
+
+class WeightsError(TextSAMError):
+    """Base weights are missing, corrupt, unsafe to load, or do not fit the model."""
+
+
+class AdapterError(TextSAMError):
+    """An adapter folder or a converted checkpoint is incomplete or does not fit its base model."""
+
+
+class ConfigError(TextSAMError):
+    """A configuration is unknown, inconsistent or cannot be parsed."""
+
+
+class DataError(TextSAMError):
+    """A data set is incomplete or inconsistent."""
+
+
+class DeviceError(TextSAMError):
+    """The requested device or precision is not available on this machine."""

@@ -1,0 +1,252 @@
+"""What an evaluation found: means per set and concept, false positives, time, and what ran where."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import textsam
+from textsam.evaluate_cases import Case, ImageKey, Kind
+
+__all__ = ["AbsenceResult", "ConceptResult", "EvaluationSummary", "Spread", "summarise"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation (divided by n, not n − 1) and median."""
+
+    mean: float
+    std: float
+    median: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        return cls(
+            mean=round(statistics.fmean(values), 6),
+            std=round(statistics.pstdev(values), 6),
+            median=round(statistics.median(values), 6),
+        )
+
+
+@dataclass(frozen=True)
+class ConceptResult:
+    """One concept of one set, over the images it is present in.
+
+    Attributes:
+        n: images.
+        dice: in [0, 1].
+        iou: in [0, 1].
+        nsd_3px: in [0, 1], contour, tolerance 3 px.
+        missed: images answered with an empty mask; they count as 0 above.
+    """
+
+    dataset: str
+    concept: str
+    n: int
+    dice: Spread
+    iou: Spread
+    nsd_3px: Spread
+    missed: int
+
+
+@dataclass(frozen=True)
+class AbsenceResult:
+    """Questions after things that are not in the image.
+
+    Attributes:
+        dataset: name of the set, None for all sets together.
+        kind: why the thing is known to be absent.
+        n: questions.
+        false_positives: those answered with a mask that is not empty.
+    """
+
+    dataset: str | None
+    kind: Kind
+    n: int
+    false_positives: int
+
+    @property
+    def false_positive_rate(self) -> float:
+        """In [0, 1]."""
+        return self.false_positives / self.n
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """An evaluation's results.
+
+    Attributes:
+        settings: adapter, preset, refine and what else the results depend on.
+        images: how many were evaluated.
+        concepts: by set and concept, where the concept is present.
+        absences: by set and kind.
+        all_absences: by kind over all sets.
+        skipped: "set/concept" -> images in which it is annotated or declared absent and was not
+            asked, because the adapter does not know it.
+        unasked_images: images of which nothing could be asked; they are not among `images`.
+        seconds_per_image: of the segmenter's one call per image. The first call of a process is
+            often slower; the median does not mind.
+        versions: package -> version.
+        machine: platform and number of processors.
+        date: of the end, UTC, ISO 8601.
+    """
+
+    settings: Mapping[str, Any]
+    images: int
+    concepts: tuple[ConceptResult, ...]
+    absences: tuple[AbsenceResult, ...]
+    all_absences: tuple[AbsenceResult, ...]
+    skipped: Mapping[str, int]
+    unasked_images: int
+    seconds_per_image: Spread
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    date: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in JSON types, with the false-positive rates added."""
+
+        def absence(result: AbsenceResult) -> dict[str, Any]:
+            rate = round(result.false_positive_rate, 6)
+            return {**asdict(result), "false_positive_rate": rate}
+
+        content = asdict(self)
+        content["concepts"] = [asdict(result) for result in self.concepts]
+        content["absences"] = [absence(result) for result in self.absences]
+        content["all_absences"] = [absence(result) for result in self.all_absences]
+        return content
+
+    def table(self) -> str:
+        """Markdown: a table of present concepts, one of absent ones, and a line on the run.
+
+        Metrics are times 100, mean ± standard deviation.
+        """
+        parts = []
+        if self.concepts:
+            rows = [
+                (
+                    r.dataset,
+                    r.concept,
+                    r.n,
+                    *map(_percent, (r.dice, r.iou, r.nsd_3px)),
+                    f"{100 * r.dice.median:.2f}",
+                    r.missed,
+                )
+                for r in self.concepts
+            ]
+            head = ("set", "concept", "n", "Dice", "IoU", "NSD 3 px", "median Dice", "missed")
+            parts.append(_markdown(head, rows, left=2))
+        if self.absences:
+            lines = [
+                (r.dataset or "all sets", r.kind, r.n, r.false_positives, _rate(r))
+                for r in (*self.absences, *self.all_absences)
+            ]
+            head = ("set", "absent because", "n", "false positives", "rate %")
+            parts.append(_markdown(head, lines, left=2))
+        refine = self.settings.get("refine")
+        seconds = self.seconds_per_image
+        parts.append(
+            f"adapter {self.settings.get('adapter')}, preset {self.settings.get('preset')}, refine "
+            f"{'as the adapter asks' if refine is None else refine}; {self.images} images, "
+            f"{seconds.mean:.3g} s per image (median {seconds.median:.3g} s)"
+        )
+        if self.skipped:
+            names = ", ".join(f"{name} ({count})" for name, count in self.skipped.items())
+            parts.append(f"not asked, unknown to the adapter: {names}")
+        return "\n\n".join(parts) + "\n"
+
+
+def summarise(
+    cases: Sequence[Case],
+    settings: Mapping[str, Any],
+    *,
+    skipped: Mapping[str, int],
+    unasked_images: int,
+) -> EvaluationSummary:
+    """Summarise cases of at least one image; the order of the cases does not matter.
+
+    Args:
+        cases: of an evaluation.
+        settings: what the cases depend on.
+        skipped: "set/concept" -> images in which it was not asked.
+        unasked_images: images of which nothing was asked.
+    """
+    present: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    absent: dict[tuple[str, Kind], list[Case]] = defaultdict(list)
+    seconds: dict[ImageKey, float] = {}
+    for case in cases:
+        seconds[case.image] = case.seconds
+        if case.kind == "present":
+            present[case.dataset, case.concept].append(case)
+        else:
+            absent[case.dataset, case.kind].append(case)
+    kinds: dict[Kind, list[Case]] = defaultdict(list)
+    for (_, kind), group in sorted(absent.items()):
+        kinds[kind] += group
+    return EvaluationSummary(
+        settings=dict(settings),
+        images=len(seconds),
+        concepts=tuple(_concept(*key, group) for key, group in sorted(present.items())),
+        absences=tuple(_absence(*key, group) for key, group in sorted(absent.items())),
+        all_absences=tuple(_absence(None, *item) for item in sorted(kinds.items())),
+        skipped=dict(sorted(skipped.items())),
+        unasked_images=unasked_images,
+        seconds_per_image=Spread.of(list(seconds.values())),
+        versions={
+            "textsam": textsam.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "monai", "numpy")},
+        },
+        machine={"platform": platform.platform(), "cpu_count": os.cpu_count()},
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _concept(dataset: str, concept: str, cases: Sequence[Case]) -> ConceptResult:
+    def spread(name: str) -> Spread:
+        return Spread.of([getattr(case, name) for case in cases])
+
+    return ConceptResult(
+        dataset=dataset,
+        concept=concept,
+        n=len(cases),
+        dice=spread("dice"),
+        iou=spread("iou"),
+        nsd_3px=spread("nsd_3px"),
+        missed=sum(case.area_px == 0 for case in cases),
+    )
+
+
+def _absence(dataset: str | None, kind: Kind, cases: Sequence[Case]) -> AbsenceResult:
+    return AbsenceResult(dataset, kind, len(cases), sum(case.area_px > 0 for case in cases))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _percent(spread: Spread) -> str:
+    return f"{100 * spread.mean:.2f} ± {100 * spread.std:.2f}"
+
+
+def _rate(result: AbsenceResult) -> str:
+    return f"{100 * result.false_positive_rate:.1f}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> str:
+    """A Markdown table whose first `left` columns are aligned left, the others right."""
+    rule = ["---" if column < left else "---:" for column in range(len(head))]
+    # A bar in a name would end the cell.
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (list(head), rule, *cells))

@@ -1,0 +1,315 @@
+"""Decode raster files and Pillow images to arrays without losing bits, rotation or errors.
+
+Pillow's own conversions are not enough for medical images: `convert("RGB")` clips 16-bit grey at
+255, and 16-bit colour is cut down to its upper bytes while it is read. Here the values come out as
+they are stored; scaling them is left to `textsam.io.pixels`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import numpy as np
+import PIL.BmpImagePlugin
+import PIL.Image
+import PIL.ImageFile
+import PIL.JpegImagePlugin
+import PIL.PngImagePlugin
+import PIL.TiffImagePlugin
+from numpy.typing import NDArray
+
+from textsam.errors import ImageError
+from textsam.io.pixels import check_size
+
+__all__ = ["array_from_pillow", "decode_file"]
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_READABLE = "PNG, JPEG, BMP and TIFF"
+
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+_PLANAR = 284
+_SAMPLE_FORMAT = 339
+_WHITE_IS_ZERO = 0
+_SEPARATE_PLANES = 2
+_UNSIGNED = 1
+
+
+class _HeldSetting:
+    """Hold one of Pillow's module globals at a value while any thread is inside, then restore it.
+
+    The lock guards the count only, so threads decode side by side.
+    """
+
+    def __init__(self, module: ModuleType, name: str, value: object) -> None:
+        self._module, self._name, self._value = module, name, value
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: object = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = getattr(self._module, self._name)
+                setattr(self._module, self._name, self._value)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                setattr(self._module, self._name, self._before)
+
+
+# Headers of any size may be parsed, as `check_size` decides what is decoded; Pillow's own limit
+# would warn or raise first. Entered around headers alone, never around decoding.
+_header_unlimited = _HeldSetting(PIL.Image, "MAX_IMAGE_PIXELS", None)
+
+# Other code may have told Pillow to fill truncated images with grey.
+_truncation_refused = _HeldSetting(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+
+
+@contextmanager
+def _decoding_errors(source: str) -> Iterator[None]:
+    # Damaged files make Pillow's decoders raise almost anything (OSError, SyntaxError, ValueError,
+    # struct.error, IndexError, ...), so all of it is reported as what it means for the caller.
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(
+            f"{source}: the image data is truncated or damaged ({error}); copy or export the file "
+            "again"
+        ) from error
+
+
+def decode_file(path: Path, max_pixels: int) -> NDArray[Any]:
+    """Read the one image of a PNG, JPEG, BMP or TIFF file, upright, with its stored values.
+
+    Returns:
+        (H, W), (H, W, 3) or (H, W, 4), the last with alpha: bool, uint8, uint16, int32, uint32 or
+        float32 as the file stores them.
+
+    Raises:
+        ImageError: not such a file, several pages, a size outside the limits (found from the
+            header, before anything is decoded), or truncated or damaged data.
+    """
+    source = str(path)
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise ImageError(
+            f"{source}: the file cannot be opened ({error.strerror}); check its permissions"
+        ) from error
+    with stream, _decoding_errors(source):
+        picture = _open(stream, source)
+        check_size(picture.height, picture.width, source, max_pixels)
+        _refuse_pages(picture, source)
+        with _truncation_refused:
+            _repair_byte_order(picture)
+            deep = _deep_rawmode(picture, source)
+            if deep is None:
+                return array_from_pillow(picture, source)
+            return _upright(_read_deep(picture, deep, stream, source), picture)
+
+
+def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
+    """The values of a Pillow image, upright; see `decode_file` for shapes and dtypes.
+
+    The current frame is read. An EXIF orientation that is still to be applied is applied. Colour
+    is 8 bits a channel in Pillow, whatever the file held: give a path to keep 16-bit colour.
+
+    Raises:
+        ImageError: a mode without a faithful conversion, or data that cannot be decoded.
+    """
+    with _decoding_errors(source), _truncation_refused:
+        picture.load()
+        return _upright(_values(picture, source), picture)
+
+
+def _open(stream: IO[bytes], source: str) -> PIL.Image.Image:
+    with _header_unlimited:
+        stream.seek(0)
+        try:
+            return PIL.Image.open(stream, formats=_FORMATS)
+        except PIL.UnidentifiedImageError as error:
+            raise ImageError(
+                f"{source}: this is not an image that can be read here; accepted are {_READABLE} "
+                "files (TIFF with 1 to 16-bit, int32 or float32 values). Export it as PNG, or "
+                "load it yourself and pass the numpy array"
+            ) from error
+
+
+def _refuse_pages(picture: PIL.Image.Image, source: str) -> None:
+    # MPO is what phones and some cameras write under the name JPEG: one photograph, then previews.
+    if picture.format == "MPO":
+        return
+    with _header_unlimited:
+        try:
+            picture.seek(1)
+        except EOFError:
+            return
+        finally:
+            picture.seek(0)
+    raise ImageError(
+        f"{source}: the file holds several pages or frames and it is not known which one is "
+        "meant; open it with `page = PIL.Image.open(path)`, choose one with `page.seek(0)` and "
+        "pass `page`, or pass each slice of the stack as its own array"
+    )
+
+
+def _values(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
+    mode = picture.mode
+    key = picture.info.get("transparency")
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return _with_key(_single_channel(picture, source), key)
+    if mode == "P":
+        with_alpha = key is not None or (
+            picture.palette is not None and picture.palette.mode.endswith("A")
+        )
+        return np.asarray(picture.convert("RGBA" if with_alpha else "RGB"))
+    if mode in ("1", "L", "RGB") and key is None:
+        return np.asarray(picture)
+    if mode in ("1", "L", "RGB", "LA", "La", "PA", "RGBA", "RGBa"):
+        # La has no direct way to RGBA in Pillow.
+        return np.asarray((picture.convert("LA") if mode == "La" else picture).convert("RGBA"))
+    if mode in ("RGBX", "CMYK", "YCbCr", "HSV"):
+        return np.asarray(picture.convert("RGB"))
+    raise ImageError(
+        f"{source}: images of Pillow mode {mode!r} are not supported; convert the image to RGB or "
+        "greyscale first"
+    )
+
+
+def _single_channel(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
+    values = np.asarray(picture)
+    tags: Any = getattr(picture, "tag_v2", None)
+    if tags is None:
+        return values
+    if picture.mode == "I" and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED:
+        # Pillow has no unsigned 32-bit mode and lets large values wrap to negative ones.
+        values = values.view(np.uint32)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        if values.dtype.kind != "u":
+            raise ImageError(
+                f"{source}: a white-is-zero TIFF with signed or floating-point values has no "
+                "defined white; invert the values and save it as black-is-zero"
+            )
+        # Pillow inverts white-is-zero for 8 bits but not for more.
+        bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
+        values = values.dtype.type(2**bits - 1) - values
+    return values
+
+
+def _with_key(values: NDArray[Any], key: object) -> NDArray[Any]:
+    """Turn PNG's transparent value, where one is declared, into an alpha channel of 0 and full."""
+    if not isinstance(key, int | tuple):
+        return values
+    colour = values if values.ndim == 3 else values[:, :, np.newaxis]
+    full = np.iinfo(values.dtype).max
+    alpha = np.where((colour == np.asarray(key)).all(axis=2), 0, full).astype(values.dtype)
+    colour = np.broadcast_to(colour[:, :, :3], (*values.shape[:2], 3))
+    return np.concatenate([colour, alpha[:, :, np.newaxis]], axis=2)
+
+
+def _deep_rawmode(picture: PIL.Image.Image, source: str) -> re.Match[str] | None:
+    """The raw mode of a file with more than one channel of 16 bits, None for any other file."""
+    rawmodes = _rawmodes(picture)
+    tags: Any = getattr(picture, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (8,))
+    if len(bits) > 1 and max(bits) > 8 and tags.get(_PLANAR) == _SEPARATE_PLANES:
+        # Pillow decodes such files without an error, to wrong values.
+        raise ImageError(
+            f"{source}: a TIFF of {max(bits)}-bit colour in separate planes cannot be read; save "
+            "it with interleaved channels (planar configuration 1), or as 16-bit PNG"
+        )
+    deep = [
+        rawmode
+        for rawmode in rawmodes
+        if isinstance(rawmode, str) and re.search(r"^(?!I;)\w+;16[LBN]?$", rawmode)
+    ]
+    if not deep:
+        return None
+    match = re.fullmatch(r"(RGB|RGBX|RGBA|LA);16([LBN])", deep[0])
+    if match is None or len(set(rawmodes)) != 1:
+        raise ImageError(
+            f"{source}: 16-bit colour stored as {deep[0]!r} cannot be read without losing bits; "
+            "save it as 16-bit RGB (interleaved, without premultiplied alpha) or as 8-bit PNG"
+        )
+    return match
+
+
+def _read_deep(
+    picture: PIL.Image.Image, rawmode: re.Match[str], stream: IO[bytes], source: str
+) -> NDArray[np.uint16]:
+    """Read 16-bit colour in two passes, since Pillow keeps one byte of each value a pass.
+
+    Told that the bytes of a value stand in the other order, the same decoder delivers the lower
+    byte where it otherwise delivers the upper one.
+    """
+    channels, order = rawmode.group(1), rawmode.group(2)
+    if order == "N":
+        order = "L" if sys.byteorder == "little" else "B"
+    if channels == "LA":
+        # Both bytes of both values fit the four channels of an ordinary RGBA image.
+        _set_rawmode(picture, "RGBA")
+        both = np.asarray(picture).astype(np.uint16)
+        upper, lower = (0, 1) if order == "B" else (1, 0)
+        pair = both[:, :, upper::2] * np.uint16(256) + both[:, :, lower::2]
+        return np.concatenate([np.repeat(pair[:, :, :1], 3, axis=2), pair[:, :, 1:]], axis=2)
+    other = _open(stream, source)
+    _set_rawmode(other, f"{channels};16{'B' if order == 'L' else 'L'}")
+    low = np.asarray(other)
+    # The first handle's decoder starts from its own offset, so the order of reading is free.
+    high = np.asarray(picture)
+    values = high.astype(np.uint16) * np.uint16(256) + low
+    if channels == "RGBX":
+        values = values[:, :, :3]
+    key = picture.info.get("transparency")
+    return _with_key(values, key) if channels == "RGB" else values
+
+
+def _repair_byte_order(picture: PIL.Image.Image) -> None:
+    """Read compressed TIFFs of the other byte order right, where Pillow swaps bytes twice.
+
+    libtiff hands values over in the machine's own order, but Pillow 13 still names the file's
+    order for signed and floating-point samples.
+    """
+    for rawmode in _rawmodes(picture):
+        match = re.fullmatch(r"([IF];(?:16|32))B?([SF])", str(rawmode))
+        if match and picture.tile[0][0] == "libtiff":  # type: ignore[attr-defined]
+            _set_rawmode(picture, f"{match.group(1)}N{match.group(2)}")
+
+
+def _rawmodes(picture: PIL.Image.Image) -> list[object]:
+    tiles = getattr(picture, "tile", [])
+    return [tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in tiles]
+
+
+def _set_rawmode(picture: PIL.Image.Image, new: str) -> None:
+    tiles: list[Any] = []
+    for codec, extents, offset, args in picture.tile:  # type: ignore[attr-defined]
+        changed = (new, *args[1:]) if isinstance(args, tuple) else new
+        tiles.append(PIL.ImageFile._Tile(codec, extents, offset, changed))
+    picture.tile = tiles  # type: ignore[attr-defined]
+
+
+def _upright(values: NDArray[Any], picture: PIL.Image.Image) -> NDArray[Any]:
+    """Apply the EXIF orientation (EXIF 2.32, tag 0x0112); Pillow does so itself for TIFF."""
+    orientation = picture.getexif().get(_ORIENTATION, 1)
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values

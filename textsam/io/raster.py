@@ -1,0 +1,318 @@
+"""Raster images in, masks out: the one place where pixels enter and leave TextSAM."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from textsam.errors import ConfigError, ImageError
+from textsam.io.atomic import atomic_path
+from textsam.io.pillow import array_from_pillow, decode_file
+from textsam.io.pixels import check_dtype, check_shape, check_size, to_rgb
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "Image",
+    "max_pixels_limit",
+    "read_image",
+    "write_mask",
+    "write_picture",
+]
+
+DEFAULT_MAX_PIXELS = 100_000_000
+"""Largest image accepted unless told otherwise, in pixels (10,000 x 10,000)."""
+
+_MASK_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "TIFF": {"compression": "tiff_deflate"},
+    "JPEG": {"quality": 95},
+}
+_PICTURE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image ready for the model.
+
+    Attributes:
+        pixels: (H, W, 3), red, green, blue; uint8, or float32 in [0, 255] when the source had
+            other than 8 bits. Row 0 is the top, column 0 the left; pixel centres lie on whole
+            numbers.
+        source: the path it was read from, "array" or "PIL".
+        spacing_mm: distance between pixel centres as (row, column) in mm, None where unknown.
+            Resolution tags (DPI) of raster files say how to print, not how large the subject is,
+            so they are not used.
+
+    Raises:
+        ImageError: pixels of another shape, dtype or value range, or a spacing that is not two
+            positive numbers.
+    """
+
+    pixels: NDArray[Any]
+    source: str
+    spacing_mm: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        pixels = self.pixels
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
+            got = getattr(pixels, "shape", type(pixels).__name__)
+            raise ImageError(
+                f"{self.source}: Image.pixels must have shape (H, W, 3), got {got}; use "
+                "read_image, which converts"
+            )
+        if pixels.size == 0:
+            raise ImageError(f"{self.source}: Image.pixels is empty, shape {pixels.shape}")
+        if pixels.dtype not in (np.uint8, np.float32):
+            raise ImageError(
+                f"{self.source}: Image.pixels must be uint8 or float32, got {pixels.dtype}; use "
+                "read_image, which converts"
+            )
+        if pixels.dtype == np.float32:
+            low, high = float(pixels.min()), float(pixels.max())
+            if not (low >= 0.0 and high <= 255.0):
+                raise ImageError(
+                    f"{self.source}: float32 Image.pixels must lie in [0, 255], got {low:g} to "
+                    f"{high:g}; use read_image, which scales"
+                )
+        if self.spacing_mm is not None:
+            spacing = tuple(float(value) for value in self.spacing_mm)
+            if len(spacing) != 2 or not all(math.isfinite(v) and v > 0.0 for v in spacing):
+                raise ImageError(
+                    f"{self.source}: spacing_mm must be two positive numbers, (row, column), got "
+                    f"{self.spacing_mm!r}; leave it None where it is unknown"
+                )
+            object.__setattr__(self, "spacing_mm", spacing)
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    def sha256(self) -> str:
+        """Hash of what the model sees: dtype, shape and pixel values, as 64 hexadecimal digits.
+
+        Two files that decode to the same pixels have the same hash; it is not the hash of a file.
+        """
+        pixels = np.ascontiguousarray(self.pixels, dtype=self.pixels.dtype.newbyteorder("<"))
+        digest = hashlib.sha256(f"{pixels.dtype.name} {pixels.shape}\n".encode())
+        digest.update(pixels.data)
+        return digest.hexdigest()
+
+
+def max_pixels_limit(max_pixels: int | None = None) -> int:
+    """The size limit in force: the argument, else TEXTSAM_MAX_PIXELS, else DEFAULT_MAX_PIXELS.
+
+    Raises:
+        ConfigError: the one that counts is not a positive whole number.
+    """
+    if max_pixels is not None:
+        if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels <= 0:
+            raise ConfigError(f"max_pixels must be a positive whole number, got {max_pixels!r}")
+        return max_pixels
+    text = os.environ.get("TEXTSAM_MAX_PIXELS", "").strip()
+    if not text:
+        return DEFAULT_MAX_PIXELS
+    try:
+        limit = int(text)
+    except ValueError:
+        limit = 0
+    if limit <= 0:
+        raise ConfigError(
+            f"the environment variable TEXTSAM_MAX_PIXELS is {text!r}; set it to a positive whole "
+            f"number of pixels, or unset it for the default of {DEFAULT_MAX_PIXELS}"
+        )
+    return limit
+
+
+def read_image(
+    source: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+    *,
+    max_pixels: int | None = None,
+) -> Image:
+    """Read an image from a file, a Pillow image or an array, in whatever depth it comes.
+
+    Args:
+        source: one of
+
+            * a path to a PNG, JPEG, BMP or TIFF file with one page, of 1 to 16 bits a channel,
+              int32, uint32 or float32. The EXIF orientation is applied; palettes are resolved;
+              CMYK is converted without a colour profile.
+            * a Pillow image, of which the current frame is read. Pillow itself holds 16-bit colour
+              in 8 bits; give the path to keep all bits.
+            * an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), channels last, in the order red,
+              green, blue[, alpha]; bool, integer, float16, float32 or float64. It is copied.
+            * an Image, returned as it is once its size has been checked.
+        max_pixels: most pixels (height x width) accepted. None takes the environment variable
+            TEXTSAM_MAX_PIXELS, else 100,000,000.
+
+    Returns:
+        An Image with values in [0, 255]. uint8 values are kept; bool becomes 0 and 255; float
+        images within [0, 1] are multiplied by 255; all other values, 16-bit files included, are
+        stretched linearly from the minimum and maximum of the whole image to 0 and 255 (a constant
+        image becomes 0). Alpha is dropped where the image is opaque, else the image is composited
+        over black. Grey is repeated to three channels.
+
+    Raises:
+        ImageError: a missing, unreadable, truncated or multi-page file; an array of the wrong
+            shape or dtype; NaN or infinite values; a side under 8 pixels; more than `max_pixels`.
+            Sizes are checked from the header or shape, before memory is spent on pixels.
+        ConfigError: a limit that is not a positive whole number.
+    """
+    limit = max_pixels_limit(max_pixels)
+    if isinstance(source, Image):
+        check_size(source.height, source.width, source.source, limit)
+        return source
+    if isinstance(source, str | os.PathLike):
+        path = _existing_file(source)
+        return Image(to_rgb(decode_file(path, limit), str(path)), str(path))
+    if isinstance(source, PIL.Image.Image):
+        check_size(source.height, source.width, "PIL", limit)
+        return Image(to_rgb(array_from_pillow(source, "PIL"), "PIL"), "PIL")
+    if isinstance(source, np.ndarray):
+        return Image(to_rgb(_checked_array(source, limit), "array"), "array")
+    raise ImageError(_not_an_image(source))
+
+
+def _existing_file(source: str | os.PathLike[str]) -> Path:
+    text = os.fspath(source)
+    if not isinstance(text, str):
+        raise ImageError(f"{text!r}: a path must be text, not bytes; use os.fsdecode(path)")
+    if not text.strip():
+        raise ImageError("'': the path of the image is empty; pass the path of an image file")
+    if "://" in text:
+        raise ImageError(f"{text}: addresses are not fetched; download the image and pass its path")
+    path = Path(text)
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"{text}: there is no such file; check the path (relative paths start from the "
+            "current folder)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{text!r}: not a usable path ({error}); check the path") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{text}: this is a folder; pass one image file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{text}: this is not a regular file; pass an image file")
+    if status.st_size == 0:
+        raise ImageError(f"{text}: the file is empty (0 bytes); copy or export it again")
+    return path
+
+
+def _checked_array(array: NDArray[Any], limit: int) -> NDArray[Any]:
+    check_dtype(array, "array")
+    check_shape(array.shape, "array")
+    check_size(array.shape[0], array.shape[1], "array", limit)
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.is_masked(array):
+            raise ImageError(
+                "array: some values of the masked array are masked out; say what they should be "
+                "with image.filled(value)"
+            )
+        return array.data
+    return np.asarray(array)
+
+
+def _not_an_image(source: object) -> str:
+    name = f"{type(source).__module__}.{type(source).__qualname__}"
+    if name.startswith("torch."):
+        shape = tuple(getattr(source, "shape", ()))
+        return (
+            f"a torch tensor of shape {shape} is not accepted as an image; pass an array with "
+            "channels last: tensor.detach().cpu().numpy(), after tensor.permute(1, 2, 0) where it "
+            "is (C, H, W)"
+        )
+    if isinstance(source, list | tuple):
+        return (
+            f"a {type(source).__name__} of {len(source)} is not accepted as an image; pass one "
+            "image at a time, and numbers as numpy.asarray(rows)"
+        )
+    if isinstance(source, bytes | bytearray) or hasattr(source, "read"):
+        return (
+            f"{name} is not accepted as an image; pass a path, or open it first with PIL.Image.open"
+        )
+    return (
+        f"{name} is not accepted as an image; pass a path, a PIL.Image.Image or a numpy array "
+        "(H, W) or (H, W, 3)"
+    )
+
+
+def write_mask(mask: NDArray[np.bool_], path: str | Path) -> Path:
+    """Write a mask as an 8-bit grey file with 0 outside and 255 inside.
+
+    Args:
+        mask: (H, W) bool.
+        path: a name ending in .png, .tif or .tiff; parent folders are made. The file appears
+            complete or not at all.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ImageError: not a two-dimensional bool array, another file type (JPEG would blur the edge
+            of a mask), or a file that cannot be written.
+    """
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2:
+        got = f"{getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')}".strip()
+        raise ImageError(f"{path}: a mask must be a bool array (H, W), got {got}; use mask > 0")
+    if mask.size == 0:
+        raise ImageError(
+            f"{path}: the mask is empty, shape {mask.shape}; there is nothing to write"
+        )
+    values = np.where(mask, np.uint8(255), np.uint8(0))
+    return _write(PIL.Image.fromarray(values), Path(path), _MASK_FORMATS)
+
+
+def write_picture(picture: PIL.Image.Image, path: str | Path) -> Path:
+    """Write a picture such as an overlay, complete or not at all.
+
+    Args:
+        picture: any Pillow image the file type can hold.
+        path: a name ending in .png, .tif, .tiff, .jpg or .jpeg; parent folders are made.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ImageError: another file type, or a file that cannot be written.
+    """
+    return _write(picture, Path(path), _PICTURE_FORMATS)
+
+
+def _write(picture: PIL.Image.Image, path: Path, formats: dict[str, str]) -> Path:
+    file_format = formats.get(path.suffix.lower())
+    if file_format is None:
+        raise ImageError(
+            f"{path}: the file type {path.suffix!r} cannot be written here; use a name ending in "
+            f"{', '.join(formats)}"
+        )
+    options = _SAVE_OPTIONS.get(file_format, {})
+    try:
+        with atomic_path(path, suffix=path.suffix) as temporary:
+            picture.save(temporary, format=file_format, **options)
+    except OSError as error:
+        raise ImageError(
+            f"{path}: the file cannot be written ({error}); check the folder, its permissions and "
+            "the free space"
+        ) from error
+    return path

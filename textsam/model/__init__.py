@@ -1,0 +1,1 @@
+"""The network: frozen encoders, learnable context, adapter, LoRA, and how they are put together."""

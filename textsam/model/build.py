@@ -1,0 +1,119 @@
+"""Build a TextSAM for a preset: parts first, base weights next, then what learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from textsam import weights
+from textsam.errors import ConfigError
+from textsam.model.adapter import TextAdapter
+from textsam.model.backbones import Backbone, build_litemedsam, build_sam, load_backbone
+from textsam.model.context import ContextTokens
+from textsam.model.text_encoders import TextEncoder, load_biomedclip, load_minilm
+from textsam.model.textsam import TextSAM
+from textsam.model.tuning import Tuning, apply_tuning
+from textsam.presets import preset
+from textsam.preprocess import Preprocessor
+
+__all__ = ["Architecture", "BuiltModel", "assemble", "build_model", "load_parts"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The trainable shape of a TextSAM: what an adapter must agree on with its model.
+
+    Attributes:
+        context_tokens: b.
+        context_depth: t.
+        normalise: L2-normalise the adapter's output.
+        token_scale: factor on the adapter's output.
+        tuning: what learns.
+    """
+
+    context_tokens: int = 4
+    context_depth: int = 12
+    normalise: bool = True
+    token_scale: float = 1.0
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+@dataclass
+class BuiltModel:
+    """A model with the preprocessing that belongs to it."""
+
+    model: TextSAM
+    backbone: Backbone
+    preprocessor: Preprocessor
+
+
+def assemble(backbone: Backbone, text_encoder: TextEncoder, architecture: Architecture) -> BuiltModel:
+    """Compose loaded parts and apply the tuning. The model is in eval mode.
+
+    Raises:
+        ConfigError: the context depth exceeds the text encoder's layers, or another bad value.
+    """
+    model = TextSAM(
+        image_encoder=backbone.image_encoder,
+        prompt_encoder=backbone.prompt_encoder,
+        mask_decoder=backbone.mask_decoder,
+        text_encoder=text_encoder,
+        context=ContextTokens(
+            architecture.context_tokens,
+            architecture.context_depth,
+            text_encoder.hidden_size,
+            text_encoder.n_layers,
+        ),
+        adapter=TextAdapter(
+            text_encoder.out_features,
+            normalise=architecture.normalise,
+            scale=architecture.token_scale,
+        ),
+    )
+    apply_tuning(model, backbone, architecture.tuning)
+    model.eval()
+    return BuiltModel(model, backbone, Preprocessor(backbone.side_px, backbone.normalise))
+
+
+def load_parts(
+    preset_name: str,
+    *,
+    sam_checkpoint: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+) -> tuple[Backbone, TextEncoder]:
+    """Load a preset's frozen parts, from the registry or from the given paths.
+
+    Args:
+        preset_name: "lite", "vit_b", "vit_l" or "vit_h".
+        sam_checkpoint: file of image encoder weights to use instead of the registry's.
+        text_encoder: folder of text encoder weights to use instead of the registry's.
+
+    Raises:
+        ConfigError: unknown preset.
+        WeightsError: weights missing, corrupt, unsafe, or of another model.
+    """
+    info = preset(preset_name)
+    image_path = Path(sam_checkpoint) if sam_checkpoint else weights.resolve(info.image_weights)
+    text_path = Path(text_encoder) if text_encoder else weights.resolve(info.text_weights)
+    match info.name:
+        case "lite":
+            return load_backbone(build_litemedsam, image_path), load_minilm(text_path)
+        case "vit_b" | "vit_l" | "vit_h" as variant:
+            return load_backbone(partial(build_sam, variant), image_path), load_biomedclip(text_path)
+        case other:
+            raise ConfigError(f"preset {other!r} has no builder")
+
+
+def build_model(
+    preset_name: str,
+    architecture: Architecture,
+    *,
+    sam_checkpoint: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+) -> BuiltModel:
+    """`load_parts` and `assemble` in one."""
+    backbone, encoder = load_parts(
+        preset_name, sam_checkpoint=sam_checkpoint, text_encoder=text_encoder
+    )
+    return assemble(backbone, encoder, architecture)

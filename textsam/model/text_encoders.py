@@ -1,0 +1,253 @@
+"""Frozen BERT text encoders that carry learnable context tokens: BiomedCLIP's and MiniLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from open_clip.hf_model import HFTextEncoder
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from textsam.errors import PromptError, WeightsError
+from textsam.model.context import ContextTokens
+from textsam.model.state import load_exactly
+from textsam.tensors import load_tensors
+
+__all__ = ["TextEncoder", "build_biomedclip_text", "load_biomedclip", "load_minilm"]
+
+Pooling = Literal["cls", "mean"]
+
+
+class TextEncoder(nn.Module):
+    """A frozen BERT with its tokeniser, pooling and projection.
+
+    Prompts are encoded on their real length: texts of equal length go through together, and no
+    padding is ever attended to.
+
+    Args:
+        bert: transformer whose `embeddings` and `encoder.layer` are used.
+        tokenizer: WordPiece tokeniser with `[CLS]` and `[SEP]`.
+        projection: from the pooled hidden state to the text features.
+        pooling: "cls" takes the first position, "mean" all positions.
+        out_features: width of the text features.
+        max_tokens: longest sequence, context tokens included.
+    """
+
+    def __init__(
+        self,
+        bert: BertModel,
+        tokenizer: PreTrainedTokenizerFast,
+        projection: nn.Module,
+        *,
+        pooling: Pooling,
+        out_features: int,
+        max_tokens: int = 256,
+    ) -> None:
+        super().__init__()
+        self.bert = bert
+        self.tokenizer = tokenizer
+        self.projection = projection
+        self.pooling = pooling
+        self.out_features = out_features
+        self.max_tokens = max_tokens
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the transformer."""
+        return int(self.bert.config.hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer layers."""
+        return int(self.bert.config.num_hidden_layers)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of `[CLS] text . [SEP]`, without context tokens.
+
+        Raises:
+            PromptError: the text has more tokens than the encoder takes.
+        """
+        name = text.strip().rstrip(".")
+        ids: list[int] = self.tokenizer(f"{name}.")["input_ids"]
+        return ids
+
+    def forward(self, texts: Sequence[str], context: ContextTokens) -> Tensor:
+        """Encode prompts with the context tokens behind `[CLS]`.
+
+        Args:
+            texts: C prompts, e.g. "tumor"; a full stop is added as in the authors' template.
+            context: the learnable tokens.
+
+        Returns:
+            (C, out_features) text features, not normalised.
+
+        Raises:
+            PromptError: a prompt has too many tokens.
+        """
+        device = context.tokens.device
+        ids = [self.token_ids(text) for text in texts]
+        by_length: dict[int, list[int]] = {}
+        for index, sequence in enumerate(ids):
+            if len(sequence) + context.n_tokens > self.max_tokens:
+                raise PromptError(
+                    f"the prompt {texts[index][:60]!r}… has {len(sequence)} tokens; with "
+                    f"{context.n_tokens} context tokens at most "
+                    f"{self.max_tokens - context.n_tokens} fit: shorten it"
+                )
+            by_length.setdefault(len(sequence), []).append(index)
+        features: list[Tensor | None] = [None] * len(ids)
+        for members in by_length.values():
+            batch = torch.tensor([ids[index] for index in members], device=device)
+            for index, feature in zip(members, self._encode(batch, context), strict=True):
+                features[index] = feature
+        return torch.stack([feature for feature in features if feature is not None])
+
+    def _encode(self, ids: Tensor, context: ContextTokens) -> Tensor:
+        words = self.bert.embeddings.word_embeddings(ids)
+        hidden = self.bert.embeddings(inputs_embeds=context.insert(words))
+        for number, layer in enumerate(self.bert.encoder.layer, start=1):
+            if number > 1:
+                hidden = context.replace(hidden, number)
+            hidden = layer(hidden)
+        pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
+        projected: Tensor = self.projection(pooled)
+        return projected
+
+
+def build_biomedclip_text(tokenizer: PreTrainedTokenizerFast, **overrides: int) -> TextEncoder:
+    """BiomedCLIP's text tower with untrained weights: PubMedBERT and the 768→640→512 projection.
+
+    Args:
+        tokenizer: its WordPiece tokeniser.
+        **overrides: `BertConfig` fields to change, for tiny test models.
+    """
+    config = BertConfig(vocab_size=30522, **overrides)  # all else is BERT-base, BertConfig's default
+    tower = HFTextEncoder(
+        model_name_or_path="",
+        output_dim=512,
+        config=config,
+        pooler_type="cls_last_hidden_state_pooler",
+        proj_type="mlp",
+        pretrained=False,
+    )
+    tower.transformer.pooler = None  # the tower pools [CLS] itself; these weights do not exist
+    return TextEncoder(
+        tower.transformer, tower_tokenizer(tokenizer), tower.proj, pooling="cls", out_features=512
+    )
+
+
+def tower_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Check that a tokeniser is BERT's WordPiece before it is believed.
+
+    Raises:
+        WeightsError: the ids of a known sentence are not those of BERT-base-uncased.
+    """
+    ids = tokenizer("tumor.")["input_ids"]
+    if len(ids) < 4 or ids[0] != tokenizer.cls_token_id or ids[-1] != tokenizer.sep_token_id:
+        raise WeightsError(
+            f"the tokeniser turns 'tumor.' into {ids}, without [CLS] … [SEP]: the tokenizer.json "
+            "beside the weights is not the one of this text encoder; download it again"
+        )
+    return tokenizer
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise WeightsError(
+            f"{folder} has no tokenizer.json; download the tokeniser files of the repository too"
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(path),
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+    )
+
+
+def load_minilm(folder: str | Path) -> TextEncoder:
+    """all-MiniLM-L6-v2 from a local folder: BERT with 6 layers of width 384 and mean pooling.
+
+    Args:
+        folder: holds `config.json`, `model.safetensors` and `tokenizer.json`.
+
+    Raises:
+        WeightsError: a file is missing or does not fit.
+    """
+    folder = Path(folder)
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise WeightsError(f"{folder} has no config.json; give the folder of all-MiniLM-L6-v2")
+    config = BertConfig(**json.loads(config_path.read_text(encoding="utf-8")))
+    bert = BertModel(config, add_pooling_layer=False)
+    state = load_tensors(folder / "model.safetensors")
+    # The pooler and the position buffer are stored with the weights but not used by mean pooling.
+    unused = {"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"}
+    load_exactly(bert, {k: v for k, v in state.items() if k not in unused}, source=str(folder))
+    return TextEncoder(
+        bert,
+        tower_tokenizer(_tokenizer(folder)),
+        nn.Identity(),
+        pooling="mean",
+        out_features=int(config.hidden_size),
+    )
+
+
+def load_biomedclip(folder: str | Path) -> TextEncoder:
+    """BiomedCLIP's text tower from a snapshot of its hub repository; never touches the network.
+
+    Args:
+        folder: holds `open_clip_config.json`, `open_clip_pytorch_model.bin` (or
+            `open_clip_model.safetensors`) and `tokenizer.json`. BERT's own `config.json` is not
+            needed: the tower is BERT-base, which the shapes of the weights confirm.
+
+    Raises:
+        WeightsError: a file is missing, unsafe, or not BiomedCLIP's.
+    """
+    folder = Path(folder)
+    config_path = folder / "open_clip_config.json"
+    if not config_path.is_file():
+        raise WeightsError(
+            f"{folder} has no open_clip_config.json; give the folder of a BiomedCLIP snapshot "
+            "(open_clip_config.json, open_clip_pytorch_model.bin, tokenizer.json)"
+        )
+    model_config = json.loads(config_path.read_text(encoding="utf-8")).get("model_cfg", {})
+    text_config = model_config.get("text_cfg", {})
+    expected = {"hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler"}
+    for key, value in expected.items():
+        if text_config.get(key) != value:
+            raise WeightsError(
+                f"{config_path}: text_cfg.{key} is {text_config.get(key)!r}, BiomedCLIP's is "
+                f"{value!r}; this is another model"
+            )
+    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        if (folder / name).is_file():
+            state = load_tensors(folder / name)
+            break
+    else:
+        raise WeightsError(
+            f"{folder} has no open_clip_pytorch_model.bin or open_clip_model.safetensors"
+        )
+    encoder = build_biomedclip_text(_tokenizer(folder))
+    load_exactly(encoder, biomedclip_text_state(state), source=str(folder))
+    return encoder
+
+
+def biomedclip_text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Pick the text tower out of open_clip's state dict and name it as `TextEncoder` does."""
+    picked: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        # Older exports carry BERT's position buffer, newer ones do not; it is a constant range.
+        if name.endswith("embeddings.position_ids") or ".pooler." in name:
+            continue
+        if name.startswith("text.transformer."):
+            picked["bert." + name.removeprefix("text.transformer.")] = tensor
+        elif name.startswith("text.proj."):
+            picked["projection." + name.removeprefix("text.proj.")] = tensor
+    return picked

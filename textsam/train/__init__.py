@@ -1,0 +1,1 @@
+"""Training: setup, fit, validate, and the state that makes a run resumable."""

@@ -1,0 +1,48 @@
+"""Image embeddings on disk, for training with a frozen encoder on a machine without a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from textsam.io.atomic import atomic_path
+
+__all__ = ["EmbeddingCache"]
+
+
+class EmbeddingCache:
+    """Embeddings keyed by what was embedded and by which encoder.
+
+    Args:
+        folder: made if needed; about 2 MB per image (float16).
+        encoder_id: changes when the encoder does, e.g. the sha256 of its weights.
+    """
+
+    def __init__(self, folder: str | Path, encoder_id: str) -> None:
+        self.folder = Path(folder)
+        self.encoder_id = encoder_id
+
+    def path_of(self, image: Tensor) -> Path:
+        """Where the embedding of a (3, S, S) image lies, whether it exists or not."""
+        digest = hashlib.sha256(self.encoder_id.encode())
+        digest.update(str(tuple(image.shape)).encode())
+        digest.update(image.detach().cpu().contiguous().numpy().tobytes())
+        return self.folder / f"{digest.hexdigest()}.safetensors"
+
+    def __call__(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """The (1, 256, 64, 64) embedding of a (3, S, S) image, computed once.
+
+        A first answer is rounded like a stored one, so that both are the same.
+        """
+        path = self.path_of(image)
+        if path.is_file():
+            return load_file(path)["embedding"].to(image.device, torch.float32)
+        embedding = encode(image[None]).detach().to("cpu", torch.float16)
+        with atomic_path(path) as temporary:
+            save_file({"embedding": embedding.contiguous()}, temporary)
+        return embedding.to(image.device, torch.float32)

@@ -1,0 +1,58 @@
+"""The log of a run: a CSV that survives a resume, and TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from textsam.io.atomic import atomic_path
+
+__all__ = ["RunLog"]
+
+
+class RunLog:
+    """Append named numbers per step to `log.csv` (long form: step, name, value) and TensorBoard.
+
+    Args:
+        folder: of the run.
+        step: of the state resumed from; later lines are of steps that will be taken again, and
+            are dropped.
+        tensorboard: also write event files, if the package is there.
+    """
+
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool = True) -> None:
+        self.path = folder / "log.csv"
+        kept = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.reader(file) if row and row[0] != "step"]
+            kept = [row for row in kept if int(row[0]) <= step]
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([("step", "name", "value"), *kept])
+        self._events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the values of one step."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows((step, name, f"{v:.6g}") for name, v in values.items())
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)

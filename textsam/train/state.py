@@ -1,0 +1,68 @@
+"""The state of a run on disk: enough to go on after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textsam.errors import ConfigError
+from textsam.io.atomic import atomic_path
+from textsam.model.textsam import TextSAM
+from textsam.model.tuning import load_trainable, trainable_state
+
+__all__ = ["RunState", "read_state", "write_state"]
+
+
+@dataclass
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        step: optimiser steps done.
+        best: lowest selection value so far (a loss, or minus a Dice), or None.
+        fingerprint: of the configuration; a run is only resumed with the same.
+    """
+
+    step: int
+    best: float | None
+    fingerprint: str
+
+
+def write_state(
+    path: Path, state: RunState, model: TextSAM, optimiser: torch.optim.Optimizer
+) -> None:
+    """Write the run's state atomically."""
+    content = {
+        "step": state.step,
+        "best": state.best,
+        "fingerprint": state.fingerprint,
+        "tensors": trainable_state(model),
+        "optimiser": optimiser.state_dict(),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_state(
+    path: Path, fingerprint: str, model: TextSAM, optimiser: torch.optim.Optimizer
+) -> RunState:
+    """Read a run's state into model and optimiser.
+
+    Raises:
+        ConfigError: the state belongs to a run with another configuration.
+        AdapterError: the tensors do not fit.
+    """
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if content["fingerprint"] != fingerprint:
+        raise ConfigError(
+            f"{path} belongs to a run with other settings; use the same configuration to resume, "
+            "or another `out` (or name) to start anew"
+        )
+    tensors: dict[str, Tensor] = content["tensors"]
+    load_trainable(model, tensors, source=str(path))
+    optimiser.load_state_dict(content["optimiser"])
+    return RunState(content["step"], content["best"], fingerprint)

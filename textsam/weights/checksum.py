@@ -1,0 +1,145 @@
+"""Is this file the one the registry means? Checksums, and the memory of having checked.
+
+Hashing hundreds of megabytes at every start would cost seconds, so a file that passed is remembered
+by its path, size and modification time. Any change to the file changes one of these, and it is
+hashed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+from textsam.io.atomic import atomic_path
+from textsam.weights.registry import WeightFile
+
+__all__ = [
+    "Status",
+    "check_file",
+    "expected_sha256",
+    "forget",
+    "record_path",
+    "remember",
+    "sha256_of",
+]
+
+Status = Literal["ok", "recorded", "missing", "corrupt"]
+
+_BLOCK_BYTES = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the lower-case hexadecimal SHA-256 of a file, read block by block."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def record_path(path: Path) -> Path:
+    """Return where the digest of a file without a published one is kept: beside it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def expected_sha256(file: WeightFile, path: Path) -> str | None:
+    """Return the digest `path` must have: published, else recorded at first use, else None."""
+    if file.sha256 is not None:
+        return file.sha256
+    record = record_path(path)
+    if not record.is_file():
+        return None
+    return record.read_text(encoding="utf-8").split(maxsplit=1)[0]
+
+
+def record(path: Path, digest: str) -> None:
+    """Write the digest of a file trusted at first use beside it."""
+    with atomic_path(record_path(path)) as temporary:
+        temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+
+
+def check_file(
+    file: WeightFile, path: Path, markers: Path, *, rehash: bool = False
+) -> tuple[Status, str]:
+    """Compare one file with the registry.
+
+    Args:
+        file: what the registry says.
+        path: the file on this machine.
+        markers: folder that remembers which files have been hashed before.
+        rehash: hash even if the file is remembered as checked.
+
+    Returns:
+        The status and one sentence that says why:
+        `ok` (digest as expected), `recorded` (no digest was known; the file's own was written
+        beside it), `missing`, or `corrupt` (wrong size or digest).
+    """
+    if not path.is_file():
+        return "missing", f"{path} does not exist"
+    size = path.stat().st_size
+    if file.size_bytes is not None and size != file.size_bytes:
+        return "corrupt", f"{path} has {size} bytes, expected {file.size_bytes}"
+    expected = expected_sha256(file, path)
+    if not rehash and expected is not None and _remembered(path, markers) == expected:
+        return "ok", f"sha256 {expected} (checked before, unchanged since)"
+    actual = sha256_of(path)
+    if expected is None:
+        record(path, actual)
+        remember(path, actual, markers)
+        return "recorded", f"no published checksum; sha256 {actual} recorded as the one to expect"
+    if actual != expected:
+        forget(path, markers)
+        return "corrupt", f"{path} has sha256 {actual}, expected {expected}"
+    remember(path, actual, markers)
+    return "ok", f"sha256 {actual}"
+
+
+def _marker(path: Path, markers: Path) -> Path:
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    return markers / f"{name}.json"
+
+
+def _state(path: Path) -> dict[str, object]:
+    stat = path.stat()
+    return {"path": str(path.resolve()), "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _remembered(path: Path, markers: Path) -> str | None:
+    marker = _marker(path, markers)
+    try:
+        known = json.loads(marker.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _log.warning("cannot read %s (%s); %s is checked again", marker, error, path.name)
+        return None
+    if not isinstance(known, dict):
+        return None
+    digest = known.pop("sha256", None)
+    return digest if isinstance(digest, str) and known == _state(path) else None
+
+
+def remember(path: Path, digest: str, markers: Path) -> None:
+    """Note that `path`, as it is now, has this digest.
+
+    A cache folder that cannot be written to is no reason to stop: the file was checked, and will
+    be checked again next time. This is logged.
+    """
+    marker = _marker(path, markers)
+    try:
+        with atomic_path(marker) as temporary:
+            temporary.write_text(json.dumps({**_state(path), "sha256": digest}), encoding="utf-8")
+    except OSError as error:
+        _log.warning("cannot write %s (%s); %s is hashed at every start", marker, error, path.name)
+
+
+def forget(path: Path, markers: Path) -> None:
+    """Remove what was remembered of `path`."""
+    try:
+        _marker(path, markers).unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("cannot remove the marker of %s: %s", path.name, error)
