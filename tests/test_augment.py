@@ -170,8 +170,7 @@ def test_tone_changes_have_their_formula(colour: bool) -> None:
     ]
     for augment, expected in cases:
         out, out_masks = augment(image, masks, rng())
-        expected = np.clip(expected, 0, 1) * 255
-        assert np.abs(out - expected).max() <= 0.51
+        assert np.abs(out - np.clip(expected, 0, 1) * 255).max() <= 0.51
         np.testing.assert_array_equal(out_masks[0], masks[0])
 
 
@@ -256,7 +255,7 @@ def test_probabilities_are_kept() -> None:
 
 def test_wrong_input_is_refused() -> None:
     image, masks = scene()
-    with pytest.raises(DataError, match="uint8 image, got .* float32"):
+    with pytest.raises(DataError, match=r"uint8 image, got .* float32"):
         only()(image.astype(np.float32), masks, rng())
     with pytest.raises(DataError, match="uint8 image"):
         only()(image[..., 0], masks, rng())

@@ -197,7 +197,8 @@ def test_overlap_properties(masks: tuple[Mask, Mask]) -> None:
     first, second = masks
     overlap, jaccard = dice(first, second), iou(first, second)
     assert 0.0 <= jaccard <= overlap <= 1.0
-    assert overlap == dice(second, first) and jaccard == iou(second, first)
+    assert overlap == dice(second, first)
+    assert jaccard == iou(second, first)
     assert overlap == pytest.approx(2 * jaccard / (1 + jaccard))
     assert (overlap == 1.0) == bool((first == second).all())
 

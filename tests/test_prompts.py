@@ -62,7 +62,7 @@ LATIN_PLURALS = {
         ("mitochondrion", "mitochondria"),
         ("colorectal polyps", "polyp"),
         ("lesions of the skin", "skin lesion"),
-        ("  an   Ｎｅｒｖｅ ", "nerve"),  # full-width letters, as a Japanese keyboard writes them
+        ("  an   \uff2eerve ", "nerve"),  # a full-width N, as a Japanese keyboard writes it
     ],
 )
 def test_what_clinicians_write_is_understood(text: str, concept: str) -> None:

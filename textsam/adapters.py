@@ -1,4 +1,4 @@
-"""Adapter folders without torch: what an adapter is called, knows and asks for, and where it lies."""
+"""Adapter folders, without torch: what an adapter knows and asks for, and where it lies."""
 
 from __future__ import annotations
 

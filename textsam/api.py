@@ -75,7 +75,7 @@ def load_model(
             f"{config.preset!r} with it"
         )
     _check_base(config, info, sam_checkpoint)
-    where, dtype = choose_device(device), None
+    where = choose_device(device)
     dtype = choose_precision(precision, where)
     built = build_model(
         info.name,
@@ -111,14 +111,12 @@ def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path 
 
 
 @lru_cache(maxsize=2)
-def _cached_model(
-    model: str, adapter: str | Path | None, device: str, precision: str
-) -> Segmenter:
+def _cached_model(model: str, adapter: str | Path | None, device: str, precision: str) -> Segmenter:
     return load_model(model, adapter, device, precision)
 
 
 @overload
-def segment(
+def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it comes first
     image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
     prompt: str,
     *,
@@ -179,6 +177,4 @@ def segment(
     """
     with _LOCK:  # two threads must not load the model twice
         loaded = _cached_model(model, adapter, device, precision)
-    return loaded.segment(
-        image, prompt, refine=refine, points=points, boxes=boxes, strict=strict
-    )
+    return loaded.segment(image, prompt, refine=refine, points=points, boxes=boxes, strict=strict)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from textsam.data.ask import PromptConfig
 from textsam.data.augment import AugmentConfig
-from textsam.data.dataset import PromptConfig
 from textsam.data.folder import Selection
 from textsam.errors import ConfigError
 from textsam.presets import PRESETS

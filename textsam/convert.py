@@ -48,8 +48,10 @@ _SAM: tuple[tuple[str, str], ...] = (
     (r"(mask_decoder\.transformer\..+\.[qv]_proj)\.proj\.(weight|bias)", r"\1.\2"),
     (r"(mask_decoder\.transformer\..+)", r"\1"),
     (
-        r"(prompt_encoder\.(?:pe_layer|point_embeddings|not_a_point_embed|mask_downscaling"
-        r"|no_mask_embed)\..+)",
+        (
+            r"(prompt_encoder\.(?:pe_layer|point_embeddings|not_a_point_embed|mask_downscaling"
+            r"|no_mask_embed)\..+)"
+        ),
         r"\1",
     ),
 )
@@ -147,9 +149,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     depth = max(1, n_deep)
     # Their loop stops one layer early: the last deep prompt was never read, nor trained.
     learned = {
-        name: tensor
-        for name, tensor in learned.items()
-        if name != f"context.deep.{n_deep - 1}"
+        name: tensor for name, tensor in learned.items() if name != f"context.deep.{n_deep - 1}"
     }
     return OfficialCheckpoint(
         preset=_BLOCKS[blocks],

@@ -1,4 +1,4 @@
-"""Evaluate a segmenter: ask it for what is in an image and for what is not, and score the answers."""
+"""Evaluate a segmenter: ask for what is in an image and for what is not, and score the answers."""
 
 from __future__ import annotations
 
@@ -39,17 +39,22 @@ class SegmentsByWord(Protocol):
     """
 
     @property
-    def prompts(self) -> tuple[str, ...]: ...
+    def prompts(self) -> tuple[str, ...]:
+        """The concepts the adapter was trained for."""
 
     @property
-    def adapter_name(self) -> str: ...
+    def adapter_name(self) -> str:
+        """Name of the adapter."""
 
     @property
-    def preset(self) -> str: ...
+    def preset(self) -> str:
+        """Name of the preset."""
 
     def segment(
         self, image: NDArray[np.uint8], prompt: Sequence[str], *, refine: int | None = None
-    ) -> list[Segmentation]: ...
+    ) -> list[Segmentation]:
+        """One answer per prompt; `image` is (H, W, 3) in [0, 255]."""
+        ...
 
 
 @dataclass(frozen=True)

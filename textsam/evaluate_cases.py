@@ -176,7 +176,9 @@ class CaseFile:
             try:
                 cases.append(_case(row))
             except ValueError as error:
-                raise DataError(f"{self.path}, row {number} is damaged ({error}); {_ANEW}") from error
+                raise DataError(
+                    f"{self.path}, row {number} is damaged ({error}); {_ANEW}"
+                ) from error
         return cases
 
     def _check_header(self, header: Mapping[str, Any]) -> None:

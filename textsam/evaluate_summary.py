@@ -1,4 +1,4 @@
-"""What an evaluation found: means per set and concept, false positives, time, and what ran where."""
+"""What an evaluation found: means per set and concept, false positives, time, what ran where."""
 
 from __future__ import annotations
 
@@ -142,15 +142,24 @@ class EvaluationSummary:
                 )
                 for r in self.concepts
             ]
-            head = ("set", "concept", "n", "Dice", "IoU", "NSD 3 px", "median Dice", "missed")
+            head = (
+                "set",
+                "concept",
+                "n",
+                "Dice %",
+                "IoU %",
+                "NSD 3 px %",
+                "median Dice %",
+                "missed",
+            )
             parts.append(_markdown(head, rows, left=2))
         if self.absences:
             lines = [
                 (r.dataset or "all sets", r.kind, r.n, r.false_positives, _rate(r))
                 for r in (*self.absences, *self.all_absences)
             ]
-            head = ("set", "absent because", "n", "false positives", "rate %")
-            parts.append(_markdown(head, lines, left=2))
+            columns = ("set", "absent because", "n", "false positives", "rate %")
+            parts.append(_markdown(columns, lines, left=2))
         refine = self.settings.get("refine")
         seconds = self.seconds_per_image
         parts.append(

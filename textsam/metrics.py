@@ -38,7 +38,7 @@ def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def iou(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Intersection over union (Jaccard index), |P ∩ T| / |P ∪ T|.
+    """Intersection over union (Jaccard index), |P ∩ T| / (|P| + |T| - |P ∩ T|).
 
     Args:
         prediction: (H, W) bool.
@@ -82,7 +82,7 @@ def nsd(
     """
     _check(prediction, truth)
     if not (math.isfinite(tolerance_px) and tolerance_px >= 0):
-        raise DataError(f"tolerance_px is {tolerance_px}; give a finite number of pixels, 0 or more")
+        raise DataError(f"tolerance_px is {tolerance_px}; give a finite number, 0 or more")
     empty = not prediction.any(), not truth.any()
     if any(empty):
         return 1.0 if all(empty) else 0.0

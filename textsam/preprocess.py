@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
-__all__ = ["Frame", "MinMaxPixels", "PixelNormaliser", "Preprocessor", "StandardPixels", "resize_pixels"]
+__all__ = [
+    "Frame",
+    "MinMaxPixels",
+    "PixelNormaliser",
+    "Preprocessor",
+    "StandardPixels",
+    "resize_pixels",
+]
 
 PixelNormaliser = Callable[[Tensor], Tensor]
 

@@ -102,8 +102,21 @@ _TABLE = (
             ),
             "brain MRI": ("brain tumor", "brain mass", "brain lesion", "brain neoplasm"),
         },
-        ("cancer", "carcinoma", "malignancy", "nodule", "cyst", "benign tumor", "malignant tumor",
-         "glioma", "meningioma", "pituitary tumor", "breast cancer", "brain cancer", "metastasis"),
+        (
+            "cancer",
+            "carcinoma",
+            "malignancy",
+            "nodule",
+            "cyst",
+            "benign tumor",
+            "malignant tumor",
+            "glioma",
+            "meningioma",
+            "pituitary tumor",
+            "breast cancer",
+            "brain cancer",
+            "metastasis",
+        ),
     ),
     Concept(
         "cell nucleus",
@@ -125,8 +138,7 @@ _TABLE = (
         "nerve",
         ("peripheral nerve", "nerve fascicle", "nerve bundle", "nerve trunk"),
         # Cranial nerves show in brain MRI, the optic disc is the head of the optic nerve, and the
-        # electron micrographs come from a nerve cord; stained tissue may hold one. Breast
-        # ultrasound does not resolve nerves.
+        # electron micrographs come from a nerve cord; breast ultrasound does not resolve nerves.
         ("forearm ultrasound", "brain MRI", "retinal fundus", "electron microscopy", "microscopy"),
         {},
         ("median nerve", "ulnar nerve", "radial nerve", "optic nerve", "nerve cell", "neuron"),
@@ -158,8 +170,7 @@ _TABLE = (
         "polyp",
         ("colorectal polyp", "colon polyp", "colonic polyp", "intestinal polyp"),
         ("colonoscopy",),
-        {},
-        ("adenoma", "gastric polyp", "hyperplastic polyp"),
+        related=("adenoma", "gastric polyp", "hyperplastic polyp"),
     ),
     Concept(
         "skin lesion",
@@ -186,24 +197,42 @@ _TABLE = (
     # inside the silhouette on a radiograph: unknown in both.
     Concept(
         "right ventricle",
-        ("rv", "right ventricular cavity", "rv cavity", "right ventricular blood pool",
-         "right cardiac ventricle", "right ventricle of the heart"),
+        (
+            "rv",
+            "right ventricular cavity",
+            "rv cavity",
+            "right ventricular blood pool",
+            "right cardiac ventricle",
+            "right ventricle of the heart",
+        ),
         ("cardiac MRI", "brain MRI", "chest X-ray"),
         {},
         ("ventricle", "right atrium", "heart"),
     ),
     Concept(
         "left ventricle",
-        ("lv", "left ventricular cavity", "lv cavity", "left ventricular blood pool",
-         "left cardiac ventricle", "left ventricle of the heart"),
+        (
+            "lv",
+            "left ventricular cavity",
+            "lv cavity",
+            "left ventricular blood pool",
+            "left cardiac ventricle",
+            "left ventricle of the heart",
+        ),
         ("cardiac MRI", "brain MRI", "chest X-ray"),
         {},
         ("ventricle", "left atrium", "heart"),
     ),
     Concept(
         "myocardium",
-        ("heart muscle", "cardiac muscle", "myocardial wall", "left ventricular myocardium",
-         "lv myocardium", "left ventricular wall"),
+        (
+            "heart muscle",
+            "cardiac muscle",
+            "myocardial wall",
+            "left ventricular myocardium",
+            "lv myocardium",
+            "left ventricular wall",
+        ),
         ("cardiac MRI", "chest X-ray"),
         {},
         ("heart", "pericardium", "endocardium", "scar", "septum"),
@@ -227,8 +256,22 @@ _TABLE = (
 CONCEPTS: Mapping[str, Concept] = MappingProxyType({c.name: c for c in _TABLE})
 
 # In no medical image whatever its modality.
-_EVERYDAY = ("dog", "cat", "car", "bicycle", "house", "tree", "coffee cup", "airplane", "guitar",
-             "umbrella", "keyboard", "banana", "mountain", "traffic light")
+_EVERYDAY = (
+    "dog",
+    "cat",
+    "car",
+    "bicycle",
+    "house",
+    "tree",
+    "coffee cup",
+    "airplane",
+    "guitar",
+    "umbrella",
+    "keyboard",
+    "banana",
+    "mountain",
+    "traffic light",
+)
 # Clinical terms, with the modalities in whose images they cannot be ruled out.
 _CLINICAL: Mapping[str, tuple[str, ...]] = {
     "bone fracture": ("chest X-ray",),

@@ -79,30 +79,24 @@ def geometry_of_mask(mask: NDArray[np.bool_]) -> Geometry | None:
 
 
 def _tokens(
-    model: TextSAM,
-    text_tokens: Tensor,
-    geometries: Sequence[Geometry],
-    frame: Frame,
-    authors_frame: bool,
+    model: TextSAM, text_token: Tensor, geometry: Geometry | None, frame: Frame, authors_frame: bool
 ) -> tuple[Tensor, Tensor]:
-    def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return points if authors_frame else frame.to_model(points)
+    """Sparse tokens and dense embedding of one prompt; `text_token` is (1, 256)."""
 
-    device = text_tokens.device
+    def place(points: NDArray[np.float64]) -> Tensor:
+        placed = points if authors_frame else frame.to_model(points)
+        return torch.tensor(placed[None], dtype=torch.float32, device=text_token.device)
+
+    if geometry is None:
+        return model.prompt_tokens(text_token)
     points: tuple[Tensor, Tensor] | None = None
     boxes: Tensor | None = None
-    if len(geometries[0].points):
-        stacked = place(np.stack([g.points for g in geometries]))
-        labels = np.stack([g.labels for g in geometries])
-        points = (
-            torch.tensor(stacked, dtype=torch.float32, device=device),
-            torch.tensor(labels, device=device),
-        )
-    corners = [g.box for g in geometries if g.box is not None]
-    if corners:
-        placed = place(np.stack(corners).reshape(-1, 2, 2)).reshape(-1, 4)
-        boxes = torch.tensor(placed, dtype=torch.float32, device=device)
-    return model.prompt_tokens(text_tokens, points, boxes)
+    if len(geometry.points):
+        labels = torch.tensor(geometry.labels[None], device=text_token.device)
+        points = (place(geometry.points), labels)
+    if geometry.box is not None:
+        boxes = place(geometry.box.reshape(2, 2)).flatten(1)
+    return model.prompt_tokens(text_token, points, boxes)
 
 
 def _decode(
@@ -114,25 +108,21 @@ def _decode(
     threshold_logit: float,
     authors_frame: bool,
 ) -> Pass:
-    """Decode prompts, those of alike geometry together."""
-    groups: dict[tuple[int, bool] | None, list[int]] = {}
+    """Decode prompts one at a time, so that no answer depends on what else is asked.
+
+    Matrix products round differently for another batch size. On a CPU a batch would save nothing:
+    the decoder repeats the image's embedding for every prompt.
+    """
+    logits, iou = [], []
     for index, geometry in enumerate(geometries):
-        shape = None if geometry is None else (len(geometry.points), geometry.box is not None)
-        groups.setdefault(shape, []).append(index)
-    parts: list[tuple[list[int], Tensor, Tensor]] = []
-    for shape, members in groups.items():
-        text = text_tokens[members]
-        if shape is None:
-            sparse, dense = model.prompt_tokens(text)
-        else:
-            alike = [g for g in (geometries[i] for i in members) if g is not None]
-            sparse, dense = _tokens(model, text, alike, frame, authors_frame)
-        parts.append((members, *model.decode(embedding, sparse, dense)))
-    order = torch.tensor([i for members, _, _ in parts for i in members]).argsort()
-    logits = torch.cat([part[1] for part in parts])[order.to(embedding.device)]
-    iou = torch.cat([part[2] for part in parts])[order.to(embedding.device)]
-    masks = (frame.logits_to_image(logits.float())[:, 0] > threshold_logit).cpu().numpy()
-    return Pass(logits, iou, masks)
+        text_token = text_tokens[index : index + 1]
+        sparse, dense = _tokens(model, text_token, geometry, frame, authors_frame)
+        answer = model.decode(embedding, sparse, dense)
+        logits.append(answer[0])
+        iou.append(answer[1])
+    joined = torch.cat(logits)
+    masks = (frame.logits_to_image(joined.float())[:, 0] > threshold_logit).cpu().numpy()
+    return Pass(joined, torch.cat(iou), masks)
 
 
 def decode_passes(

@@ -89,7 +89,7 @@ class Segmenter:
         return self.config.preset
 
     @overload
-    def segment(
+    def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it comes first
         self,
         image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
         prompt: str,
@@ -151,7 +151,7 @@ class Segmenter:
             raise PromptError(f"refine is {refine}; give 0 or more passes")
         questions = []
         for text in asked:  # a loop, so that the warning points at the caller
-            questions.append(self._question(text, strict))
+            questions.append(self._question(text, strict))  # noqa: PERF401
         picture = read_image(image)
         manual = _manual_geometry(
             [points] if single else _per_prompt("points", points, len(asked)),

@@ -80,27 +80,27 @@ def models(
         adapters = {
             name: read_adapter_config(folder) for name, folder in shipped_adapters().items()
         }
-        rows = [
+        rows = []
+        for info in PRESETS.values():
+            parts = (info.image_weights, info.text_weights)
+            own = [name for name, config in adapters.items() if config.preset == info.name]
+            here = all(weights.locate(name) is not None for name in parts)
+            rows.append((info, here, own))
+    if as_json:
+        listed = [
             {
                 "preset": info.name,
                 "image_encoder": info.image_encoder,
                 "text_encoder": info.text_encoder,
-                "weights_here": all(
-                    weights.locate(name) is not None
-                    for name in (info.image_weights, info.text_weights)
-                ),
+                "weights_here": here,
                 "default_adapter": info.default_adapter,
-                "adapters": [n for n, config in adapters.items() if config.preset == info.name],
+                "adapters": own,
             }
-            for info in PRESETS.values()
+            for info, here, own in rows
         ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(listed, indent=2))
         return
-    for row in rows:
-        here = "weights here" if row["weights_here"] else "weights missing"
-        listed = ", ".join(str(name) for name in row["adapters"]) or "none shipped"  # type: ignore[attr-defined]
-        typer.echo(f"{row['preset']}: {row['image_encoder']} + {row['text_encoder']}")
-        typer.echo(f"    {here}; adapters: {listed}")
-
-
+    for info, here, own in rows:
+        typer.echo(f"{info.name}: {info.image_encoder} + {info.text_encoder}")
+        state = "weights here" if here else "weights missing"
+        typer.echo(f"    {state}; adapters: {', '.join(own) or 'none shipped'}")

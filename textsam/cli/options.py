@@ -24,9 +24,7 @@ Adapter = Annotated[
     typer.Option(help="Name of a shipped adapter, or an adapter folder; default: the preset's."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Precision = Annotated[
-    str, typer.Option(help="Of the image encoder: auto, float32 or bfloat16.")
-]
+Precision = Annotated[str, typer.Option(help="Of the image encoder: auto, float32 or bfloat16.")]
 Refine = Annotated[
     int | None,
     typer.Option(min=0, help="Refinement passes; default: what the adapter asks for."),

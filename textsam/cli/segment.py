@@ -34,17 +34,22 @@ REPORT_FORMAT = 1
 
 
 def segment(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image or a folder of images.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An image or a folder of images.")
+    ],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT…", help="What to segment.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder, or the mask's file for one image and prompt.")
+        Path,
+        typer.Option("--out", "-o", help="Folder, or the mask's file for one image and prompt."),
     ],
     model: Model = "lite",
     adapter: Adapter = None,
     refine: Refine = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the mask over the image.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also draw the mask over the image.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON report.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse prompts the adapter was not trained for.")
@@ -161,9 +166,7 @@ def _run(
                 if overlay:
                     picture = target.with_name(f"{target.stem}_overlay.png")
                     written["overlay"] = str(write_picture(answer.overlay(), picture))
-                results.append(
-                    {**answer.to_dict(), "files": written, "seconds": round(seconds, 4)}
-                )
+                results.append({**answer.to_dict(), "files": written, "seconds": round(seconds, 4)})
                 if not quiet:
                     typer.echo(_line(path, answer, written["mask"]))
         except TextSAMError as error:
@@ -175,6 +178,4 @@ def _run(
 def _line(path: Path, answer: Any, mask: str) -> str:
     if not answer.found:
         return f"{path.name}: {answer.prompt}: not found (score {answer.score:.3f}) -> {mask}"
-    return (
-        f"{path.name}: {answer.prompt}: {answer.area_px} px, score {answer.score:.3f} -> {mask}"
-    )
+    return f"{path.name}: {answer.prompt}: {answer.area_px} px, score {answer.score:.3f} -> {mask}"

@@ -41,7 +41,9 @@ def train(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="An authors' checkpoint (.pth).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Adapter folder to write.")],
-    name: Annotated[str | None, typer.Option(help="Name of the adapter; default: the folder's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the adapter; default: the folder's.")
+    ] = None,
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
     authors_frame: AuthorsFrame = False,

@@ -60,8 +60,8 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
     random.
 
     A key is (epoch, index), (epoch, index, repeat) as `epoch_order` gives, or a plain index, which
-    uses the epoch of `set_epoch`; repeat is 0 where it is not given. Loader processes that live on do not see `set_epoch`: give them keys with the
-    epoch.
+    uses the epoch of `set_epoch`; repeat is 0 where it is not given. Loader processes that live on
+    do not see `set_epoch`: give them keys with the epoch.
     """
 
     def __init__(

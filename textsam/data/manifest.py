@@ -149,7 +149,8 @@ def read_split(root: str | Path, name: str) -> list[str]:
     """
     splits = _read_splits(root)
     if name not in splits:
-        own = [s for s in splits if s.split("/")[0] == name.split("/")[0]] or list(splits)
+        set_name = name.partition("/")[0]
+        own = [s for s in splits if s.partition("/")[0] == set_name] or list(splits)
         raise DataError(
             f"There is no split {name!r} in {Path(root) / SPLITS_NAME}. Choose from: "
             f"{', '.join(own)}."

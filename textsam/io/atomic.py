@@ -1,4 +1,4 @@
-"""Write a file under a temporary name and move it into place, so that readers never see half of it."""
+"""Write a file under a temporary name, then move it into place: readers never see half of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{suffix}")
     try:
         yield temporary
-        os.replace(temporary, target)
+        temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

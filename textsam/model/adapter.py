@@ -37,7 +37,7 @@ class TextAdapter(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (C, in_features) text features to (C, out_features) tokens."""
-        token = self.fc2(F.gelu(self.fc1(features)))
+        token: Tensor = self.fc2(F.gelu(self.fc1(features)))
         if self.normalise:
             token = F.normalize(token, dim=-1)
         return token * self.scale

@@ -14,8 +14,8 @@ from textsam.model.context import ContextTokens
 from textsam.model.text_encoders import TextEncoder, load_biomedclip, load_minilm
 from textsam.model.textsam import TextSAM
 from textsam.model.tuning import Tuning, apply_tuning
-from textsam.presets import preset
 from textsam.preprocess import Preprocessor
+from textsam.presets import preset
 
 __all__ = ["Architecture", "BuiltModel", "assemble", "build_model", "load_parts"]
 
@@ -48,7 +48,9 @@ class BuiltModel:
     preprocessor: Preprocessor
 
 
-def assemble(backbone: Backbone, text_encoder: TextEncoder, architecture: Architecture) -> BuiltModel:
+def assemble(
+    backbone: Backbone, text_encoder: TextEncoder, architecture: Architecture
+) -> BuiltModel:
     """Compose loaded parts and apply the tuning. The model is in eval mode.
 
     Raises:
@@ -100,7 +102,9 @@ def load_parts(
         case "lite":
             return load_backbone(build_litemedsam, image_path), load_minilm(text_path)
         case "vit_b" | "vit_l" | "vit_h" as variant:
-            return load_backbone(partial(build_sam, variant), image_path), load_biomedclip(text_path)
+            return load_backbone(partial(build_sam, variant), image_path), load_biomedclip(
+                text_path
+            )
         case other:
             raise ConfigError(f"preset {other!r} has no builder")
 

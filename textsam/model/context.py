@@ -11,7 +11,7 @@ __all__ = ["ContextTokens"]
 
 
 class ContextTokens(nn.Module):
-    """The b context tokens that stand right after `[CLS]`, and their fresh copies for deeper layers.
+    """The b context tokens that stand right after `[CLS]`, and fresh ones for deeper layers.
 
     At depth t the tokens of layers 1…t are learned: layer 1 gets `tokens`, layers 2…t get
     `deep[0]`…`deep[t-2]` in place of what the layer before made of them. Layers beyond t see the

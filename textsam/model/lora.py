@@ -112,7 +112,9 @@ def inject_lora(module: nn.Module, targets: Iterable[str], rank: int) -> None:
 
 def lora_parameter_names(module: nn.Module) -> list[str]:
     """Names of the LoRA matrices inside `module`."""
-    return [name for name, _ in module.named_parameters() if ".lora_A." in name or ".lora_B." in name]
+    return [
+        name for name, _ in module.named_parameters() if ".lora_A." in name or ".lora_B." in name
+    ]
 
 
 def merge_lora(module: nn.Module) -> None:

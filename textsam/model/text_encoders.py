@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from open_clip.hf_model import HFTextEncoder
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -17,7 +18,14 @@ from textsam.model.context import ContextTokens
 from textsam.model.state import load_exactly
 from textsam.tensors import load_tensors
 
-__all__ = ["TextEncoder", "build_biomedclip_text", "load_biomedclip", "load_minilm"]
+__all__ = [
+    "TextEncoder",
+    "biomedclip_text_state",
+    "build_biomedclip_text",
+    "load_biomedclip",
+    "load_minilm",
+    "load_tokenizer",
+]
 
 Pooling = Literal["cls", "mean"]
 
@@ -54,6 +62,11 @@ class TextEncoder(nn.Module):
         self.pooling = pooling
         self.out_features = out_features
         self.max_tokens = max_tokens
+        self.eval()
+
+    def train(self, mode: bool = True) -> TextEncoder:  # noqa: ARG002
+        """Stay as at inference: the encoder is frozen, and its dropout would only add noise."""
+        return super().train(False)
 
     @property
     def hidden_size(self) -> int:
@@ -118,14 +131,13 @@ class TextEncoder(nn.Module):
         return projected
 
 
-def build_biomedclip_text(tokenizer: PreTrainedTokenizerFast, **overrides: int) -> TextEncoder:
+def build_biomedclip_text(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
     """BiomedCLIP's text tower with untrained weights: PubMedBERT and the 768→640→512 projection.
 
     Args:
         tokenizer: its WordPiece tokeniser.
-        **overrides: `BertConfig` fields to change, for tiny test models.
     """
-    config = BertConfig(vocab_size=30522, **overrides)  # all else is BERT-base, BertConfig's default
+    config = BertConfig(vocab_size=30522)  # all else is BERT-base, which is BertConfig's default
     tower = HFTextEncoder(
         model_name_or_path="",
         output_dim=512,
@@ -136,11 +148,11 @@ def build_biomedclip_text(tokenizer: PreTrainedTokenizerFast, **overrides: int) 
     )
     tower.transformer.pooler = None  # the tower pools [CLS] itself; these weights do not exist
     return TextEncoder(
-        tower.transformer, tower_tokenizer(tokenizer), tower.proj, pooling="cls", out_features=512
+        tower.transformer, checked_tokenizer(tokenizer), tower.proj, pooling="cls", out_features=512
     )
 
 
-def tower_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def checked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Check that a tokeniser is BERT's WordPiece before it is believed.
 
     Raises:
@@ -155,14 +167,27 @@ def tower_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
     return tokenizer
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """WordPiece from a local folder's `tokenizer.json`, or else from its `vocab.txt`.
+
+    Raises:
+        WeightsError: the folder has neither.
+    """
+    folder = Path(folder)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    elif (folder / "vocab.txt").is_file():
+        # transformers' BertTokenizerFast(vocab_file=…) gives other ids; this one is checked.
+        tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)._tokenizer
+    else:
         raise WeightsError(
-            f"{folder} has no tokenizer.json; download the tokeniser files of the repository too"
+            f"{folder} has neither tokenizer.json nor vocab.txt; download the tokeniser files of "
+            "the repository too"
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(path),
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
         unk_token="[UNK]",
         sep_token="[SEP]",
         pad_token="[PAD]",
@@ -192,7 +217,7 @@ def load_minilm(folder: str | Path) -> TextEncoder:
     load_exactly(bert, {k: v for k, v in state.items() if k not in unused}, source=str(folder))
     return TextEncoder(
         bert,
-        tower_tokenizer(_tokenizer(folder)),
+        checked_tokenizer(load_tokenizer(folder)),
         nn.Identity(),
         pooling="mean",
         out_features=int(config.hidden_size),
@@ -234,7 +259,7 @@ def load_biomedclip(folder: str | Path) -> TextEncoder:
         raise WeightsError(
             f"{folder} has no open_clip_pytorch_model.bin or open_clip_model.safetensors"
         )
-    encoder = build_biomedclip_text(_tokenizer(folder))
+    encoder = build_biomedclip_text(load_tokenizer(folder))
     load_exactly(encoder, biomedclip_text_state(state), source=str(folder))
     return encoder
 

@@ -46,13 +46,11 @@ class TextSAM(nn.Module):
         self.adapter = adapter
 
     def train(self, mode: bool = True) -> TextSAM:
-        """Switch to training mode, but keep what is frozen in spirit as it is at inference.
+        """Switch to training mode; the text encoder and batch norms stay as at inference.
 
-        The text encoder's dropout stays off and batch norms keep their running statistics: one
-        image per step says nothing about either.
+        Batch norms keep their running statistics: one image per step says nothing about them.
         """
         super().train(mode)
-        self.text_encoder.eval()
         for module in self.image_encoder.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
@@ -98,7 +96,9 @@ class TextSAM(nn.Module):
             return text, dense
         return torch.cat([text, sparse], dim=1), dense
 
-    def decode(self, image_embedding: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, image_embedding: Tensor, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Decode C prompts on one image.
 
         Args:

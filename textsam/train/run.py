@@ -16,8 +16,9 @@ from textsam import weights
 from textsam.adapters import AdapterConfig, find_adapter
 from textsam.checkpoint import load_adapter, record_of, save_adapter
 from textsam.config import DataSettings, TrainConfig
+from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
-from textsam.data.dataset import PromptSampler, TrainDataset, TrainItem
+from textsam.data.dataset import TrainDataset, TrainItem
 from textsam.data.folder import samples_from_folder, samples_from_manifest
 from textsam.data.sample import Sample
 from textsam.device import choose_device
@@ -96,9 +97,7 @@ def architecture_from(config: TrainConfig) -> Architecture:
 
 
 def _fingerprint(config: TrainConfig) -> str:
-    return hashlib.sha256(
-        config.model_dump_json(exclude=_NOT_IN_FINGERPRINT).encode()
-    ).hexdigest()
+    return hashlib.sha256(config.model_dump_json(exclude=_NOT_IN_FINGERPRINT).encode()).hexdigest()
 
 
 def _samples(data: DataSettings, part: str) -> list[Sample]:
@@ -106,21 +105,13 @@ def _samples(data: DataSettings, part: str) -> list[Sample]:
     folders = data.train_folders if part == "train" else data.val_folders
     samples = samples_from_manifest(data.root, selections) if selections else []
     for item in folders:
-        found = samples_from_folder(
-            Path(data.root) / item.folder, item.concept, split=item.split, modality=item.modality
+        samples += samples_from_folder(
+            Path(data.root) / item.folder,
+            item.concept,
+            split=item.split,
+            modality=item.modality,
+            weight=item.weight,
         )
-        samples += [
-            Sample(
-                dataset=s.dataset,
-                modality=s.modality,
-                stem=s.stem,
-                image_path=s.image_path,
-                targets=s.targets,
-                absent=s.absent,
-                weight=item.weight,
-            )
-            for s in found
-        ]
     return samples
 
 
@@ -171,7 +162,7 @@ def setup(
     overlap = {s.image_path for s in train_samples} & {s.image_path for s in val_samples}
     if overlap:
         raise ConfigError(
-            f"{len(overlap)} images are in training and validation, e.g. {sorted(overlap)[0]}; "
+            f"{len(overlap)} images are in training and validation, e.g. {min(overlap)}; "
             "give the selections disjoint splits or parts"
         )
     vocabulary = tuple(
@@ -179,14 +170,14 @@ def setup(
     )
     if built is None:
         torch.manual_seed(config.seed)
-        backbone, text_encoder = load_parts(
+        backbone, encoder = load_parts(
             config.preset, sam_checkpoint=sam_checkpoint, text_encoder=text_encoder
         )
-        built = assemble(backbone, text_encoder, architecture_from(config))
+        built = assemble(backbone, encoder, architecture_from(config))
     if config.init_adapter is not None:
         load_adapter(find_adapter(config.init_adapter), built)
     # Convolutions are faster in this layout, on CPUs as on GPUs; values are the same.
-    built.model.image_encoder.to(device, memory_format=torch.channels_last)
+    built.model.image_encoder.to(memory_format=torch.channels_last)
     built.model.to(device)
     built.model.train()
     side = built.preprocessor.side_px
@@ -296,9 +287,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
     )
     loader = DataLoader(
         _Keyed(run.train_set),
-        batch_sampler=run.order.batches(  # type: ignore[arg-type]  # keys, not integers
-            config.batch_size, state.step * config.accumulate
-        ),
+        batch_sampler=run.order.batches(config.batch_size, state.step * config.accumulate),
         num_workers=config.workers,
         collate_fn=_as_is,
     )
@@ -348,11 +337,11 @@ def _optimiser_step(run: Run, batches: object) -> dict[str, float]:
     run.optimiser.zero_grad(set_to_none=True)
     sums = {"loss": 0.0, "bce": 0.0, "dice": 0.0, "iou": 0.0}
     for _ in range(config.accumulate):
-        keys, items = zip(*next(batches), strict=True)  # type: ignore[call-overload]
+        keys, items = zip(*next(batches), strict=True)
         parts = run.forward.losses(keys, items)
         totals = [p.total(weights_of.bce, weights_of.dice, weights_of.iou) for p in parts]
         loss = torch.stack(totals).mean() / config.accumulate
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         share = config.accumulate * len(parts)
         sums["loss"] += float(loss.detach())
         for part in parts:

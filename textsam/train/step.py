@@ -116,9 +116,7 @@ class Forward:
         targets = item.targets.to(self.device)
         present = targets.flatten(1).bool().any(1)
         if rng is not None and rng.random() < self.geometry.probability and bool(present.any()):
-            parts = [
-                self._decode_with_geometry(embedding, tokens[present], targets[present], rng)
-            ]
+            parts = [self._decode_with_geometry(embedding, tokens[present], targets[present], rng)]
             order = [int(i) for i in torch.nonzero(present)[:, 0]]
             if not bool(present.all()):
                 parts.append(model(embedding, tokens[~present]))

@@ -1,4 +1,4 @@
-"""Validation: loss, Dice per data set and concept, and how often absence is answered with a mask."""
+"""Validation: loss, Dice per data set and concept, and masks given for what is absent."""
 
 from __future__ import annotations
 

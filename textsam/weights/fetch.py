@@ -125,7 +125,7 @@ def _fetch_locked(urls: tuple[str, ...], target: Path, wanted: _Wanted, progress
         for url in urls:
             digest = _try_url(session, with_endpoint(url), part, wanted, advance, reasons)
             if digest is not None:
-                os.replace(part, target)
+                part.replace(target)
                 return digest
     raise FetchError(reasons or ["no URL is known for this file"])
 
@@ -278,7 +278,7 @@ def _short(error: Exception) -> str:
 def _bar(label: str, enabled: bool) -> Iterator[Advance]:
     """Yield a function that moves a progress bar, which appears with the first bytes."""
     if not enabled:
-        yield lambda present, total: None
+        yield lambda _present, _total: None
         return
     from rich.console import Console
     from rich.progress import (

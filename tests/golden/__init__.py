@@ -1,0 +1,1 @@
+"""Numbers our own model computed, kept to notice when they change."""

@@ -1,0 +1,209 @@
+"""Training configurations: what is read, what replaces it, and what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from textsam.config import TrainConfig, read_config
+from textsam.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {
+    "name": "toy",
+    "data": {
+        "root": "data",
+        "train_folders": [{"folder": "a", "concept": "tumor"}],
+        "val_folders": [{"folder": "b", "concept": "tumor"}],
+    },
+    "context": {"depth": 6},
+}
+FLIPS = {
+    f"{name}_p": 0.0
+    for name in (
+        "rot90", "affine", "gamma", "brightness", "contrast", "channel", "grey", "invert", "blur",
+        "noise", "speckle", "low_resolution", "marks",
+    )
+}  # fmt: skip
+
+
+def write(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, **changes}), encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, overrides)
+    return str(caught.value)
+
+
+def test_defaults_are_the_paper_s(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path))
+    assert config.preset == "lite"
+    assert (config.context.n_tokens, config.tuning.rank, config.tuning.encoder) == (4, 16, "lora")
+    assert config.tuning.encoder_targets == ("qkv.q", "qkv.v")
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.schedule) == (
+        1e-3, 0.01, "cosine",
+    )  # fmt: skip
+    assert (config.epochs, config.batch_size, config.select) == (5, 1, "val_loss")
+    assert (config.loss.bce, config.loss.dice, config.geometry.probability) == (1, 1, 0)
+    assert (config.adapter.normalise, config.adapter.scale, config.refine) == (True, 1.0, 2)
+
+
+def test_overrides_replace_values_with_their_types(tmp_path: Path) -> None:
+    path = write(tmp_path, optim={"lr": 0.5, "weight_decay": 0.25})
+    config = read_config(
+        path,
+        [
+            "name=other",
+            "optim.lr=3.0e-4",
+            "seed=7",
+            "adapter.normalise=false",
+            "cache=null",
+            "val_every=20",
+            "tuning.encoder_targets=[qkv.q, qkv.v, proj]",
+            "data.train_folders=[{folder: c, concept: lung, weight: 2}]",
+            " loss.iou = 0.5",
+        ],
+    )
+    assert (config.name, config.seed, config.cache, config.val_every) == ("other", 7, None, 20)
+    assert config.optim.lr == 3e-4
+    assert config.optim.weight_decay == 0.25, "a sibling of an override stays"
+    assert config.adapter.normalise is False
+    assert config.tuning.encoder_targets == ("qkv.q", "qkv.v", "proj")
+    (folder,) = config.data.train_folders
+    assert (folder.folder, folder.concept, folder.weight) == ("c", "lung", 2.0)
+    assert config.data.val_folders[0].folder == "b"
+    assert config.loss.iou == 0.5
+
+
+def test_the_last_override_counts_and_values_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path), ["seed=1", "seed=2", "terms=a=b"])
+    assert (config.seed, config.terms) == (2, "a=b")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lr", "write it as a.b=value"),
+        ("=3", "write it as a.b=value"),
+        ("name.first=3", "'name' is a value, not a section"),
+        ("seed=[1", "not YAML"),
+        ("optim.learning_rate=1", "optim.learning_rate"),
+        ("optimizer.lr=1", "optimizer"),
+    ],
+)
+def test_bad_overrides_are_named(tmp_path: Path, override: str, words: str) -> None:
+    assert words in refusal(write(tmp_path), override)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"epoch": 3}, "epoch"),
+        ({"tuning": {"ranks": 4}}, "tuning.ranks"),
+        ({"tuning": {"rank": 0}}, "tuning.rank"),
+        ({"tuning": {"encoder": "lorra"}}, "tuning.encoder"),
+        ({"context": {"n_tokens": 0, "depth": 6}}, "context.n_tokens"),
+        ({"context": {"depth": 0}}, "context.depth"),
+        ({"adapter": {"scale": 0}}, "adapter.scale"),
+        ({"optim": {"lr": -1}}, "optim.lr"),
+        ({"optim": {"lr": "fast"}}, "optim.lr"),
+        ({"optim": {"schedule": "step"}}, "optim.schedule"),
+        ({"optim": {"lr_final_fraction": 1.5}}, "optim.lr_final_fraction"),
+        ({"loss": {"dice": -0.1}}, "loss.dice"),
+        ({"geometry": {"probability": 1.1}}, "geometry.probability"),
+        ({"augment": {"flip_horizontal_p": 2}}, "augment.flip_horizontal_p"),
+        ({"augment": {"scale": [1.3, 0.7]}}, "augment.scale"),
+        ({"prompts": {"max_positives": 0}}, "prompts.max_positives"),
+        ({"precision": "float16"}, "precision"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"val_every": 0}, "val_every"),
+        ({"select": "dice"}, "select"),
+        ({"workers": -1}, "workers"),
+        ({"preset": "vit_x"}, "preset"),
+        ({"context": {"depth": 7}}, "context.depth"),
+        ({"data": {"root": "d", "val_folders": MINIMAL["data"]["val_folders"]}}, "data.train"),
+        ({"data": {"root": "d", "train": [{"set": "s", "split": "t"}]}}, "data.val"),
+        (
+            {"data": {**MINIMAL["data"], "train": [{"set": "s", "split": "t", "weight": 0}]}},
+            "data.train.0.weight",
+        ),
+        ({"data": {**MINIMAL["data"], "val_folders": [{"folder": "a"}]}}, "data.val_folders.0"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
+    path = write(tmp_path, **changes)
+    message = refusal(path)
+    assert str(path) in message
+    assert field in message.removeprefix(str(path))
+
+
+def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, epochs=0, batch_size=0, tuning={"rank": 0}))
+    assert all(field in message for field in ("epochs", "batch_size", "tuning.rank"))
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("preset: lite\n", encoding="utf-8")
+    message = refusal(path)
+    assert "name: Field required" in message
+    assert "data: Field required" in message
+
+
+def test_depth_is_bounded_by_the_text_encoder_of_the_preset(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path), "context.depth=7")
+    assert "context.depth is 7" in message
+    assert "6 layers" in message
+    assert read_config(write(tmp_path), ["context.depth=6"]).context.depth == 6
+    assert read_config(write(tmp_path, preset="vit_b"), ["context.depth=12"]).context.depth == 12
+    assert "12 layers" in refusal(write(tmp_path, preset="vit_b"), "context.depth=13")
+
+
+def test_the_cache_needs_a_frozen_encoder_and_flips_only(tmp_path: Path) -> None:
+    frozen, flips = {"encoder": "frozen"}, {**FLIPS, "flip_vertical_p": 0.5}
+    config = read_config(write(tmp_path, cache="emb", tuning=frozen, augment=flips))
+    assert config.cache == "emb"
+    for encoder in ("lora", "full"):
+        message = refusal(
+            write(tmp_path, cache="emb", tuning={"encoder": encoder}, augment=flips)
+        )
+        assert f"frozen, not '{encoder}'" in message
+    for name in FLIPS:
+        wrong = {**flips, name: 0.01}
+        message = refusal(write(tmp_path, cache="emb", tuning=frozen, augment=wrong))
+        assert "flips only" in message, name
+    assert "flips only" in refusal(write(tmp_path, cache="emb", tuning=frozen))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [1", "is not YAML"), ("- a\n- b\n", "holds list"), ("", "holds NoneType")],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert words in refusal(path)
+    assert str(path) in refusal(path)
+
+
+def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "none.yaml")
+    assert str(tmp_path / "none.yaml") in message
+    assert "configs/" in message
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_ready_configurations_are_valid(path: Path) -> None:
+    config = read_config(path)
+    assert isinstance(config, TrainConfig)
+    assert config.name == path.stem
+    assert config.terms, "a ready configuration states the terms of its data"

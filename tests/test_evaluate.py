@@ -1,0 +1,544 @@
+"""`evaluate` with a stand-in for the segmenter whose answers, and hence scores, are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+import textsam
+from textsam.data.sample import Sample, Target
+from textsam.errors import ConfigError, DataError, TextSAMError
+from textsam.evaluate import evaluate
+from textsam.io.raster import read_image
+from textsam.prompts import certainly_absent
+from textsam.result import Segmentation
+
+Mask = NDArray[np.bool_]
+SHAPE = (40, 50)
+PROMPTS = ("tumor", "polyp", "skin lesion", "cell nucleus", "myocardium")
+NOTHING: Mask = np.zeros(SHAPE, dtype=np.bool_)
+# A square of 10 px and the same 5 px to the right: see tests/test_metrics.py for the contour.
+SHIFTED_NSD = 1 - (math.sqrt(2) + 9 + 2 + 3) / (36 + 2 * math.sqrt(2))
+
+
+def square(top: int, left: int, side: int = 10) -> Mask:
+    mask = NOTHING.copy()
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+class Fake:
+    """Knows the answers by the image's number, which is its grey value.
+
+    Whatever it has no answer for it finds empty. `stop_at` is the call at which it is killed.
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[tuple[int, str], Mask],
+        prompts: Sequence[str] = PROMPTS,
+        name: str = "fake",
+        stop_at: int | None = None,
+    ) -> None:
+        self.answers = answers
+        self.prompts = tuple(prompts)
+        self.adapter_name = name
+        self.preset = "lite"
+        self.stop_at = stop_at
+        self.calls: list[tuple[int, list[str], int | None]] = []
+
+    def segment(
+        self, image: NDArray[np.uint8], prompt: Sequence[str], *, refine: int | None = None
+    ) -> list[Segmentation]:
+        number = int(image[0, 0, 0])
+        assert image.shape == (*SHAPE, 3)
+        assert not isinstance(prompt, str)
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append((number, list(prompt), refine))
+        return [self._answer(image, number, text) for text in prompt]
+
+    def _answer(self, image: NDArray[np.uint8], number: int, text: str) -> Segmentation:
+        mask = self.answers.get((number, text), NOTHING)
+        return Segmentation(
+            mask=mask,
+            probability=mask.astype(np.float32),
+            score=0.875 if mask.any() else 0.25,
+            found=bool(mask.any()),
+            prompt=text,
+            image=read_image(image),
+            adapter=self.adapter_name,
+            model=self.preset,
+        )
+
+
+class Store:
+    """Makes samples on disk; every image is of one grey value, its number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def __call__(
+        self,
+        dataset: str = "bus",
+        modality: str = "breast ultrasound",
+        absent: Sequence[str] = (),
+        stem: str | None = None,
+        **masks: Mask,
+    ) -> Sample:
+        number, self.count = self.count, self.count + 1
+        folder = self.folder / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        image_path = folder / f"{number}.png"
+        PILImage.fromarray(np.full(SHAPE, number, dtype=np.uint8)).save(image_path)
+        targets = []
+        for concept, mask in masks.items():
+            mask_path = folder / f"{number}_{concept}.png"
+            PILImage.fromarray(mask.astype(np.uint8) * 255).save(mask_path)
+            targets.append(Target(concept.replace("_", " "), mask_path))
+        return Sample(
+            dataset,
+            modality,
+            stem or f"case{number}",
+            image_path,
+            tuple(targets),
+            tuple(absent),
+        )
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data")
+
+
+@pytest.fixture
+def samples(make: Store) -> list[Sample]:
+    """Four images of two sets; the last is of a set of normal scans."""
+    return [
+        make(tumor=square(10, 10)),
+        make(tumor=square(20, 20)),
+        make(tumor=NOTHING),
+        make("bus_normal", absent=("tumor",)),
+    ]
+
+
+@pytest.fixture
+def answers() -> dict[tuple[int, str], Mask]:
+    """Image 0 is 5 px off, 1 is missed, 2 and 3 are found though absent."""
+    return {
+        (0, "tumor"): square(10, 15),
+        (2, "tumor"): square(0, 0, 4),
+        (3, "tumor"): square(0, 0, 3),
+    }
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "cases.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(out: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(out)]
+
+
+def test_every_case_is_written(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    fake = Fake(answers)
+    evaluate(fake, samples, out=tmp_path, negatives=0, refine=3, progress=False)
+    assert fake.calls == [(number, ["tumor"], 3) for number in range(4)]
+    common = {"concept": "tumor", "prompt": "tumor"}
+    missing = {"dice": "", "iou": "", "nsd_3px": ""}
+    assert timeless(tmp_path) == [
+        {
+            "dataset": "bus",
+            "stem": "case0",
+            **common,
+            "kind": "present",
+            "dice": "0.5",
+            "iou": "0.333333",
+            "nsd_3px": str(round(SHIFTED_NSD, 6)),
+            "score": "0.875",
+            "found": "true",
+            "area_px": "100",
+            "truth_area_px": "100",
+        },
+        {
+            "dataset": "bus",
+            "stem": "case1",
+            **common,
+            "kind": "present",
+            "dice": "0.0",
+            "iou": "0.0",
+            "nsd_3px": "0.0",
+            "score": "0.25",
+            "found": "false",
+            "area_px": "0",
+            "truth_area_px": "100",
+        },
+        {
+            "dataset": "bus",
+            "stem": "case2",
+            **common,
+            "kind": "absent_annotated",
+            **missing,
+            "score": "0.875",
+            "found": "true",
+            "area_px": "16",
+            "truth_area_px": "0",
+        },
+        {
+            "dataset": "bus_normal",
+            "stem": "case3",
+            **common,
+            "kind": "absent_annotated",
+            **missing,
+            "score": "0.875",
+            "found": "true",
+            "area_px": "9",
+            "truth_area_px": "0",
+        },
+    ]
+    assert all(float(row["seconds"]) > 0 for row in rows(tmp_path))
+
+
+def test_summary(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    summary = evaluate(Fake(answers), samples, out=tmp_path, negatives=1, progress=False)
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content == summary.to_dict()
+    half = round(SHIFTED_NSD, 6) / 2
+    assert content["concepts"] == [
+        {
+            "dataset": "bus",
+            "concept": "tumor",
+            "n": 2,
+            "dice": {"mean": 0.25, "std": 0.25, "median": 0.25},
+            "iou": dict.fromkeys(("mean", "std", "median"), pytest.approx(1 / 6, abs=1e-6)),
+            "nsd_3px": dict.fromkeys(("mean", "std", "median"), pytest.approx(half, abs=1e-6)),
+            "missed": 1,
+        }
+    ]
+    assert content["absences"] == [
+        {
+            "dataset": dataset,
+            "kind": kind,
+            "n": n,
+            "false_positives": wrong,
+            "false_positive_rate": wrong / n,
+        }
+        for dataset, kind, n, wrong in (
+            ("bus", "absent_annotated", 1, 1),
+            ("bus", "absent_modality", 3, 0),
+            ("bus_normal", "absent_annotated", 1, 1),
+            ("bus_normal", "absent_modality", 1, 0),
+        )
+    ]
+    assert [(r["dataset"], r["n"], r["false_positive_rate"]) for r in content["all_absences"]] == [
+        (None, 2, 1.0),
+        (None, 4, 0.0),
+    ]
+    assert content["images"] == 4
+    assert content["unasked_images"] == 0
+    assert content["skipped"] == {}
+    assert content["settings"]["adapter"] == "fake"
+    assert content["settings"]["refine"] is None
+    assert content["versions"]["textsam"] == textsam.__version__
+    assert set(content["versions"]) == {"textsam", "python", "torch", "monai", "numpy"}
+    assert content["machine"]["cpu_count"] >= 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", content["date"])
+    seconds = {row["stem"]: float(row["seconds"]) for row in rows(tmp_path)}
+    assert content["seconds_per_image"]["mean"] == pytest.approx(
+        sum(seconds.values()) / 4, abs=1e-6
+    )
+
+
+def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> None:
+    table = evaluate(Fake(answers), samples, out=None, negatives=0, progress=False).table()
+    nsd = f"{50 * SHIFTED_NSD:.2f} ± {50 * SHIFTED_NSD:.2f}"
+    assert table.splitlines()[:9] == [
+        "| set | concept | n | Dice % | IoU % | NSD 3 px % | median Dice % | missed |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| bus | tumor | 2 | 25.00 ± 25.00 | 16.67 ± 16.67 | {nsd} | 25.00 | 1 |",
+        "",
+        "| set | absent because | n | false positives | rate % |",
+        "| --- | --- | ---: | ---: | ---: |",
+        "| bus | absent_annotated | 1 | 1 | 100.0 |",
+        "| bus_normal | absent_annotated | 1 | 1 | 100.0 |",
+        "| all sets | absent_annotated | 2 | 2 | 100.0 |",
+    ]
+    assert "adapter fake, preset lite, refine as the adapter asks; 4 images" in table
+
+
+def test_the_folder_is_not_needed(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    with_files = evaluate(Fake(answers), samples, out=tmp_path / "a", progress=False)
+    without = evaluate(Fake(answers), samples, out=None, progress=False)
+    assert without.concepts == with_files.concepts
+    assert without.absences == with_files.absences
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "cases.csv",
+        "evaluation.json",
+        "summary.json",
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "data"]
+
+
+def test_all_prompts_of_an_image_in_one_call(make: Store, tmp_path: Path) -> None:
+    heart = make(
+        "heart",
+        "cardiac MRI",
+        myocardium=square(0, 0),
+        left_ventricle=square(12, 12),
+        right_ventricle=NOTHING,
+    )
+    fake = Fake(
+        {(0, "left ventricle"): square(12, 12)},
+        prompts=("myocardium", "left ventricle", "right ventricle", "polyp"),
+    )
+    evaluate(fake, [heart], out=tmp_path, progress=False)
+    asked = ["myocardium", "left ventricle", "right ventricle", "polyp"]
+    assert fake.calls == [(0, asked, None)]
+    assert [(r["prompt"], r["kind"], r["dice"]) for r in rows(tmp_path)] == [
+        ("myocardium", "present", "0.0"),
+        ("left ventricle", "present", "1.0"),
+        ("right ventricle", "absent_annotated", ""),
+        ("polyp", "absent_modality", ""),
+    ]
+    assert len({r["seconds"] for r in rows(tmp_path)}) == 1
+
+
+def test_concepts_are_asked_in_the_adapters_words(make: Store, tmp_path: Path) -> None:
+    sample = make(tumour=square(0, 0))
+    fake = Fake({(0, "tumor"): square(0, 0)})
+    evaluate(fake, [sample], out=tmp_path, negatives=0, progress=False)
+    assert fake.calls == [(0, ["tumor"], None)]
+    (row,) = rows(tmp_path)
+    assert (row["concept"], row["prompt"], row["dice"]) == ("tumour", "tumor", "1.0")
+
+
+def test_concepts_that_are_one_prompt_are_united(make: Store, tmp_path: Path) -> None:
+    sample = make(mass=square(0, 0), neoplasm=square(20, 20))
+    fake = Fake({(0, "tumor"): square(0, 0)})
+    evaluate(fake, [sample], out=tmp_path, negatives=0, progress=False)
+    (row,) = rows(tmp_path)
+    assert (row["concept"], row["truth_area_px"]) == ("mass + neoplasm", "200")
+    assert float(row["dice"]) == pytest.approx(2 * 100 / 300, abs=1e-6)
+
+
+def test_unknown_concepts_are_skipped_and_counted(make: Store) -> None:
+    samples = [
+        make(tumor=square(0, 0), duct=square(3, 3)),
+        make(duct=square(3, 3)),
+        make("other", absent=("duct",)),
+    ]
+    fake = Fake({})
+    summary = evaluate(fake, samples, out=None, negatives=0, progress=False)
+    assert fake.calls == [(0, ["tumor"], None)]
+    assert summary.skipped == {"bus/duct": 2, "other/duct": 1}
+    assert (summary.images, summary.unasked_images) == (1, 2)
+    assert "bus/duct (2), other/duct (1)" in summary.table()
+
+
+def test_negatives_cannot_be_in_the_image(samples: list[Sample]) -> None:
+    fake = Fake({})
+    evaluate(fake, samples, out=None, negatives=99, progress=False)
+    wanted = {p for p in PROMPTS if certainly_absent(p, "breast ultrasound")}
+    assert wanted == {"polyp", "skin lesion", "cell nucleus", "myocardium"}
+    for _, asked, _ in fake.calls:
+        assert asked[0] == "tumor"
+        assert len(asked) == len(set(asked))
+        assert set(asked[1:]) == wanted
+
+
+def test_negatives_depend_on_seed_and_stem_alone(samples: list[Sample]) -> None:
+    def drawn(n: int, seed: int, prompts: Sequence[str] = PROMPTS) -> dict[int, list[str]]:
+        fake = Fake({}, prompts)
+        evaluate(fake, samples, out=None, negatives=n, seed=seed, progress=False)
+        return {number: asked[1:] for number, asked, _ in fake.calls}
+
+    first = drawn(2, 0)
+    assert drawn(2, 0, PROMPTS[::-1]) == first
+    assert {number: asked[:1] for number, asked in first.items()} == drawn(1, 0)
+    assert drawn(2, 1) != first
+    # On every machine and in every version: otherwise old numbers cannot be repeated.
+    assert first[0] == ["skin lesion", "myocardium"]
+
+
+def test_an_unknown_modality_has_no_negatives(make: Store) -> None:
+    fake = Fake({})
+    sample = make(modality="unknown", tumor=square(0, 0))
+    evaluate(fake, [sample], out=None, negatives=5, progress=False)
+    assert fake.calls == [(0, ["tumor"], None)]
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3])
+def test_a_kill_and_a_resume_equal_one_go(
+    samples: list[Sample],
+    answers: dict[tuple[int, str], Mask],
+    tmp_path: Path,
+    stop_at: int,
+) -> None:
+    whole = evaluate(Fake(answers), samples, out=tmp_path / "whole", progress=False)
+    killed = Fake(answers, stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(killed, samples, out=tmp_path / "cut", progress=False)
+    assert len(rows(tmp_path / "cut")) == 2 * stop_at
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    resumed = Fake(answers)
+    summary = evaluate(resumed, samples, out=tmp_path / "cut", progress=False)
+    assert [number for number, _, _ in resumed.calls] == list(range(stop_at, 4))
+    assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
+    assert summary.concepts == whole.concepts
+    assert summary.absences == whole.absences
+
+
+def test_a_finished_evaluation_is_only_summed_up_again(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    first = evaluate(Fake(answers), samples, out=tmp_path, progress=False)
+    cases = (tmp_path / "cases.csv").read_bytes()
+    again = Fake(answers)
+    second = evaluate(again, samples, out=tmp_path, progress=False)
+    assert again.calls == []
+    assert (tmp_path / "cases.csv").read_bytes() == cases
+    assert {**second.to_dict(), "date": ""} == {**first.to_dict(), "date": ""}
+
+
+def test_a_file_cut_anywhere_is_resumed(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    evaluate(Fake(answers), samples[:3], out=tmp_path, progress=False)
+    path = tmp_path / "cases.csv"
+    whole, expected = path.read_bytes(), timeless(tmp_path)
+    ends = [match.end() for match in re.finditer(rb"\n", whole)]
+    for cut in sorted({*range(0, len(whole), 23), *ends, *(end - 1 for end in ends)}):
+        path.write_bytes(whole[:cut])
+        fake = Fake(answers)
+        evaluate(fake, samples[:3], out=tmp_path, progress=False)
+        assert timeless(tmp_path) == expected, cut
+        # The header's line, then two lines per image; an image with one of them is asked again.
+        complete = max(0, sum(end <= cut for end in ends) - 1) // 2
+        assert [number for number, _, _ in fake.calls] == list(range(complete, 3)), cut
+
+
+def test_more_samples_are_added_to_finished_ones(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    evaluate(Fake(answers), samples[:2], out=tmp_path, progress=False)
+    more = Fake(answers)
+    summary = evaluate(more, samples, out=tmp_path, progress=False)
+    assert [number for number, _, _ in more.calls] == [2, 3]
+    assert summary.images == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "other"}, "adapter was 'fake' and is 'other'"),
+        ({"prompts": ("tumor",)}, "prompts was"),
+        ({"refine": 1}, "refine was None and is 1"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"negatives": 2}, "negatives was 1 and is 2"),
+        ({"fingerprint": "b"}, "fingerprint was None and is 'b'"),
+    ],
+)
+def test_another_evaluation_is_not_resumed(
+    samples: list[Sample], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    evaluate(Fake({}), samples[:1], out=tmp_path, progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    options = {k: v for k, v in change.items() if k in ("refine", "seed", "negatives")}
+    fake = Fake({}, change.get("prompts", PROMPTS), change.get("name", "fake"))
+    if "fingerprint" in change:
+        fake.fingerprint = change["fingerprint"]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=message):
+        evaluate(fake, samples, out=tmp_path, progress=False, **options)
+    assert fake.calls == []
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert after == before
+    evaluate(fake, samples, out=tmp_path, progress=False, resume=False, **options)
+    assert len(fake.calls) == 4
+    assert json.loads((tmp_path / "evaluation.json").read_text())["adapter"] == fake.adapter_name
+
+
+def test_cases_of_other_samples_are_refused(samples: list[Sample], tmp_path: Path) -> None:
+    evaluate(Fake({}), samples, out=tmp_path, progress=False)
+    with pytest.raises(DataError, match=r"cases of bus_normal/case3 .* \(image not in it\)"):
+        evaluate(Fake({}), samples[:3], out=tmp_path, progress=False)
+
+
+def test_cases_without_a_header_are_refused(samples: list[Sample], tmp_path: Path) -> None:
+    evaluate(Fake({}), samples, out=tmp_path, progress=False)
+    (tmp_path / "evaluation.json").unlink()
+    with pytest.raises(DataError, match=r"evaluation\.json .* cannot be read"):
+        evaluate(Fake({}), samples, out=tmp_path, progress=False)
+    (tmp_path / "evaluation.json").write_text("[1]")
+    with pytest.raises(DataError, match="not the header"):
+        evaluate(Fake({}), samples, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("present", "perhaps", "row 2 is damaged"),
+        ("false", "no", "row 2 is damaged"),
+        ("case0,", "case0,,", "row 2 is damaged"),
+        ("stem,", "name,", "has the columns dataset, name"),
+    ],
+)
+def test_a_damaged_file_is_refused(
+    samples: list[Sample], tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    evaluate(Fake({}), samples[:1], out=tmp_path, progress=False)
+    path = tmp_path / "cases.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match=message):
+        evaluate(Fake({}), samples[:1], out=tmp_path, progress=False)
+
+
+def test_samples_that_cannot_be_evaluated(make: Store) -> None:
+    with pytest.raises(DataError, match="no samples"):
+        evaluate(Fake({}), [], out=None, progress=False)
+    twice = [make(tumor=NOTHING, stem="a"), make(tumor=NOTHING, stem="a")]
+    with pytest.raises(DataError, match="bus/a is among the samples twice"):
+        evaluate(Fake({}), twice, out=None, progress=False)
+    with pytest.raises(DataError, match="knows polyp, the samples are about bus/tumor"):
+        evaluate(Fake({}, ["polyp"]), twice[:1], out=None, negatives=0, progress=False)
+    contradiction = make(mass=square(0, 0), absent=("tumor",))
+    with pytest.raises(DataError, match=r"'mass' is annotated with pixels, and 'tumor'"):
+        evaluate(Fake({}), [contradiction], out=None, progress=False)
+    with pytest.raises(ConfigError, match="negatives is -1"):
+        evaluate(Fake({}), twice[:1], out=None, negatives=-1, progress=False)
+
+
+def test_a_segmenter_that_answers_too_little(samples: list[Sample], tmp_path: Path) -> None:
+    class Short(Fake):
+        def segment(self, *arguments: Any, **options: Any) -> list[Segmentation]:
+            return super().segment(*arguments, **options)[:-1]
+
+    with pytest.raises(TextSAMError, match="1 answers to 2 prompts"):
+        evaluate(Short({}), samples, out=tmp_path, progress=False)
+    assert rows(tmp_path) == []
+
+
+def test_the_bar_leaves_standard_output_alone(
+    samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(Fake({}), samples, out=None, progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "4/4" in shown.err
