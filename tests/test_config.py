@@ -81,6 +81,11 @@ def test_overrides_replace_values_with_their_types(tmp_path: Path) -> None:
     assert config.loss.iou == 0.5
 
 
+def test_a_rate_may_be_written_without_a_decimal_point(tmp_path: Path) -> None:
+    # YAML 1.1 takes 3e-4 for text.
+    assert read_config(write(tmp_path), ["optim.lr=3e-4"]).optim.lr == 3e-4
+
+
 def test_the_last_override_counts_and_values_may_hold_an_equals_sign(tmp_path: Path) -> None:
     config = read_config(write(tmp_path), ["seed=1", "seed=2", "terms=a=b"])
     assert (config.seed, config.terms) == (2, "a=b")
@@ -205,5 +210,5 @@ def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:
 def test_the_ready_configurations_are_valid(path: Path) -> None:
     config = read_config(path)
     assert isinstance(config, TrainConfig)
-    assert config.name == path.stem
+    assert config.name.startswith(path.stem)
     assert config.terms, "a ready configuration states the terms of its data"

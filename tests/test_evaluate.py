@@ -525,6 +525,13 @@ def test_samples_that_cannot_be_evaluated(make: Store) -> None:
         evaluate(Fake({}), twice[:1], out=None, negatives=-1, progress=False)
 
 
+def test_results_need_a_folder(samples: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(DataError, match="out is a file"):
+        evaluate(Fake({}), samples, out=tmp_path / "out", progress=False)
+    assert (tmp_path / "out").read_text() == "kept"
+
+
 def test_a_segmenter_that_answers_too_little(samples: list[Sample], tmp_path: Path) -> None:
     class Short(Fake):
         def segment(self, *arguments: Any, **options: Any) -> list[Segmentation]:

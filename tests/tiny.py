@@ -111,7 +111,7 @@ def tiny_vit_backbone() -> Backbone:
 
     encoder = TinyViT(
         img_size=256,
-        embed_dims=[4, 8, 8, 16],
+        embed_dims=[4, 8, 8, 320],  # 320 is what keeps its last stage at 64×64
         depths=[1, 1, 1, 1],
         num_heads=[1, 2, 2, 4],
         window_sizes=[7, 7, 14, 7],

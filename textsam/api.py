@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from textsam import weights
-from textsam.adapters import AdapterConfig, find_adapter, read_adapter_config
+from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter, read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
@@ -88,7 +88,8 @@ def load_model(
     built.model.to(where)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})
-    return Segmenter(built, config, device=where, precision=dtype)
+    fingerprint = sha256_of(folder / TENSORS_FILE)
+    return Segmenter(built, config, device=where, precision=dtype, fingerprint=fingerprint)
 
 
 def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path | None) -> None:

@@ -56,6 +56,7 @@ class Segmenter:
         config: of the adapter.
         device: where the model is.
         precision: of the image encoder.
+        fingerprint: tells adapters of one name apart, e.g. a digest of the adapter's file.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Segmenter:
         *,
         device: torch.device,
         precision: torch.dtype = torch.float32,
+        fingerprint: str = "",
     ) -> None:
         self.built = built
         self.config = config
         self.device = device
         self.precision = precision
+        self.fingerprint = fingerprint
         self._tokens: dict[str, Tensor] = {}
         self._embeddings: OrderedDict[str, tuple[Tensor, Frame]] = OrderedDict()
 

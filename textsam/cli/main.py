@@ -12,7 +12,7 @@ from textsam.cli import weights as weights_commands
 from textsam.cli.errors import errors_as_exit
 from textsam.cli.evaluate import evaluate
 from textsam.cli.segment import segment
-from textsam.cli.train import convert, train
+from textsam.cli.train import calibrate, convert, train
 
 __all__ = ["app"]
 
@@ -26,6 +26,7 @@ app.add_typer(weights_commands.app, name="weights")
 app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(convert)
 
 

@@ -1,4 +1,4 @@
-"""`textsam train` and `textsam convert`: make an adapter."""
+"""`textsam train`, `calibrate` and `convert`: make an adapter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from textsam.cli.errors import errors_as_exit
-from textsam.cli.options import AuthorsFrame, SamCheckpoint, TextEncoderFolder
+from textsam.cli.options import AuthorsFrame, Device, SamCheckpoint, TextEncoderFolder
 
-__all__ = ["convert", "train"]
+__all__ = ["calibrate", "convert", "train"]
 
 
 def train(
@@ -65,3 +65,60 @@ def convert(
         f"{config.architecture.context_tokens} context tokens at depth "
         f"{config.architecture.context_depth}, prompts: {', '.join(config.prompts)}"
     )
+
+
+def calibrate(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder, e.g. RUN/best.")],
+    config: Annotated[Path, typer.Argument(help="Configuration whose validation images to use.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Adapter folder to write.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Replace a setting: a.b=value; may be given several times."),
+    ] = None,
+    device: Device = "auto",
+    sam_checkpoint: SamCheckpoint = None,
+    text_encoder: TextEncoderFolder = None,
+) -> None:
+    """Finish an adapter: choose refinement and the found threshold, store it in half precision.
+
+    Both are chosen on the validation images of the configuration; test images play no part.
+    """
+    with errors_as_exit():
+        from dataclasses import asdict
+
+        import torch
+
+        from textsam.adapters import TENSORS_FILE, read_adapter_config
+        from textsam.api import load_model
+        from textsam.calibrate import calibrate as run_calibration
+        from textsam.checkpoint import save_adapter
+        from textsam.config import read_config
+        from textsam.tensors import load_tensors
+        from textsam.train.run import samples_of
+
+        settings = read_config(config, assignments or ())
+        record = read_adapter_config(adapter)
+        segmenter = load_model(
+            record.preset,
+            adapter,
+            device,
+            sam_checkpoint=sam_checkpoint,
+            text_encoder=text_encoder,
+        )
+        result = run_calibration(segmenter, samples_of(settings.data, "val"))
+        finished = record.model_copy(
+            update={
+                "refine": result.refine,
+                "refine_for": result.refine_for,
+                "found_threshold": result.found_threshold,
+                "training": {**record.training, "calibration": asdict(result)},
+            }
+        )
+        save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
+    typer.echo(
+        f"{out}: refine {result.refine} {result.refine_for or ''}, found from score "
+        f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "
+        f"{result.empty_rate:.1%} of {result.n_absent} absent empty"
+    )
+    for concept, means in result.dice_by_passes.items():
+        typer.echo(f"  {concept}: Dice {', '.join(f'{m:.3f}' for m in means)} after 0, 1, 2 passes")

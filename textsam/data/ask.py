@@ -124,9 +124,7 @@ class PromptSampler:
         hard = {*sample.absent, *empty}
         # What a run trains on is no distractor for it, even where the table says so.
         trained = (*self.vocabulary, *present, *empty)
-        distractors = [
-            d for d in distractors_for(sample.modality) if canonical(d, trained) is None
-        ]
+        distractors = [d for d in distractors_for(sample.modality) if canonical(d, trained) is None]
         asks: list[Ask] = []
         for _ in range(wanted):
             if not legal or rng.random() < self.config.distractor_p:

@@ -285,9 +285,7 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size_px)
 
 
-def _draw_marks(
-    work: NDArray[np.uint8], count: int, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def _draw_marks(work: NDArray[np.uint8], count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Crosses, dotted lines between two crosses and short texts, as scanners burn them in.
 
     Places are independent of the masks: a mark must not tell where the object is.
@@ -314,6 +312,7 @@ def _draw_marks(
             letters = "ABCDEHLMRT0123456789 .+"
             text = "".join(letters[i] for i in rng.integers(0, len(letters), rng.integers(2, 9)))
             size_px = max(8, 2 * int(side * rng.uniform(0.02, 0.045) / 2))
-            draw.text((float(ends[0, 0]), float(ends[0, 1])), text, fill=colour,
-                      font=_font(size_px))
+            draw.text(
+                (float(ends[0, 0]), float(ends[0, 1])), text, fill=colour, font=_font(size_px)
+            )
     return np.asarray(picture)

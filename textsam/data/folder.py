@@ -147,9 +147,7 @@ def _samples(root: Path, info: DatasetInfo, selection: Selection) -> list[Sample
                 missing_masks.append(f"{base / folder / stem}.png")
                 continue
             mask_path = _only(stem, paths)
-            targets.append(
-                Target(concept, mask_path, label, () if label is None else labels)
-            )
+            targets.append(Target(concept, mask_path, label, () if label is None else labels))
         samples.append(
             Sample(
                 dataset=info.name,
@@ -239,9 +237,7 @@ def samples_from_folder(
             raise DataError(f"{base} has no folder {name!r}.{hint}")
     images, masks = _index(base / "images"), _index(base / "masks")
     if not images:
-        raise DataError(
-            f"{base / 'images'} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})."
-        )
+        raise DataError(f"{base / 'images'} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     lacking = sorted(set(images) - set(masks))
     if lacking:
         raise DataError(

@@ -77,9 +77,7 @@ def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
     if not isinstance(entry, dict):
         raise DataError(f"{where} must be a JSON object, got {entry!r}.")
     classes = entry.get("classes", {})
-    if not isinstance(classes, dict) or not all(
-        isinstance(v, str) and v for v in classes.values()
-    ):
+    if not isinstance(classes, dict) or not all(isinstance(v, str) and v for v in classes.values()):
         raise DataError(f"{where}: 'classes' must map pixel values or folders to concepts.")
     for key in classes:
         if not _is_class_key(key):

@@ -51,7 +51,7 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """"DATASET/STEM", for messages and tables."""
+        """ "DATASET/STEM", for messages and tables."""
         return f"{self.dataset}/{self.stem}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
@@ -27,12 +28,13 @@ class RunLog:
         kept = []
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.reader(file) if row and row[0] != "step"]
-            kept = [row for row in kept if int(row[0]) <= step]
+                # A kill may leave a line half written; it is of a step after the state.
+                rows = [row for row in csv.reader(file) if len(row) == 3 and row[0] != "step"]
+            kept = [row for row in rows if int(row[0]) <= step]
         with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([("step", "name", "value"), *kept])
         self._events = None
-        if tensorboard:
+        if tensorboard and find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from textsam.train.step import Forward
 from textsam.train.validate import Validation, validate
 from textsam.weights.checksum import sha256_of
 
-__all__ = ["Run", "architecture_from", "setup", "train"]
+__all__ = ["Run", "architecture_from", "fit", "samples_of", "setup", "train"]
 
 STATE_FILE = "state.pt"
 _NOT_IN_FINGERPRINT = {"out", "device", "workers", "save_every", "cache"}
@@ -100,7 +100,8 @@ def _fingerprint(config: TrainConfig) -> str:
     return hashlib.sha256(config.model_dump_json(exclude=_NOT_IN_FINGERPRINT).encode()).hexdigest()
 
 
-def _samples(data: DataSettings, part: str) -> list[Sample]:
+def samples_of(data: DataSettings, part: str) -> list[Sample]:
+    """The samples of a configuration's "train" or "val" part."""
     selections = data.train if part == "train" else data.val
     folders = data.train_folders if part == "train" else data.val_folders
     samples = samples_from_manifest(data.root, selections) if selections else []
@@ -157,8 +158,8 @@ def setup(
     folder = Path(config.out) / config.name
     folder.mkdir(parents=True, exist_ok=True)
     device = choose_device(config.device)
-    train_samples = _samples(config.data, "train")
-    val_samples = _samples(config.data, "val")
+    train_samples = samples_of(config.data, "train")
+    val_samples = samples_of(config.data, "val")
     overlap = {s.image_path for s in train_samples} & {s.image_path for s in val_samples}
     if overlap:
         raise ConfigError(
@@ -175,7 +176,8 @@ def setup(
         )
         built = assemble(backbone, encoder, architecture_from(config))
     if config.init_adapter is not None:
-        load_adapter(find_adapter(config.init_adapter), built)
+        begun_from = load_adapter(find_adapter(config.init_adapter), built)
+        _check_same_token(begun_from, config)
     # Convolutions are faster in this layout, on CPUs as on GPUs; values are the same.
     built.model.image_encoder.to(memory_format=torch.channels_last)
     built.model.to(device)
@@ -189,7 +191,7 @@ def setup(
     base = _base_identities(config.preset, sam_checkpoint)
     cache = None
     if config.cache is not None:
-        cache = EmbeddingCache(config.cache, " ".join(base.values()))
+        cache = EmbeddingCache(config.cache, " ".join([*base.values(), config.precision]))
     optimiser = _optimiser(built, config)
     fingerprint = _fingerprint(config)
     state = RunState(step=0, best=None, fingerprint=fingerprint)
@@ -223,6 +225,23 @@ def setup(
         base=base,
         authors_frame=authors_frame,
     )
+
+
+def _check_same_token(adapter: AdapterConfig, config: TrainConfig) -> None:
+    """Refuse to continue an adapter whose token is normalised or scaled in another way.
+
+    All else that may differ shows in the names and shapes of its tensors.
+    """
+    record = adapter.architecture
+    for name, theirs, ours in (
+        ("normalise", record.normalise, config.adapter.normalise),
+        ("scale", record.token_scale, config.adapter.scale),
+    ):
+        if theirs != ours:
+            raise ConfigError(
+                f"adapter.{name} is {ours}, and the init_adapter {adapter.name!r} was trained with "
+                f"{theirs}; set adapter.{name} to that"
+            )
 
 
 def _base_identities(preset_name: str, sam_checkpoint: str | Path | None) -> dict[str, str]:
@@ -322,7 +341,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
     return run
 
 
-def _optimiser_step(run: Run, batches: object) -> dict[str, float]:
+def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) -> dict[str, float]:
     config = run.config
     weights_of = config.loss
     factor = rate_factor(

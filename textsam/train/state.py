@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,16 @@ def read_state(
     """Read a run's state into model and optimiser.
 
     Raises:
-        ConfigError: the state belongs to a run with another configuration.
+        ConfigError: the file is damaged, or belongs to a run with another configuration.
         AdapterError: the tensors do not fit.
     """
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else error!r}); "
+            "remove it to start the run anew"
+        ) from error
     if content["fingerprint"] != fingerprint:
         raise ConfigError(
             f"{path} belongs to a run with other settings; use the same configuration to resume, "

@@ -121,8 +121,8 @@ class CaseFile:
         resume: False throws earlier cases away.
 
     Raises:
-        DataError: the cases in the folder were made with another header, are of images that are
-            not expected, or cannot be read.
+        DataError: the folder is a file, or the cases in it were made with another header, are of
+            images that are not expected, or cannot be read.
     """
 
     def __init__(
@@ -133,6 +133,8 @@ class CaseFile:
         *,
         resume: bool,
     ) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; give a folder for the results")
         self.path = folder / CASES_FILE
         self.header_path = folder / HEADER_FILE
         self.finished: dict[ImageKey, list[Case]] = {}

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import ConfigError, DataError, TextSAMError
-from textsam.evaluate_cases import Case, CaseFile, ImageKey, Kind
-from textsam.evaluate_summary import EvaluationSummary, summarise
+from textsam.evaluate.cases import Case, CaseFile, ImageKey, Kind
+from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice, iou, nsd
 from textsam.prompts import canonical, certainly_absent

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import textsam
-from textsam.evaluate_cases import Case, ImageKey, Kind
+from textsam.evaluate.cases import Case, ImageKey, Kind
 
 __all__ = ["AbsenceResult", "ConceptResult", "EvaluationSummary", "Spread", "summarise"]
 

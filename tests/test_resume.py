@@ -1,0 +1,256 @@
+"""A run that was interrupted goes on as if nothing had happened; cached embeddings change nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import begin, learned, log_rows, run_config, same, train, write_data
+from safetensors.torch import load_file
+from torch import Tensor
+
+from textsam.config import TrainConfig
+from textsam.errors import ConfigError
+from textsam.train import state as state_module
+from textsam.train.cache import EmbeddingCache
+from textsam.train.log import RunLog
+from textsam.train.run import Run, fit
+from textsam.train.state import write_state
+
+# Everything random at once: order, prompts, augmentation, geometry.
+BUSY: dict[str, Any] = {
+    "augment": {},
+    "geometry": {"probability": 0.5, "jitter": 0.2},
+    "loss": {"iou": 0.5},
+    "optim": {"lr": 2e-3, "warmup_steps": 2, "grad_clip": 1.0},
+    "accumulate": 2,
+    "batch_size": 1,
+    "val_every": 2,
+    "save_every": 3,
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_data(tmp_path)
+
+
+def assert_same_end(resumed: Run, whole: Run) -> None:
+    assert resumed.state.step == whole.state.step == 6
+    assert same(learned(resumed), learned(whole))
+    assert log_rows(resumed) == log_rows(whole)
+    assert resumed.state.best == whole.state.best
+    for name in ("best", "last"):
+        file = Path(name) / "adapter.safetensors"
+        assert same(load_file(resumed.folder / file), load_file(whole.folder / file))
+    for one, other in zip(
+        resumed.optimiser.state_dict()["state"].values(),
+        whole.optimiser.state_dict()["state"].values(),
+        strict=True,
+    ):
+        assert all(torch.equal(one[n], other[n]) for n in ("step", "exp_avg", "exp_avg_sq"))
+
+
+def disturb_global_randomness(seed: int) -> None:
+    """A new process has other random states; nothing may depend on them."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+def resume(config: TrainConfig) -> Run:
+    """Go on with a run on a model whose trainable part is not what it was."""
+    disturb_global_randomness(99)
+    run = begin(config)
+    assert run.state.step == 3
+    return fit(run, progress=False)
+
+
+def test_three_steps_and_three_more_are_six(root: Path) -> None:
+    whole = train(run_config(root, **BUSY, out=str(root / "whole")))
+    part = train(run_config(root, **BUSY), stop_after=3)
+    assert part.state.step == 3
+    fresh = learned(begin(run_config(root, **BUSY, name="fresh")))
+    assert not same(learned(part), fresh)
+    assert_same_end(resume(run_config(root, **BUSY)), whole)
+
+
+def test_a_killed_run_loses_only_the_steps_since_its_state(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(run_config(root, **BUSY, out=str(root / "whole")))
+    run = begin(run_config(root, **BUSY))
+    losses, calls = run.forward.losses, iter(range(100))
+
+    def killed_in_step_six(*args: Any) -> Any:
+        if next(calls) == 11:
+            raise KeyboardInterrupt
+        return losses(*args)
+
+    monkeypatch.setattr(run.forward, "losses", killed_in_step_six)
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, progress=False)
+    assert run.state.step == 5
+    assert {row[0] for row in log_rows(run)[1:]} == {"1", "2", "3", "4", "5"}
+    assert_same_end(resume(run_config(root, **BUSY)), whole)
+
+
+def test_a_finished_run_is_left_as_it_is(root: Path) -> None:
+    done = train(run_config(root))
+    files = sorted(p for p in done.folder.rglob("*") if p.suffix in (".pt", ".safetensors", ".json"))
+    before = [path.read_bytes() for path in files]
+    again = train(run_config(root))
+    assert again.state.step == 6
+    assert [path.read_bytes() for path in files] == before
+    assert log_rows(again) == log_rows(done)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"optim": {"lr": 2e-3}}, {"epochs": 3}, {"loss": {"bce": 2.0}}]
+)
+def test_resuming_with_other_settings_is_refused(root: Path, changes: dict[str, Any]) -> None:
+    run = train(run_config(root), stop_after=3)
+    with pytest.raises(ConfigError, match=r"state\.pt belongs to a run with other settings"):
+        begin(run_config(root, **changes))
+    assert begin(run_config(root)).state.step == run.state.step == 3
+
+
+def test_resuming_elsewhere_or_with_other_workers_is_not(root: Path) -> None:
+    run = train(run_config(root), stop_after=3)
+    os.rename(root / "runs", root / "moved")
+    moved = begin(run_config(root, out=str(root / "moved"), workers=2, save_every=1))
+    assert moved.state.step == 3
+    assert same(learned(moved), learned(run))
+
+
+def test_a_state_cut_short_while_written_leaves_the_one_before(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(run_config(root), stop_after=3)
+    kept = learned(run)
+
+    def half(content: object, path: Path) -> None:
+        path.write_bytes(b"PK\x03\x04 half of a state")
+        raise OSError(28, "No space left on device")
+
+    with torch.no_grad():
+        for parameter in run.built.model.parameters():
+            parameter.add_(1.0)
+    run.state.step = 4
+    monkeypatch.setattr(state_module.torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        write_state(run.folder / "state.pt", run.state, run.built.model, run.optimiser)
+    monkeypatch.undo()
+    assert not list(run.folder.glob(".state.pt.*")), "what could not be finished is removed"
+    # A kill leaves the half file behind; it is not taken for the state.
+    (run.folder / ".state.pt.4711.deadbeef").write_bytes(b"PK\x03\x04 half")
+    again = begin(run_config(root))
+    assert again.state.step == 3
+    assert same(learned(again), kept)
+
+
+def test_a_damaged_state_is_named_with_the_way_out(root: Path) -> None:
+    path = train(run_config(root), stop_after=3).folder / "state.pt"
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ConfigError, match=r"state\.pt cannot be read.*remove it"):
+        begin(run_config(root))
+
+
+def test_a_log_line_cut_short_is_dropped(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 0, tensorboard=False) as log:
+        for step in (1, 2, 12):
+            log.write(step, {"loss": step / 4})
+    text = log.path.read_text(encoding="utf-8")
+    log.path.write_text(text + "1", encoding="utf-8")  # of "13,loss,…"
+    RunLog(tmp_path, 2, tensorboard=False)
+    assert log.path.read_text(encoding="utf-8").split() == [
+        "step,name,value", "1,loss,0.25", "2,loss,0.5",
+    ]  # fmt: skip
+
+
+# Cache
+
+
+def cached_config(root: Path, **changes: Any) -> TrainConfig:
+    return run_config(
+        root,
+        tuning={"rank": 2, "encoder": "frozen"},
+        cache=str(root / "cache"),
+        optim={"lr": 1e-3},
+        epochs=8,
+        val_every=12,
+        **changes,
+    )
+
+
+def count_encodings(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    seen: list[Tensor] = []
+    encode = run.built.model.encode_image
+
+    def counted(images: Tensor) -> Tensor:
+        seen.append(images.clone())
+        return encode(images)
+
+    monkeypatch.setattr(run.built.model, "encode_image", counted)
+    return seen
+
+
+def test_each_image_is_encoded_once_per_flip(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = begin(cached_config(root))
+    encoded = count_encodings(cold, monkeypatch)
+    fit(cold, progress=False)
+    distinct = {image.numpy().tobytes() for image in encoded}
+    assert len(encoded) == len(distinct) == len(list((root / "cache").iterdir()))
+    # 24 steps of 2 images, 6 images in 4 ways and 3 to validate on: 48 looks, few encodings.
+    assert 3 + 6 < len(encoded) <= 3 + 6 * 4
+    warm = begin(cached_config(root, out=str(root / "warm")))
+    encoded = count_encodings(warm, monkeypatch)
+    fit(warm, progress=False)
+    assert encoded == []
+    assert same(learned(warm), learned(cold))
+    assert log_rows(warm) == log_rows(cold)
+
+
+def test_a_stored_answer_is_the_first_answer(tmp_path: Path) -> None:
+    calls = []
+
+    def encode(images: Tensor) -> Tensor:
+        calls.append(images)
+        return images.mean() + torch.linspace(0, 1 / 3, 7)[None]
+
+    image = torch.full((3, 4, 4), 0.1)
+    cache = EmbeddingCache(tmp_path, "encoder 1")
+    first = cache(image, encode)
+    assert calls[0].shape == (1, 3, 4, 4)
+    # Rounded to half precision at once, or a second epoch would see other values than the first.
+    assert torch.equal(first, (0.1 + torch.linspace(0, 1 / 3, 7)[None]).half().float())
+    again = EmbeddingCache(tmp_path, "encoder 1")(image, encode)
+    assert torch.equal(again, first)
+    assert again.dtype == torch.float32
+    assert len(calls) == 1
+
+
+def test_another_encoder_or_image_is_another_entry(tmp_path: Path) -> None:
+    image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    cache = EmbeddingCache(tmp_path, "encoder 1")
+    cache(image, lambda _: torch.ones(1, 2))
+    other = EmbeddingCache(tmp_path, "encoder 2")
+    assert other(image, lambda _: torch.full((1, 2), 2.0)).tolist() == [[2.0, 2.0]]
+    assert cache(image.flip(-1), lambda _: torch.full((1, 2), 3.0)).tolist() == [[3.0, 3.0]]
+    assert cache(image.view(3, 2, 8), lambda _: torch.full((1, 2), 4.0)).tolist() == [[4.0, 4.0]]
+    assert cache(image, lambda _: torch.zeros(1, 2)).tolist() == [[1.0, 1.0]]
+
+
+def test_runs_of_another_precision_do_not_share_embeddings(root: Path) -> None:
+    exact, rough = (
+        begin(cached_config(root, name=p, precision=p)).forward for p in ("float32", "bfloat16")
+    )
+    image = torch.zeros(3, 4, 4)
+    assert exact.cache is not None
+    assert rough.cache is not None
+    assert exact.cache.path_of(image) != rough.cache.path_of(image)

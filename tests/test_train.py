@@ -1,0 +1,220 @@
+"""Training: what it learns, what it leaves alone, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import ONLY_FLIPS, begin, learned, log_rows, logged, run_config, same, train, write_data
+from safetensors.torch import load_file
+from tiny import tiny_model
+from torch import Tensor
+
+from textsam.adapters import read_adapter_config
+from textsam.checkpoint import architecture_of, load_adapter
+from textsam.errors import AdapterError, ConfigError
+from textsam.model.build import BuiltModel
+from textsam.model.tuning import merge_for_inference, trainable_parameters
+from textsam.train import run as run_module
+from textsam.train.run import fit
+from textsam.train.validate import Validation
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_data(tmp_path)
+
+
+def logits_of(built: BuiltModel, prompt: str = "tumor") -> Tensor:
+    side = built.preprocessor.side_px
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(3))
+    built.model.eval()
+    with torch.inference_mode():
+        tokens = built.model.encode_text([prompt])
+        return built.model(built.model.encode_image(image), tokens)[0]
+
+
+def test_a_learnable_toy_is_learned(root: Path) -> None:
+    config = run_config(
+        root, epochs=14, optim={"lr": 3e-3}, prompts={"negatives": 0}, val_every=14, select="val_dice"
+    )
+    run = begin(config)
+    before = run_module.validate(run.forward, run.val_set, run.val_keys, config.loss)
+    fit(run, progress=False)
+    loss = logged(run, "loss")
+    assert len(loss) == 42
+    first, final = (np.mean([loss[s] for s in steps]) for steps in (range(1, 6), range(38, 43)))
+    assert final < 0.6 * first
+    after = logged(run, "val_dice")[42]
+    assert after > 0.6 > before.dice
+    assert logged(run, f"val_dice/{root.name}/tumor")[42] == after
+    assert logged(run, "val_loss")[42] < before.loss
+
+
+def test_only_what_should_learn_changes(root: Path) -> None:
+    run = begin(run_config(root, geometry={"probability": 0.5}))
+    model = run.built.model
+    trained = {id(p) for p in trainable_parameters(model).values()}
+    everything = [*model.named_parameters(), *model.named_buffers()]
+    before = {name: tensor.detach().clone() for name, tensor in everything}
+    fit(run, progress=False)
+    unchanged = {name for name, tensor in everything if torch.equal(tensor, before[name])}
+    frozen = {name for name, tensor in everything if id(tensor) not in trained}
+    assert unchanged == frozen
+    assert any(name.startswith("text_encoder.") for name in frozen)
+    assert "image_encoder.blocks.0.attn.qkv.k.weight" in frozen
+    assert "mask_decoder.transformer.layers.0.self_attn.q_proj.base_layer.weight" in frozen
+
+
+def test_the_adapter_written_reproduces_the_model(root: Path) -> None:
+    run = train(run_config(root, loss={"iou": 0.5}, adapter={"scale": 4.0}, terms="CC0", refine=1))
+    for name in ("best", "last"):
+        config = read_adapter_config(run.folder / name)
+        assert (config.name, config.preset, config.prompts) == ("toy", "lite", ("tumor",))
+        assert (config.refine, config.terms, config.score) == (1, "CC0", "iou_head")
+        assert config.base.keys() == {"litemedsam"}
+    # As `load_model` does: the architecture comes from the folder, the base weights from elsewhere.
+    config = read_adapter_config(run.folder / "last")
+    fresh = tiny_model(architecture_of(config.architecture))
+    fresh.model.image_encoder.to(memory_format=torch.channels_last)  # or sums round differently
+    wanted = logits_of(run.built)
+    assert not torch.allclose(logits_of(fresh), wanted, atol=1e-2)
+    assert load_adapter(run.folder / "last", fresh) == config
+    assert torch.equal(logits_of(fresh), wanted)
+    merge_for_inference(fresh.model)
+    torch.testing.assert_close(logits_of(fresh), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_file_says_how_it_was_made(root: Path) -> None:
+    run = train(run_config(root))
+    text = (run.folder / "last" / "adapter.json").read_text(encoding="utf-8")
+    made = json.loads(text)["training"]
+    assert (made["step"], made["total_steps"]) == (6, 6)
+    assert made["config"]["optim"]["lr"] == 1e-3
+    assert made["data"]["train_folders"][0]["concept"] == "tumor"
+    assert str(root) not in text, "a card that travels names no folder of this machine"
+
+
+@pytest.mark.parametrize(("select", "best_step"), [("val_loss", 4), ("val_dice", 6)])
+def test_the_best_adapter_is_chosen_as_asked(
+    root: Path, monkeypatch: pytest.MonkeyPatch, select: str, best_step: int
+) -> None:
+    answers = iter([Validation(0.5, 0.2), Validation(0.3, 0.3), Validation(0.4, 0.6)])
+    monkeypatch.setattr(run_module, "validate", lambda *_: next(answers))
+    run = begin(run_config(root, select=select, val_every=2))
+    snapshots = {}
+    write = run_module.save_adapter
+
+    def remember(folder: Path, config: object, tensors: dict[str, Tensor]) -> Path:
+        snapshots[run.state.step, folder.name] = tensors
+        return write(folder, config, tensors)
+
+    monkeypatch.setattr(run_module, "save_adapter", remember)
+    fit(run, progress=False)
+    assert read_adapter_config(run.folder / "best").training["step"] == best_step
+    assert same(load_file(run.folder / "best" / "adapter.safetensors"), snapshots[best_step, "best"])
+    assert read_adapter_config(run.folder / "last").training["step"] == 6
+    assert same(load_file(run.folder / "last" / "adapter.safetensors"), learned(run))
+
+
+def test_validation_once_per_epoch_and_at_the_end(root: Path) -> None:
+    run = train(run_config(root, epochs=7 / 3))
+    assert run.total_steps == 7
+    assert list(logged(run, "val_loss")) == [3, 6, 7]
+
+
+def test_a_run_continues_from_an_adapter(root: Path) -> None:
+    first = train(run_config(root))
+    adapter = str(first.folder / "last")
+    second = begin(run_config(root, name="second", init_adapter=adapter))
+    assert second.state.step == 0
+    assert same(learned(second), learned(first))
+    # Once begun, the run goes on from its own state, not from the adapter again.
+    fit(second, stop_after=3, progress=False)
+    again = begin(run_config(root, name="second", init_adapter=adapter))
+    assert again.state.step == 3
+    assert same(learned(again), learned(second))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"tuning": {"rank": 4}}, AdapterError, "of another shape"),
+        ({"context": {"depth": 2}}, AdapterError, "unknown: context.deep.1"),
+        ({"adapter": {"scale": 16.0}}, ConfigError, "adapter.scale"),
+        ({"adapter": {"normalise": False}}, ConfigError, "adapter.normalise"),
+    ],
+)
+def test_an_adapter_of_another_shape_is_not_continued(
+    root: Path, changes: dict[str, object], error: type[Exception], words: str
+) -> None:
+    adapter = train(run_config(root), stop_after=1).folder / "last"
+    with pytest.raises(error, match=words):
+        begin(run_config(root, name="second", init_adapter=str(adapter), **changes))
+
+
+def test_an_image_in_training_and_validation_is_refused(root: Path) -> None:
+    folders = [{"folder": ".", "split": "train", "concept": "tumor"}]
+    data = {"root": str(root), "train_folders": folders, "val_folders": folders}
+    with pytest.raises(ConfigError, match=r"6 images are in training and validation.*000\.png"):
+        begin(run_config(root, data=data))
+    assert not (root / "runs" / "toy" / "state.pt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_loader_processes_change_nothing(root: Path) -> None:
+    # Every change of the augmentation, so that any draw out of turn would show.
+    runs = [
+        train(run_config(root, name=f"w{n}", epochs=1, workers=n, augment={}), stop_after=3)
+        for n in (0, 2)
+    ]
+    assert same(learned(runs[0]), learned(runs[1]))
+    assert log_rows(runs[0]) == log_rows(runs[1])
+
+
+def test_the_seed_decides_the_run(root: Path) -> None:
+    one, other = (train(run_config(root, name=f"s{seed}", seed=seed), 3) for seed in (1, 2))
+    assert not same(learned(one), learned(other))
+    assert logged(one, "loss") != logged(other, "loss")
+
+
+def test_accumulated_batches_are_one_large_batch(root: Path) -> None:
+    whole = train(run_config(root, name="whole", batch_size=4, epochs=2), stop_after=1)
+    parts = train(run_config(root, name="parts", batch_size=2, accumulate=2, epochs=2), stop_after=1)
+    assert whole.total_steps == parts.total_steps == 3
+    assert logged(parts, "loss")[1] == pytest.approx(logged(whole, "loss")[1], rel=1e-4)
+    assert logged(parts, "bce")[1] == pytest.approx(logged(whole, "bce")[1], rel=1e-4)
+
+
+def test_parts_of_the_model_have_rates_of_their_own(root: Path) -> None:
+    optim = {"lr": 1e-3, "lr_encoder": 1e-4, "lr_text": 1e-2, "warmup_steps": 1}
+    run = train(run_config(root, optim=optim), stop_after=1)
+    rates = {
+        id(parameter): group["base_lr"]
+        for group in run.optimiser.param_groups
+        for parameter in group["params"]
+    }
+    wanted = {"image_encoder": 1e-4, "mask_decoder": 1e-3, "context": 1e-2, "adapter": 1e-2}
+    for name, parameter in trainable_parameters(run.built.model).items():
+        assert rates[id(parameter)] == wanted[name.split(".")[0]], name
+    assert logged(run, "lr_factor") == {1: 0.5}
+    assert {group["lr"] for group in run.optimiser.param_groups} == {5e-5, 5e-4, 5e-3}
+
+
+def test_clipping_bounds_the_step(root: Path) -> None:
+    run = train(run_config(root, optim={"lr": 1e-3, "grad_clip": 1e-3}), stop_after=1)
+    assert logged(run, "grad_norm")[1] > 1e-3
+    norm = torch.stack(
+        [p.grad.norm() for p in trainable_parameters(run.built.model).values() if p.grad is not None]
+    ).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_flips_are_in_the_augmentation_of_the_toy() -> None:
+    # `ONLY_FLIPS` names every other change; a new one must be named there too.
+    from textsam.data.augment import AugmentConfig
+
+    assert AugmentConfig.model_validate(ONLY_FLIPS).only_flips()

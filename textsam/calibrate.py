@@ -1,0 +1,180 @@
+"""Choose, on validation images, how often to refine each concept and when to say "not there"."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from textsam.data.ask import PromptConfig, PromptSampler
+from textsam.data.sample import Sample, load_sample
+from textsam.errors import DataError
+from textsam.metrics import dice
+from textsam.segmenter import Segmenter
+
+__all__ = ["Answer", "Calibration", "calibrate", "choose_refinements", "choose_threshold"]
+
+# A further pass must earn its cost: differences below this are noise on a validation set.
+MIN_GAIN = 0.003
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prompt on one image, after each pass.
+
+    Attributes:
+        concept: asked for.
+        present: whether it is in the image.
+        dice: per pass, 0 refinements first; for an absent concept 1 if the mask is empty, else 0.
+        score: per pass, 0 where the mask is empty.
+    """
+
+    concept: str
+    present: bool
+    dice: tuple[float, ...]
+    score: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was chosen, and what it does on the images it was chosen on.
+
+    Attributes:
+        refine: passes that are best for most concepts.
+        refine_for: concepts that want another number.
+        found_threshold: score below which an answer counts as "not there".
+        dice_by_passes: concept -> mean Dice after 0, 1, … refinements.
+        found_rate: share of present concepts that are still found.
+        empty_rate: share of absent concepts that come back empty.
+        n_present: answers behind `found_rate`.
+        n_absent: answers behind `empty_rate`.
+    """
+
+    refine: int
+    refine_for: dict[str, int]
+    found_threshold: float
+    dice_by_passes: dict[str, tuple[float, ...]]
+    found_rate: float
+    empty_rate: float
+    n_present: int
+    n_absent: int
+
+
+def choose_refinements(answers: Iterable[Answer]) -> dict[str, tuple[int, tuple[float, ...]]]:
+    """Concept -> the fewest passes within `MIN_GAIN` of the best mean Dice, and all the means."""
+    by_concept: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for answer in answers:
+        if answer.present:
+            by_concept[answer.concept].append(answer.dice)
+    chosen = {}
+    for concept, rows in by_concept.items():
+        means = np.asarray(rows).mean(axis=0)
+        passes = int(np.flatnonzero(means >= means.max() - MIN_GAIN)[0])
+        chosen[concept] = (passes, tuple(round(float(m), 4) for m in means))
+    return chosen
+
+
+def choose_threshold(present: Sequence[tuple[float, float]], absent: Sequence[float]) -> float:
+    """The score threshold with the best answers: Dice where present, emptiness where absent.
+
+    Present and absent answers weigh the same, whatever their numbers.
+
+    Args:
+        present: (score, Dice) of answers whose concept is there; below the threshold Dice is 0.
+        absent: scores of answers whose concept is not there, 0 for an empty mask.
+
+    Returns:
+        The middle of the best interval between scores; 0 when nothing is gained, and never so
+        high that nothing is ever found.
+    """
+    scores = np.asarray([score for score, _ in present])
+    edges = np.unique([0.0, *scores, *absent])
+    middles = (edges[:-1] + edges[1:]) / 2
+    candidates = np.concatenate([[0.0], middles[middles <= scores.max(initial=0.0)]])
+    overlaps = np.asarray([overlap for _, overlap in present])
+    others = np.asarray(absent)
+
+    def value(threshold: float) -> float:
+        kept = float((overlaps * (scores >= threshold)).mean()) if len(scores) else 0.0
+        empty = float(((others < threshold) | (others == 0)).mean()) if len(others) else 0.0
+        return kept + empty
+
+    values = [value(threshold) for threshold in candidates]
+    return float(candidates[int(np.argmax(values))])
+
+
+def _answers(segmenter: Segmenter, sample: Sample, passes: int) -> list[Answer]:
+    image, masks = load_sample(sample)
+    known = {concept: mask for concept, mask in masks.items() if concept in segmenter.prompts}
+    present = [concept for concept, mask in known.items() if mask.any()]
+    empty = [concept for concept in known if concept not in present]
+    sampler = PromptSampler(segmenter.prompts, PromptConfig())
+    legal = sampler.negative_texts(sample, present, empty)
+    absent = [concept for concept in legal if concept in segmenter.prompts]
+    asked = [*present, *absent]
+    if not asked:
+        return []
+    by_pass = [segmenter.segment(image, asked, refine=count) for count in range(passes + 1)]
+    answers = []
+    for index, concept in enumerate(asked):
+        results = [answers_of_pass[index] for answers_of_pass in by_pass]
+        is_present = concept in present
+        if is_present:
+            overlaps = [dice(result.mask, known[concept]) for result in results]
+        else:
+            overlaps = [float(not result.mask.any()) for result in results]
+        scores = [result.score if result.mask.any() else 0.0 for result in results]
+        answers.append(Answer(concept, is_present, tuple(overlaps), tuple(scores)))
+    return answers
+
+
+def calibrate(
+    segmenter: Segmenter, samples: Sequence[Sample], *, passes: int = 2, progress: bool = True
+) -> Calibration:
+    """Decide refinement and the found threshold on validation images.
+
+    Args:
+        segmenter: its own found threshold is set aside.
+        samples: validation images, not those reported on.
+        passes: most refinements tried.
+        progress: show a bar.
+
+    Raises:
+        DataError: the samples hold nothing the adapter knows.
+    """
+    config = segmenter.config.model_copy(update={"found_threshold": 0.0})
+    open_minded = Segmenter(
+        segmenter.built, config, device=segmenter.device, precision=segmenter.precision
+    )
+    answers: list[Answer] = []
+    with torch.inference_mode():
+        for sample in track(samples, description="calibrating", disable=not progress):
+            answers += _answers(open_minded, sample, passes)
+    chosen = choose_refinements(answers)
+    if not chosen:
+        raise DataError(
+            "none of the calibration images shows a concept of the adapter "
+            f"({', '.join(segmenter.prompts)}); give images that do"
+        )
+    counts = [count for count, _ in chosen.values()]
+    refine = max(sorted(set(counts)), key=counts.count)
+    final = {
+        concept: chosen[concept][0] if concept in chosen else refine for concept in config.prompts
+    }
+    present = [(a.score[final[a.concept]], a.dice[final[a.concept]]) for a in answers if a.present]
+    absent = [a.score[final[a.concept]] for a in answers if not a.present]
+    threshold = choose_threshold(present, absent)
+    return Calibration(
+        refine=refine,
+        refine_for={concept: count for concept, count in final.items() if count != refine},
+        found_threshold=round(threshold, 4),
+        dice_by_passes={concept: means for concept, (_, means) in sorted(chosen.items())},
+        found_rate=float(np.mean([s >= threshold and s > 0 for s, _ in present])),
+        empty_rate=float(np.mean([s < threshold or s == 0 for s in absent])) if absent else 1.0,
+        n_present=len(present),
+        n_absent=len(absent),
+    )
