@@ -55,7 +55,7 @@ def test_every_token_has_the_norm_of_the_scale() -> None:
         tokens = TextAdapter(512, scale=scale)(features)
         assert tokens.shape == (7, 256)
         torch.testing.assert_close(tokens.norm(dim=-1), torch.full((7,), scale))
-    assert TextAdapter(512, normalise=False)(features).norm(dim=-1).max() < 1
+    assert TextAdapter(512, normalise=False)(features).norm(dim=-1).std() > 0.01
 
 
 def test_scale_applies_without_norm_too() -> None:

@@ -121,10 +121,11 @@ def test_block_parts_are_sams_q_and_v() -> None:
 def test_lora_starts_as_identity() -> None:
     encoder = tiny_backbone().image_encoder.eval()
     image = torch.linspace(-2, 2, 3 * 64 * 64).sin().view(1, 3, 64, 64)
+    split_fused_qkv(encoder, "blocks")
     with torch.inference_mode():
-        split_fused_qkv(encoder, "blocks")
         before = encoder(image)
-        inject_lora(encoder, ("qkv.q", "qkv.v"), 4)
+    inject_lora(encoder, ("qkv.q", "qkv.v"), 4)
+    with torch.inference_mode():
         assert torch.equal(encoder(image), before)
     parameters = dict(encoder.named_parameters())
     names = lora_parameter_names(encoder)
@@ -169,7 +170,7 @@ def test_merged_encoder_weight_is_w_plus_ba_on_q_and_v(layout: Layout, rank: int
                 assert torch.equal(new.weight[rows], old.weight[rows]), f"{name}: k changed"
                 continue
             expected = old.weight[rows] + added[name, part]
-            assert added[name, part].abs().max() > 0.05
+            assert added[name, part].abs().max() > 0.01
             torch.testing.assert_close(new.weight[rows], expected, rtol=0, atol=1e-6)
 
 
@@ -262,9 +263,6 @@ def test_batch_norms_fold_and_lora_merges_in_tiny_vit() -> None:
 def test_the_real_litemedsam_merges() -> None:
     backbone = build_litemedsam()
     randomise_vit(backbone.image_encoder)
-    for module in backbone.image_encoder.modules():
-        if isinstance(module, nn.Linear):
-            module.weight.data /= 5  # `randomise_vit` is for few channels
     model = assembled_vit(backbone, Tuning(rank=16))
     image = torch.linspace(0, 60, 3 * 256 * 256).sin().view(1, 3, 256, 256) / 2 + 0.5
     with torch.inference_mode():

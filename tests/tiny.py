@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -33,6 +33,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
@@ -118,11 +119,15 @@ def tiny_vit_backbone() -> Backbone:
         drop_path_rate=0.0,
     )
     randomise_vit(encoder)
-    tiny = tiny_backbone()
     return Backbone(
         image_encoder=encoder,
-        prompt_encoder=tiny.prompt_encoder,
-        mask_decoder=tiny.mask_decoder,
+        prompt_encoder=PromptEncoder(
+            embed_dim=256,
+            image_embedding_size=(64, 64),
+            input_image_size=(256, 256),
+            mask_in_chans=16,
+        ),
+        mask_decoder=tiny_backbone().mask_decoder,
         side_px=256,
         normalise=MinMaxPixels(),
         qkv_layout="per_head",
@@ -145,7 +150,7 @@ def randomise_vit(encoder: nn.Module, seed: int = 2) -> None:
                 module.weight.copy_(normal(module.weight).abs() + 0.3)
                 module.bias.copy_(normal(module.bias) * 0.3)
             elif isinstance(module, nn.Linear):
-                module.weight.mul_(5)
+                module.weight.copy_(normal(module.weight) * 1.5 / module.in_features**0.5)
                 module.bias.copy_(normal(module.bias) * 0.1)
         for name, parameter in encoder.named_parameters():
             if name.endswith("attention_biases"):

@@ -73,6 +73,7 @@ def save_adapter(
     stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
     with atomic_path(folder / TENSORS_FILE) as temporary:
         save_file(stored, temporary, metadata={"format": "textsam-adapter-1", "name": config.name})
+        temporary.chmod(0o644)  # safetensors writes for its owner alone
     write_adapter_config(folder, config)
     return folder
 

@@ -63,6 +63,12 @@ _UNUSED = re.compile(
     r"prompt_encoder\.(?:clip_model\.vision_model\..+|image_encoder\..+|(?:clip_model\.)?logit_scale"
     r"|prompt_learner\.token_(?:prefix|suffix))|.+\.embeddings\.position_ids|pixel_(?:mean|std)"
 )
+# What their model holds twice: a checkpoint that has a tensor under one name has it under both.
+_TWINS = (
+    ("prompt_encoder.clip_model.text_model.", "prompt_encoder.text_encoder."),
+    ("prompt_encoder.clip_model.vision_model.", "prompt_encoder.image_encoder."),
+    ("prompt_encoder.clip_model.logit_scale", "prompt_encoder.logit_scale"),
+)
 _BLOCKS: Mapping[int, Literal["vit_b", "vit_l", "vit_h"]] = {12: "vit_b", 24: "vit_l", 32: "vit_h"}
 
 
@@ -77,8 +83,8 @@ class OfficialCheckpoint:
         depth: t in our (the paper's) sense; one less than theirs, whose last deep prompt is
             never used.
         learned: our names -> tensors of the adapter.
-        sam: SAM's names -> frozen tensors.
-        text: `TextEncoder`'s names -> frozen tensors, each with the official name it came from.
+        sam: official name, SAM's name and tensor of all that is frozen of SAM.
+        text: official name, `TextEncoder`'s name and tensor of the text tower, which is there twice.
         suffix: (C, L, d) word embeddings that follow the context, from which class names are read.
     """
 
@@ -87,7 +93,7 @@ class OfficialCheckpoint:
     n_tokens: int
     depth: int
     learned: Mapping[str, Tensor]
-    sam: Mapping[str, Tensor]
+    sam: Sequence[tuple[str, str, Tensor]]
     text: Sequence[tuple[str, str, Tensor]]
     suffix: Tensor | None
 
@@ -106,6 +112,16 @@ def _renamed(name: str, table: Sequence[tuple[str, str]]) -> str | None:
     return None
 
 
+def _lacking_twins(state: Mapping[str, Tensor]) -> list[str]:
+    """Names that should be there because their twin is."""
+    lacking = []
+    for pair in _TWINS:
+        for here, there in (pair, pair[::-1]):
+            names = [name for name in state if name.startswith(here)]
+            lacking += [t for name in names if (t := there + name.removeprefix(here)) not in state]
+    return lacking
+
+
 def read_official(path: str | Path) -> OfficialCheckpoint:
     """Read and sort an authors' checkpoint, `{"model": state_dict, …}` or the state dict alone.
 
@@ -116,7 +132,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     path = Path(path)
     state = load_tensors(path)
     learned: dict[str, Tensor] = {}
-    sam: dict[str, Tensor] = {}
+    sam: list[tuple[str, str, Tensor]] = []
     text: list[tuple[str, str, Tensor]] = []
     unknown = []
     for name, tensor in state.items():
@@ -127,12 +143,16 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
         elif (ours := _renamed(name, _TEXT)) is not None:
             text.append((name, ours, tensor))
         elif (ours := _renamed(name, _SAM)) is not None:
-            sam[ours] = tensor
+            sam.append((name, ours, tensor))
         else:
             unknown.append(name)
     if unknown:
         raise AdapterError(
             f"{path} has {len(unknown)} keys that are not of the authors' model:{_listed(unknown)}"
+        )
+    if lacking := _lacking_twins(state):
+        raise AdapterError(
+            f"{path} lacks {len(lacking)} keys of the authors' model:{_listed(lacking)}"
         )
     tokens, first = learned.get("context.tokens"), "image_encoder.blocks.0.attn.qkv.q.lora_A.weight"
     if tokens is None or first not in learned:
@@ -247,7 +267,7 @@ def convert_checkpoint(
         )
         for key, tensor in module.state_dict().items()
     }
-    _check_same("SAM", base, ((n, n, t) for n, t in official.sam.items()), checkpoint)
+    _check_same("SAM", base, official.sam, checkpoint)
     _check_same("text encoder", encoder.state_dict(), official.text, checkpoint)
     names = _class_names(official.suffix, encoder) if official.suffix is not None else []
     prompts = tuple(n for n in names if n and n != "background")

@@ -169,7 +169,8 @@ def _fit(prompt: str, score: str, font: Any, width_px: int) -> str:
 def _wrap(text: str, font: Any, width_px: int) -> list[str]:
     lines: list[str] = []
     line = ""
-    for word in text.split(" "):
+    for whole in text.split(" "):
+        word = whole
         joined = f"{line} {word}" if line else word
         if font.getlength(joined) <= width_px:
             line = joined

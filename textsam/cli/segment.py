@@ -65,12 +65,18 @@ def segment(
     1: at least one image failed; 2: wrong usage.
     """
     files = _inputs(source)
-    slugs = _slugs(prompts)
     single_file = out.suffix.lower() in _MASK_SUFFIXES
+    if out.suffix.lower() in _SUFFIXES - _MASK_SUFFIXES and not out.is_dir():
+        raise usage_error(
+            f"-o {out}: masks are written as {', '.join(sorted(_MASK_SUFFIXES))}; give such a "
+            "name, or a folder"
+        )
     if single_file and (len(files) > 1 or source.is_dir() or len(prompts) > 1):
         raise usage_error(
             f"-o {out} is a file, and there is more than one mask to write; give a folder"
         )
+    targets = [[out]] if single_file else _targets(files, prompts, out)
+    _keep_inputs(files, targets, overlay)
     with errors_as_exit():
         from textsam.api import load_model
 
@@ -88,7 +94,7 @@ def segment(
         for prompt in prompts:
             normalise(prompt)  # a bad prompt is one error, not one per image
     results, failures = _run(
-        segmenter, files, prompts, slugs, out, refine, overlay, strict, single_file, quiet=as_json
+        segmenter, files, prompts, targets, refine, overlay, strict, quiet=as_json
     )
     if as_json:
         from textsam import __version__
@@ -125,21 +131,55 @@ def _slugs(prompts: Sequence[str]) -> list[str]:
     """File-name parts for prompts, distinct even where the letters are not Latin."""
     slugs: list[str] = []
     for number, prompt in enumerate(prompts, start=1):
-        slug = re.sub(r"[^\w]+", "-", prompt.strip().lower()).strip("-")[:60] or f"prompt-{number}"
-        slugs.append(slug if slug not in slugs else f"{slug}-{number}")
-    return slugs
+        # Without underscores, the last one in a mask's name separates image and prompt.
+        slug = re.sub(r"[\W_]+", "-", prompt.strip().lower()).strip("-")[:60]
+        slugs.append(slug or f"prompt-{number}")
+    return _distinct(slugs)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that was there before."""
+    taken: list[str] = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        taken.append(candidate)
+    return taken
+
+
+def _targets(files: Sequence[Path], prompts: Sequence[str], out: Path) -> list[list[Path]]:
+    """Per image and prompt, the mask's file; no two are the same."""
+    stems = [path.stem for path in files]
+    bases = _distinct(
+        [p.stem if stems.count(p.stem) == 1 else p.name.replace(".", "_") for p in files]
+    )
+    slugs = _slugs(prompts)
+    return [[out / f"{base}_{slug}.png" for slug in slugs] for base in bases]
+
+
+def _overlay_of(mask: Path) -> Path:
+    return mask.with_name(f"{mask.stem}_overlay.png")
+
+
+def _keep_inputs(files: Sequence[Path], targets: Sequence[Sequence[Path]], overlay: bool) -> None:
+    """Refuse to write a mask or an overlay over an image that is to be read."""
+    inputs = {path.resolve() for path in files}
+    for target in (target for row in targets for target in row):
+        for written in (target, _overlay_of(target)) if overlay else (target,):
+            if written.resolve() in inputs:
+                raise usage_error(f"{written} would overwrite an input image; give another -o")
 
 
 def _run(
     segmenter: Segmenter,
     files: Sequence[Path],
     prompts: Sequence[str],
-    slugs: Sequence[str],
-    out: Path,
+    targets: Sequence[Sequence[Path]],
     refine: int | None,
     overlay: bool,
     strict: bool,
-    single_file: bool,
     *,
     quiet: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -149,29 +189,29 @@ def _run(
     from textsam.errors import TextSAMError
     from textsam.io.raster import write_picture
 
-    stems = [path.stem for path in files]
     results: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     console = Console(stderr=True)
-    for path in track(files, console=console, disable=len(files) == 1, description="segmenting"):
-        # Two files that differ in their suffix alone must not overwrite each other's masks.
-        base = path.stem if stems.count(path.stem) == 1 else path.name.replace(".", "_")
+    work = list(zip(files, targets, strict=True))
+    for path, masks in track(
+        work, console=console, disable=len(files) == 1, description="segmenting"
+    ):
         try:
             began = time.perf_counter()
             answers = segmenter.segment(path, prompts, refine=refine, strict=strict)
             seconds = time.perf_counter() - began
-            for slug, answer in zip(slugs, answers, strict=True):
-                target = out if single_file else out / f"{base}_{slug}.png"
+            for target, answer in zip(masks, answers, strict=True):
                 written = {"mask": str(answer.save(target))}
                 if overlay:
-                    picture = target.with_name(f"{target.stem}_overlay.png")
-                    written["overlay"] = str(write_picture(answer.overlay(), picture))
+                    picture = write_picture(answer.overlay(), _overlay_of(target))
+                    written["overlay"] = str(picture)
                 results.append({**answer.to_dict(), "files": written, "seconds": round(seconds, 4)})
                 if not quiet:
                     typer.echo(_line(path, answer, written["mask"]))
         except TextSAMError as error:
             failures.append({"input": str(path), "error": str(error)})
-            typer.echo(f"error: {path}: {error}", err=True)
+            named = str(path) in str(error)
+            typer.echo(f"error: {error}" if named else f"error: {path}: {error}", err=True)
     return results, failures
 
 

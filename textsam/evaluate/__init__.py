@@ -1,4 +1,4 @@
-"""Evaluation: ask for what is in an image and for what is not, score the answers, keep each case."""
+"""Evaluation: ask for what is in an image and what is not, score the answers, keep each case."""
 
 from textsam.evaluate.run import SegmentsByWord, evaluate
 from textsam.evaluate.summary import EvaluationSummary

@@ -1,0 +1,322 @@
+"""What a user gets from `Segmenter.segment`: answers, lists, the cache, prompts and scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tiny import loud_model, tiny_segmenter
+from torch import Tensor
+
+from textsam.errors import PromptError
+from textsam.io.raster import Image
+from textsam.model.tuning import merge_for_inference
+from textsam.preprocess import Frame
+from textsam.refine import decode_passes
+from textsam.result import Segmentation
+from textsam.segmenter import Segmenter, UnknownPromptWarning
+
+WORDS = ["tumor", "lung", "cell nucleus"]
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (40, 56)) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def same(a: Segmentation, b: Segmentation) -> bool:
+    """Bit for bit."""
+    return (
+        np.array_equal(a.mask, b.mask)
+        and np.array_equal(a.probability, b.probability)
+        and a.score == b.score
+        and a.found == b.found
+    )
+
+
+def count_encodings(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with every image encoded."""
+    encode, calls = segmenter.built.model.encode_image, []
+
+    def counted(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(segmenter.built.model, "encode_image", counted)
+    return calls
+
+
+def answer_with(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, logit: float, iou: float = 0.9
+) -> None:
+    """Make the decoder say the same of every pixel."""
+
+    def decode(embedding: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(sparse), 1, 16, 16), logit), torch.full((len(sparse), 1), iou)
+
+    monkeypatch.setattr(segmenter.built.model, "decode", decode)
+
+
+def test_a_word_in_gives_one_answer_and_a_list_gives_a_list_in_order() -> None:
+    segmenter, image = tiny_segmenter(), picture()
+    one = segmenter.segment(image, "tumor")
+    assert isinstance(one, Segmentation)
+    assert (one.prompt, one.adapter, one.model) == ("tumor", "tiny", "lite")
+    several = segmenter.segment(image, WORDS)
+    assert [s.prompt for s in several] == WORDS
+    assert isinstance(segmenter.segment(image, ("tumor",)), list)
+    assert same(segmenter.segment(image, ["tumor"])[0], one)
+    masks = [s.probability for s in several]
+    assert not np.allclose(masks[0], masks[1], atol=1e-3), "the word must matter"
+
+
+@pytest.mark.parametrize("refine", [0, 2])
+def test_a_list_equals_one_by_one_bit_for_bit(refine: int) -> None:
+    image = picture()
+    together = tiny_segmenter().segment(image, [*WORDS, "tumor"], refine=refine)
+    for word, answer in zip([*WORDS, "tumor"], together, strict=True):
+        assert same(tiny_segmenter().segment(image, word, refine=refine), answer), word
+
+
+def test_the_same_input_twice_is_the_same_bit_for_bit() -> None:
+    segmenter, image = tiny_segmenter(), picture()
+    first = segmenter.segment(image, "lung", refine=2)
+    segmenter.segment(picture(1), WORDS)
+    assert same(segmenter.segment(image.copy(), "lung", refine=2), first)
+    assert same(tiny_segmenter().segment(image, "lung", refine=2), first)
+
+
+def test_the_answer_is_the_models_own() -> None:
+    """Preprocess, encode, decode and resize by hand."""
+    image = picture(size=(48, 30))
+    built = loud_model()
+    merge_for_inference(built.model)
+    with torch.inference_mode():
+        pixels, frame = built.preprocessor(image)
+        embedding = built.model.encode_image(pixels[None])
+        tokens = built.model.encode_text(["lung"])
+        result = decode_passes(built.model, embedding, tokens, frame, refine=[1])[-1]
+        probability = frame.logits_to_image(result.logits)[0, 0].sigmoid().numpy()
+    answer = tiny_segmenter(refine=1, score="iou_head").segment(image, "lung")
+    np.testing.assert_allclose(answer.probability, probability, rtol=0, atol=1e-5)
+    assert np.array_equal(answer.mask, probability > 0.5)
+    assert answer.score == pytest.approx(min(max(result.iou.item(), 0.0), 1.0), abs=1e-5)
+    averaged = tiny_segmenter(refine=1, score="mask_probability").segment(image, "lung")
+    assert averaged.score == pytest.approx(probability[probability > 0.5].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("iou", "score"), [(0.8, 0.8), (1.7, 1.0), (-0.4, 0.0)])
+def test_the_score_of_the_iou_head_is_clamped(
+    monkeypatch: pytest.MonkeyPatch, iou: float, score: float
+) -> None:
+    segmenter = tiny_segmenter(score="iou_head")
+    answer_with(segmenter, monkeypatch, logit=2.0, iou=iou)
+    answer = segmenter.segment(picture(), "tumor")
+    assert answer.score == pytest.approx(score)
+    assert answer.mask.all()
+
+
+@pytest.mark.parametrize("size", [(40, 56), (56, 40), (8, 200), (64, 64), (131, 70)])
+def test_probability_has_the_images_size_and_the_mask_is_its_upper_half(
+    size: tuple[int, int],
+) -> None:
+    answer = tiny_segmenter().segment(picture(3, size), "tumor")
+    assert answer.probability.shape == answer.mask.shape == size
+    assert answer.probability.dtype == np.float32
+    assert answer.mask.dtype == np.bool_
+    assert 0 <= answer.probability.min() < answer.probability.max() <= 1
+    assert np.array_equal(answer.mask, answer.probability > 0.5)
+
+
+def test_mask_threshold_is_a_probability() -> None:
+    image = picture()
+    masks = {}
+    for threshold in (0.3, 0.5, 0.7):
+        answer = tiny_segmenter(mask_threshold=threshold).segment(image, "tumor", refine=0)
+        clear = np.abs(answer.probability - threshold) > 1e-6
+        assert np.array_equal(answer.mask[clear], (answer.probability > threshold)[clear])
+        masks[threshold] = answer.mask
+    assert masks[0.7].sum() < masks[0.5].sum() < masks[0.3].sum()
+
+
+def test_an_image_is_encoded_once_for_all_prompts_and_repeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    segmenter, image = tiny_segmenter(), picture()
+    calls = count_encodings(segmenter, monkeypatch)
+    segmenter.segment(image, WORDS, refine=2)
+    assert calls == [1]
+    segmenter.segment(image, "tumor")
+    segmenter.segment(image.copy(), ["lung", "tumor"])
+    assert calls == [1]
+    segmenter.segment(picture(1), "tumor")
+    assert calls == [1, 1]
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: Image(a, "array")])
+def test_an_array_changed_in_place_is_another_image(
+    wrap: Callable[[NDArray[np.uint8]], Any],
+) -> None:
+    segmenter, pixels = tiny_segmenter(), picture()
+    image = wrap(pixels)
+    before = segmenter.segment(image, "tumor")
+    pixels[5:30, 5:30] = 255 - pixels[5:30, 5:30]
+    after = segmenter.segment(image, "tumor")
+    assert same(after, tiny_segmenter().segment(pixels.copy(), "tumor"))
+    assert not np.array_equal(before.probability, after.probability)
+
+
+def test_the_same_bytes_in_another_shape_are_another_image() -> None:
+    segmenter, pixels = tiny_segmenter(), picture()
+    segmenter.segment(pixels, "tumor")
+    turned = np.ascontiguousarray(pixels).reshape(56, 40, 3)
+    assert same(
+        segmenter.segment(turned, "tumor"), tiny_segmenter().segment(turned, "tumor")
+    )
+
+
+def test_few_embeddings_are_kept_and_forgotten_ones_are_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    segmenter = tiny_segmenter()
+    calls = count_encodings(segmenter, monkeypatch)
+    first = segmenter.segment(picture(0), "tumor")
+    for seed in range(1, 12):
+        segmenter.segment(picture(seed), "tumor")
+    assert len(calls) == 12
+    assert same(segmenter.segment(picture(0), "tumor"), first)
+    assert len(calls) == 13
+    assert len(segmenter._embeddings) <= 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "concept"),
+    [
+        ("Tumour", "tumor"),
+        ("the TUMORS", "tumor"),
+        ("a neoplasm", "tumor"),
+        ("breast mass.", "tumor"),
+        ("lungs", "lung"),
+        ("Lung field", "lung"),
+        ("nuclei", "cell nucleus"),
+    ],
+)
+def test_synonyms_and_spellings_get_the_concepts_answer(asked: str, concept: str) -> None:
+    segmenter, image = tiny_segmenter(), picture()
+    answer = segmenter.segment(image, asked, strict=True)  # and no warning, which would raise
+    assert same(answer, segmenter.segment(image, concept))
+    assert answer.prompt == asked
+    assert answer.extra["concept"] == concept
+
+
+def test_an_unknown_prompt_warns_at_the_callers_line_and_answers() -> None:
+    segmenter, image = tiny_segmenter(), picture()
+    with pytest.warns(UnknownPromptWarning, match="'left lung'.*did you mean lung.*tumor") as seen:
+        answer = segmenter.segment(image, "left lung")
+    assert seen[0].filename == __file__
+    assert answer.prompt == "left lung"
+    assert answer.extra["concept"] is None
+    assert not np.array_equal(answer.probability, segmenter.segment(image, "lung").probability)
+    with pytest.warns(UnknownPromptWarning) as seen:
+        answers = segmenter.segment(image, ["tumor", "dog", "a car"])
+    assert [str(w.message).split("prompt ")[1].split(";")[0] for w in seen] == ["'dog'", "'a car'"]
+    assert same(answers[0], segmenter.segment(image, "tumor"))
+
+
+def test_strict_raises_for_an_unknown_prompt_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    segmenter = tiny_segmenter()
+    calls = count_encodings(segmenter, monkeypatch)
+    with pytest.raises(PromptError, match="'left lung'.*did you mean lung"):
+        segmenter.segment(picture(), ["tumor", "left lung"], strict=True)
+    with pytest.raises(PromptError, match="knows: tumor, lung, cell nucleus"):
+        segmenter.segment(picture(), "zebra", strict=True)
+    assert calls == []
+
+
+def test_prompts_lists_what_the_adapter_knows() -> None:
+    assert tiny_segmenter().prompts == ("tumor", "lung", "cell nucleus")
+    assert tiny_segmenter(prompts=("polyp",)).prompts == ("polyp",)
+
+
+def test_all_negative_logits_are_an_empty_answer_without_an_exception(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for score in ("iou_head", "mask_probability"):
+        segmenter = tiny_segmenter(score=score)
+        answer_with(segmenter, monkeypatch, logit=-3.0)
+        answer = segmenter.segment(picture(), "tumor", refine=2)
+        assert not answer.found
+        assert not answer.mask.any()
+        assert answer.box is None
+        assert answer.centroid is None
+        assert answer.area_px == 0
+        np.testing.assert_allclose(answer.probability, 1 / (1 + math.exp(3)), rtol=1e-5)
+        assert answer.score == pytest.approx(0.9 if score == "iou_head" else 0.0)
+        assert "rejected_area_px" not in answer.extra
+
+
+def test_a_score_below_the_found_threshold_empties_the_mask() -> None:
+    image = picture()
+    plain = tiny_segmenter().segment(image, "tumor")
+    assert plain.found
+    assert plain.mask.any()
+    above = tiny_segmenter(found_threshold=plain.score - 0.01).segment(image, "tumor")
+    assert same(above, plain)
+    for threshold in (plain.score + 0.01, 1.0):
+        answer = tiny_segmenter(found_threshold=threshold).segment(image, "tumor")
+        assert not answer.found
+        assert not answer.mask.any()
+        assert answer.score == plain.score
+        assert np.array_equal(answer.probability, plain.probability)
+        assert answer.extra["rejected_area_px"] == plain.area_px
+
+
+def test_refinement_counts_come_from_the_call_the_concept_or_the_adapter() -> None:
+    image = picture()
+    expected = {n: tiny_segmenter().segment(image, WORDS, refine=n) for n in (0, 1, 2, 3)}
+    assert not same(expected[0][0], expected[1][0])
+    assert not same(expected[1][1], expected[2][1])
+    segmenter = tiny_segmenter(refine=2, refine_for={"lung": 0, "cell nucleus": 3})
+    for index, times in enumerate((2, 0, 3)):
+        assert same(segmenter.segment(image, WORDS)[index], expected[times][index])
+        assert segmenter.segment(image, WORDS)[index].extra["refine"] == times
+        assert same(segmenter.segment(image, WORDS, refine=1)[index], expected[1][index])
+    assert same(segmenter.segment(image, "lung fields"), expected[0][1])
+
+
+def test_authors_frame_is_passed_on() -> None:
+    image = picture()
+    ours, theirs = (tiny_segmenter(authors_frame=flag) for flag in (False, True))
+    assert same(ours.segment(image, "lung", refine=0), theirs.segment(image, "lung", refine=0))
+    refined = [s.segment(image, "lung", refine=1) for s in (ours, theirs)]
+    assert not np.array_equal(refined[0].probability, refined[1].probability)
+
+
+def test_bfloat16_is_for_the_image_encoder_alone() -> None:
+    exact = tiny_segmenter().segment(picture(), "tumor", refine=0)
+    segmenter = tiny_segmenter(precision=torch.bfloat16)
+    rough = segmenter.segment(picture(), "tumor", refine=0)
+    difference = np.abs(rough.probability - exact.probability).max()
+    assert 0 < difference < 0.1
+    embedding, frame = next(iter(segmenter._embeddings.values()))
+    assert embedding.dtype == torch.float32
+    assert frame == Frame((40, 56), 64)
+    assert segmenter._tokens["tumor"].equal(tiny_segmenter()._token("tumor"))
+    assert all(p.dtype == torch.float32 for p in segmenter.built.model.parameters())
+
+
+def test_the_result_is_the_users_to_change() -> None:
+    segmenter, image = tiny_segmenter(), picture()
+    first = segmenter.segment(image, "tumor")
+    kept = first.mask.copy()
+    first.mask[:] = True
+    first.probability[:] = 0.25
+    second = segmenter.segment(image, "tumor")
+    assert np.array_equal(second.mask, kept)
+    assert np.array_equal(second.mask, second.probability > 0.5)
