@@ -33,7 +33,9 @@ class TinyOfficial:
         return copy.deepcopy((self.backbone, self.text_encoder))
 
 
-def tiny_official(classes: tuple[str, ...] = ("background", "tumor"), depth: int = 2) -> TinyOfficial:
+def tiny_official(
+    classes: tuple[str, ...] = ("background", "tumor"), depth: int = 2
+) -> TinyOfficial:
     """A trained model with 12 blocks, rank 2, and context tokens at `depth` of 3 layers."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -65,11 +67,10 @@ def frozen_sam(backbone: Backbone) -> dict[str, Tensor]:
     }
     for part, module in parts.items():
         for key, tensor in module.state_dict().items():
-            if part == "image_encoder":
-                key = key.replace(".attn.qkv.", ".attn.qkv.qkv.")
-            elif part == "mask_decoder.transformer":
-                key = key.replace("q_proj.", "q_proj.proj.").replace("v_proj.", "v_proj.proj.")
-            state[f"{part}.{key}"] = tensor
+            name = key.replace(".attn.qkv.", ".attn.qkv.qkv.")
+            for layer in ("q_proj.", "v_proj."):
+                name = name.replace(layer, f"{layer}proj.")
+            state[f"{part}.{name}"] = tensor
     return state
 
 

@@ -176,9 +176,7 @@ def test_the_cache_needs_a_frozen_encoder_and_flips_only(tmp_path: Path) -> None
     config = read_config(write(tmp_path, cache="emb", tuning=frozen, augment=flips))
     assert config.cache == "emb"
     for encoder in ("lora", "full"):
-        message = refusal(
-            write(tmp_path, cache="emb", tuning={"encoder": encoder}, augment=flips)
-        )
+        message = refusal(write(tmp_path, cache="emb", tuning={"encoder": encoder}, augment=flips))
         assert f"frozen, not '{encoder}'" in message
     for name in FLIPS:
         wrong = {**flips, name: 0.01}

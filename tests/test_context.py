@@ -41,8 +41,9 @@ def layer_traffic(
     gave: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(
-            lambda _, inputs, output: (given.append(inputs[0].clone()), gave.append(output.clone()))
-            and None
+            lambda _, inputs, output: (
+                (given.append(inputs[0].clone()), gave.append(output.clone())) and None
+            )
         )
         for layer in encoder.bert.encoder.layer
     ]

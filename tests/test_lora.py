@@ -58,9 +58,9 @@ def test_split_equals_fused_and_fuses_back(layout: Layout, bias: bool) -> None:
     x = torch.linspace(-2, 2, 2 * 5 * WIDTH).view(2, 5, WIDTH)
     torch.testing.assert_close(split(x), fused(x), rtol=1e-5, atol=1e-6)
     for part in "qkv":
-        assert torch.equal(
-            split.get_submodule(part).weight, fused.weight[rows_of(part, layout)]
-        ), part
+        assert torch.equal(split.get_submodule(part).weight, fused.weight[rows_of(part, layout)]), (
+            part
+        )
     again = split.fuse()
     assert torch.equal(again.weight, fused.weight)
     assert (again.bias is None) == (not bias)

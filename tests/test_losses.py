@@ -102,9 +102,7 @@ def test_iou_regression_moves_the_prediction_and_not_the_mask() -> None:
 
 def test_rate_rises_then_follows_the_cosine() -> None:
     def factor(step: int, final: float = 0.0) -> float:
-        return rate_factor(
-            step, 11, warmup_steps=3, schedule="cosine", final_fraction=final
-        )
+        return rate_factor(step, 11, warmup_steps=3, schedule="cosine", final_fraction=final)
 
     assert [factor(step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     # Steps 3 to 11 are the half wave: a quarter, a half and three quarters of the way.
@@ -153,7 +151,9 @@ def test_each_epoch_is_another_permutation() -> None:
         assert sorted(epoch) == [(number, index, 0) for index in range(10)]
     orders = {tuple(index for _, index, _ in epoch) for epoch in epochs}
     assert len(orders) == 4
-    again = [key for batch in islice(Order(samples(*(1.0,) * 10), 1).batches(4), 10) for key in batch]
+    again = [
+        key for batch in islice(Order(samples(*(1.0,) * 10), 1).batches(4), 10) for key in batch
+    ]
     assert again != keys
 
 

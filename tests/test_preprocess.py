@@ -91,7 +91,9 @@ def test_the_edge_of_a_half_plane_lands_on_its_pixel(
     logits.narrow(along, 0, cells).fill_(1.0)
     mask = frame.logits_to_image(logits)[0, 0] > 0
     line = mask[image[0] // 2] if axis == "columns" else mask[:, image[1] // 2]
-    assert torch.equal(mask, line.expand(image) if axis == "columns" else line[:, None].expand(image))
+    assert torch.equal(
+        mask, line.expand(image) if axis == "columns" else line[:, None].expand(image)
+    )
     edge = 4 * cells * size / valid
     centres = torch.arange(size) + 0.5
     clear = (centres - edge).abs() > 0.51 * size / valid  # rounding may decide at the edge itself

@@ -259,8 +259,10 @@ def test_a_list_with_mixed_geometry_answers_in_order_as_one_by_one() -> None:
         for number, result in enumerate(alone):
             assert same(together[number], index, result)
     plain = by_real_model(TOKENS, [0, 0, 0])[0]
-    changed: Callable[[int], bool] = lambda i: not torch.equal(  # noqa: E731
-        plain.logits[i], together[0].logits[i]
+    changed: Callable[[int], bool] = lambda i: (
+        not torch.equal(  # noqa: E731
+            plain.logits[i], together[0].logits[i]
+        )
     )
     assert [changed(i) for i in range(3)] == [True, False, True]
 

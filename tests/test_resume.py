@@ -1,8 +1,7 @@
-"""A run that was interrupted goes on as if nothing had happened; cached embeddings change nothing."""
+"""A run that was interrupted goes on as if nothing had happened; so does one with a cache."""
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from textsam.config import TrainConfig
-from textsam.errors import ConfigError
+from textsam.errors import ConfigError, TextSAMError
+from textsam.train import log as log_module
 from textsam.train import state as state_module
 from textsam.train.cache import EmbeddingCache
 from textsam.train.log import RunLog
@@ -102,7 +102,9 @@ def test_a_killed_run_loses_only_the_steps_since_its_state(
 
 def test_a_finished_run_is_left_as_it_is(root: Path) -> None:
     done = train(run_config(root))
-    files = sorted(p for p in done.folder.rglob("*") if p.suffix in (".pt", ".safetensors", ".json"))
+    files = sorted(
+        p for p in done.folder.rglob("*") if p.suffix in (".pt", ".safetensors", ".json")
+    )
     before = [path.read_bytes() for path in files]
     again = train(run_config(root))
     assert again.state.step == 6
@@ -122,7 +124,7 @@ def test_resuming_with_other_settings_is_refused(root: Path, changes: dict[str, 
 
 def test_resuming_elsewhere_or_with_other_workers_is_not(root: Path) -> None:
     run = train(run_config(root), stop_after=3)
-    os.rename(root / "runs", root / "moved")
+    (root / "runs").rename(root / "moved")
     moved = begin(run_config(root, out=str(root / "moved"), workers=2, save_every=1))
     assert moved.state.step == 3
     assert same(learned(moved), learned(run))
@@ -173,7 +175,35 @@ def test_a_log_line_cut_short_is_dropped(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-# Cache
+def test_a_log_without_tensorboard_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "find_spec", lambda _: None)
+    with RunLog(tmp_path, 0) as log:
+        log.write(1, {"loss": 0.25})
+    assert log.path.read_text(encoding="utf-8").split() == ["step,name,value", "1,loss,0.25"]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_state(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(run_config(root, save_every=1), stop_after=2)
+    kept = learned(run)
+    run = begin(run_config(root, save_every=1))
+    losses = run.forward.losses
+
+    def poisoned(*args: Any) -> Any:
+        parts = losses(*args)
+        parts[0].bce = parts[0].bce * float("nan")
+        return parts
+
+    monkeypatch.setattr(run.forward, "losses", poisoned)
+    with pytest.raises(TextSAMError, match=r"step 3: the loss is nan.*/00"):
+        fit(run, progress=False)
+    again = begin(run_config(root, save_every=1))
+    assert again.state.step == 2
+    assert same(learned(again), kept)
 
 
 def cached_config(root: Path, **changes: Any) -> TrainConfig:
@@ -182,8 +212,8 @@ def cached_config(root: Path, **changes: Any) -> TrainConfig:
         tuning={"rank": 2, "encoder": "frozen"},
         cache=str(root / "cache"),
         optim={"lr": 1e-3},
-        epochs=8,
-        val_every=12,
+        epochs=5,
+        val_every=15,
         **changes,
     )
 
@@ -206,7 +236,7 @@ def test_each_image_is_encoded_once_per_flip(root: Path, monkeypatch: pytest.Mon
     fit(cold, progress=False)
     distinct = {image.numpy().tobytes() for image in encoded}
     assert len(encoded) == len(distinct) == len(list((root / "cache").iterdir()))
-    # 24 steps of 2 images, 6 images in 4 ways and 3 to validate on: 48 looks, few encodings.
+    # 15 steps of 2 images: 30 looks at 6 images in 4 ways, and 3 to validate on.
     assert 3 + 6 < len(encoded) <= 3 + 6 * 4
     warm = begin(cached_config(root, out=str(root / "warm")))
     encoded = count_encodings(warm, monkeypatch)

@@ -174,9 +174,7 @@ def test_the_same_bytes_in_another_shape_are_another_image() -> None:
     segmenter, pixels = tiny_segmenter(), picture()
     segmenter.segment(pixels, "tumor")
     turned = np.ascontiguousarray(pixels).reshape(56, 40, 3)
-    assert same(
-        segmenter.segment(turned, "tumor"), tiny_segmenter().segment(turned, "tumor")
-    )
+    assert same(segmenter.segment(turned, "tumor"), tiny_segmenter().segment(turned, "tumor"))
 
 
 def test_few_embeddings_are_kept_and_forgotten_ones_are_made_again(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import random
+import os
 import subprocess
 import sys
 import time
 import tracemalloc
-import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from global_state import global_state
 from numpy.typing import NDArray
 from tiny import tiny_segmenter
 
+import textsam
 from textsam.errors import ImageError, PromptError, TextSAMError
 from textsam.result import Segmentation
 from textsam.segmenter import Segmenter
@@ -104,7 +106,7 @@ def test_manual_geometry_changes_the_answer(segmenter: Segmenter) -> None:
 
 
 def test_lists_of_prompts_take_one_entry_each(segmenter: Segmenter) -> None:
-    image, box, points = picture(), (10, 10, 50, 30), [(20, 20), (70, 5, 0)]
+    image, box = picture(), (10, 10, 50, 30)
     points = [(20, 20, 1), (70, 5, 0)]
     answers = segmenter.segment(
         image, WORDS, points=[None, points, None], boxes=[box, None, None], refine=1
@@ -233,24 +235,6 @@ def test_bad_images_are_refused_before_memory_is_spent(
     assert time.process_time() - started < 2
 
 
-def global_state() -> dict[str, Any]:
-    return {
-        "torch rng": torch.get_rng_state().tolist(),
-        "numpy rng": str(np.random.get_state()),  # noqa: NPY002 - the global one is meant
-        "python rng": random.getstate(),
-        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
-        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
-        "matmul": torch.get_float32_matmul_precision(),
-        "warnings": list(warnings.filters),
-        "numpy errors": np.geterr(),
-    }
-
-
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_segmenting_leaves_no_global_state_behind(precision: torch.dtype) -> None:
     segmenter = tiny_segmenter(precision=precision)
@@ -263,13 +247,15 @@ def test_segmenting_leaves_no_global_state_behind(precision: torch.dtype) -> Non
         assert after[name] == value, name
 
 
-_IMPORT_ALL = """
-import importlib, pkgutil, sys
-import textsam
-heavy = {"torch", "transformers", "peft", "monai", "scipy"} & set(sys.modules)
-assert not heavy, heavy
-sys.path.insert(0, sys.argv[1])
-import open_clip.hf_model, peft, segment_anything, torchvision, transformers
-import skimage, monai.metrics, torch.utils.tensorboard, typer, rich.progress
-from test_segmenter_inputs import global_state
-"""
+def test_importing_any_module_leaves_no_global_state_behind() -> None:
+    script = Path(__file__).parent / "global_state.py"
+    places = [str(Path(textsam.__file__).parent.parent), *filter(None, [os.getenv("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -39,7 +39,12 @@ def logits_of(built: BuiltModel, prompt: str = "tumor") -> Tensor:
 
 def test_a_learnable_toy_is_learned(root: Path) -> None:
     config = run_config(
-        root, epochs=14, optim={"lr": 3e-3}, prompts={"negatives": 0}, val_every=14, select="val_dice"
+        root,
+        epochs=14,
+        optim={"lr": 3e-3},
+        prompts={"negatives": 0},
+        val_every=14,
+        select="val_dice",
     )
     run = begin(config)
     before = run_module.validate(run.forward, run.val_set, run.val_keys, config.loss)
@@ -115,7 +120,9 @@ def test_the_best_adapter_is_chosen_as_asked(
     monkeypatch.setattr(run_module, "save_adapter", remember)
     fit(run, progress=False)
     assert read_adapter_config(run.folder / "best").training["step"] == best_step
-    assert same(load_file(run.folder / "best" / "adapter.safetensors"), snapshots[best_step, "best"])
+    assert same(
+        load_file(run.folder / "best" / "adapter.safetensors"), snapshots[best_step, "best"]
+    )
     assert read_adapter_config(run.folder / "last").training["step"] == 6
     assert same(load_file(run.folder / "last" / "adapter.safetensors"), learned(run))
 
@@ -183,7 +190,9 @@ def test_the_seed_decides_the_run(root: Path) -> None:
 
 def test_accumulated_batches_are_one_large_batch(root: Path) -> None:
     whole = train(run_config(root, name="whole", batch_size=4, epochs=2), stop_after=1)
-    parts = train(run_config(root, name="parts", batch_size=2, accumulate=2, epochs=2), stop_after=1)
+    parts = train(
+        run_config(root, name="parts", batch_size=2, accumulate=2, epochs=2), stop_after=1
+    )
     assert whole.total_steps == parts.total_steps == 3
     assert logged(parts, "loss")[1] == pytest.approx(logged(whole, "loss")[1], rel=1e-4)
     assert logged(parts, "bce")[1] == pytest.approx(logged(whole, "bce")[1], rel=1e-4)
@@ -208,7 +217,11 @@ def test_clipping_bounds_the_step(root: Path) -> None:
     run = train(run_config(root, optim={"lr": 1e-3, "grad_clip": 1e-3}), stop_after=1)
     assert logged(run, "grad_norm")[1] > 1e-3
     norm = torch.stack(
-        [p.grad.norm() for p in trainable_parameters(run.built.model).values() if p.grad is not None]
+        [
+            p.grad.norm()
+            for p in trainable_parameters(run.built.model).values()
+            if p.grad is not None
+        ]
     ).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 

@@ -129,6 +129,8 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
         return AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AdapterError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise AdapterError(f"{path} is not an adapter's configuration: it is not text") from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"

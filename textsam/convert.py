@@ -84,7 +84,7 @@ class OfficialCheckpoint:
             never used.
         learned: our names -> tensors of the adapter.
         sam: official name, SAM's name and tensor of all that is frozen of SAM.
-        text: official name, `TextEncoder`'s name and tensor of the text tower, which is there twice.
+        text: official name, `TextEncoder`'s name and tensor of the text tower; it is there twice.
         suffix: (C, L, d) word embeddings that follow the context, from which class names are read.
     """
 

@@ -1,4 +1,4 @@
-"""The vocabulary: which concept a text prompt means, and where a concept can occur at all.
+"""Which concept of the vocabulary a text prompt means, and where a concept can occur at all.
 
 A *concept* is what one mask is drawn for ("tumor"). People write it in many ways ("a tumour",
 "breast masses", "neoplasm"); `canonical` maps those to the concept and answers None for a text
@@ -11,11 +11,17 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
-from types import MappingProxyType
 
 from textsam.errors import PromptError
+from textsam.vocabulary import (
+    CLINICAL_DISTRACTORS,
+    CONCEPTS,
+    DISTRACTORS,
+    EVERYDAY,
+    MODALITIES,
+    Concept,
+)
 
 __all__ = [
     "CONCEPTS",
@@ -32,264 +38,6 @@ __all__ = [
 ]
 
 MAX_PROMPT_CHARS = 200
-
-MODALITIES: tuple[str, ...] = (
-    "breast ultrasound",
-    "forearm ultrasound",
-    "brain MRI",
-    "cardiac MRI",
-    "chest X-ray",
-    "colonoscopy",
-    "dermoscopy",
-    "retinal fundus",
-    "microscopy",
-    "electron microscopy",
-)
-
-
-@dataclass(frozen=True)
-class Concept:
-    """One thing that can be segmented.
-
-    name: canonical name, singular, American spelling.
-    synonyms: other names for the same thing, whatever the image.
-    modalities: the members of `MODALITIES` in whose images it can be visible, annotated or not.
-        Everywhere else in `MODALITIES` it is certainly absent; this is what makes a prompt a
-        legal negative in training, so a doubtful modality belongs in the list.
-    specific: modality -> names that hold only there ("breast mass").
-    related: terms that are close but mean less, more or something else; they are used to suggest
-        the concept and never to resolve to it.
-    """
-
-    name: str
-    synonyms: tuple[str, ...]
-    modalities: tuple[str, ...]
-    specific: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    related: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every name that means this concept: canonical, synonyms, modality-specific names."""
-        extra = tuple(name for names in self.specific.values() for name in names)
-        return (self.name, *self.synonyms, *extra)
-
-    def names_in(self, modality: str) -> tuple[str, ...]:
-        """The names that are true of this concept in an image of `modality`."""
-        return (self.name, *self.synonyms, *self.specific.get(modality, ()))
-
-
-_TABLE = (
-    Concept(
-        "tumor",
-        ("mass", "lesion", "neoplasm", "tumor mass", "tumor region", "neoplastic lesion"),
-        # A skin lesion or a polyp may be a neoplasm, a radiograph may show a mass, and stained
-        # tissue is often tumor tissue: unknown there, hence listed.
-        (
-            "breast ultrasound",
-            "brain MRI",
-            "chest X-ray",
-            "colonoscopy",
-            "dermoscopy",
-            "microscopy",
-        ),
-        {
-            "breast ultrasound": (
-                "breast tumor",
-                "breast mass",
-                "breast lesion",
-                "breast nodule",
-                "breast neoplasm",
-            ),
-            "brain MRI": ("brain tumor", "brain mass", "brain lesion", "brain neoplasm"),
-        },
-        (
-            "cancer",
-            "carcinoma",
-            "malignancy",
-            "nodule",
-            "cyst",
-            "benign tumor",
-            "malignant tumor",
-            "glioma",
-            "meningioma",
-            "pituitary tumor",
-            "breast cancer",
-            "brain cancer",
-            "metastasis",
-        ),
-    ),
-    Concept(
-        "cell nucleus",
-        ("nucleus", "nuclear region", "nucleus of a cell"),
-        # Nuclei are cut through in electron micrographs too, where our sets do not annotate them.
-        ("microscopy", "electron microscopy"),
-        {},
-        ("cell", "nucleolus", "cell body", "chromatin"),
-    ),
-    Concept(
-        "lung",
-        ("lung field", "pulmonary field", "lung region", "lung area"),
-        # Cardiac MRI shows lung around the heart; a breast scan may reach the pleura.
-        ("chest X-ray", "cardiac MRI", "breast ultrasound"),
-        {},
-        ("left lung", "right lung", "upper lobe", "lung lobe", "pleura", "thorax"),
-    ),
-    Concept(
-        "nerve",
-        ("peripheral nerve", "nerve fascicle", "nerve bundle", "nerve trunk"),
-        # Cranial nerves show in brain MRI, the optic disc is the head of the optic nerve, and the
-        # electron micrographs come from a nerve cord; breast ultrasound does not resolve nerves.
-        ("forearm ultrasound", "brain MRI", "retinal fundus", "electron microscopy", "microscopy"),
-        {},
-        ("median nerve", "ulnar nerve", "radial nerve", "optic nerve", "nerve cell", "neuron"),
-    ),
-    Concept(
-        "vessel",
-        ("blood vessel",),
-        # Vessels are visible, and not annotated, in nearly every macroscopic image.
-        tuple(m for m in MODALITIES if m != "electron microscopy"),
-        {"forearm ultrasound": ("forearm vessel", "forearm blood vessel")},
-        ("artery", "vein", "capillary", "vasculature"),
-    ),
-    Concept(
-        "cell membrane",
-        (
-            "membrane",
-            "plasma membrane",
-            "cellular membrane",
-            "cell boundary",
-            "neuron membrane",
-            "neuronal membrane",
-            "neurite membrane",
-        ),
-        ("electron microscopy", "microscopy"),
-        {},
-        ("cell wall", "cell border", "mitochondrial membrane", "nuclear membrane", "cell"),
-    ),
-    Concept(
-        "polyp",
-        ("colorectal polyp", "colon polyp", "colonic polyp", "intestinal polyp"),
-        ("colonoscopy",),
-        related=("adenoma", "gastric polyp", "hyperplastic polyp"),
-    ),
-    Concept(
-        "skin lesion",
-        ("lesion", "cutaneous lesion", "lesion of the skin", "pigmented skin lesion"),
-        ("dermoscopy",),
-        {"dermoscopy": ("pigmented lesion",)},
-        ("melanoma", "mole", "nevus", "skin cancer", "skin", "skin tumor"),
-    ),
-    Concept(
-        "retinal vessel",
-        (
-            "retinal blood vessel",
-            "retina vessel",
-            "vessel of the retina",
-            "retinal vasculature",
-            "retinal vascular tree",
-            "fundus vessel",
-        ),
-        ("retinal fundus",),
-        {},
-        ("retinal artery", "retinal vein", "arteriole", "venule"),
-    ),
-    # "Left ventricle" also names a lateral ventricle of the brain, and the heart's chambers lie
-    # inside the silhouette on a radiograph: unknown in both.
-    Concept(
-        "right ventricle",
-        (
-            "rv",
-            "right ventricular cavity",
-            "rv cavity",
-            "right ventricular blood pool",
-            "right cardiac ventricle",
-            "right ventricle of the heart",
-        ),
-        ("cardiac MRI", "brain MRI", "chest X-ray"),
-        {},
-        ("ventricle", "right atrium", "heart"),
-    ),
-    Concept(
-        "left ventricle",
-        (
-            "lv",
-            "left ventricular cavity",
-            "lv cavity",
-            "left ventricular blood pool",
-            "left cardiac ventricle",
-            "left ventricle of the heart",
-        ),
-        ("cardiac MRI", "brain MRI", "chest X-ray"),
-        {},
-        ("ventricle", "left atrium", "heart"),
-    ),
-    Concept(
-        "myocardium",
-        (
-            "heart muscle",
-            "cardiac muscle",
-            "myocardial wall",
-            "left ventricular myocardium",
-            "lv myocardium",
-            "left ventricular wall",
-        ),
-        ("cardiac MRI", "chest X-ray"),
-        {},
-        ("heart", "pericardium", "endocardium", "scar", "septum"),
-    ),
-    Concept(
-        "mitochondria",
-        ("mitochondrion", "mitochondrial region"),
-        ("electron microscopy", "microscopy"),
-        {},
-        ("organelle", "mitochondrial membrane", "crista"),
-    ),
-    Concept(
-        "synapse",
-        ("synaptic junction", "synaptic contact", "synaptic site"),
-        ("electron microscopy",),
-        {},
-        ("synaptic vesicle", "neuron", "synaptic cleft"),
-    ),
-)
-
-CONCEPTS: Mapping[str, Concept] = MappingProxyType({c.name: c for c in _TABLE})
-
-# In no medical image whatever its modality.
-_EVERYDAY = (
-    "dog",
-    "cat",
-    "car",
-    "bicycle",
-    "house",
-    "tree",
-    "coffee cup",
-    "airplane",
-    "guitar",
-    "umbrella",
-    "keyboard",
-    "banana",
-    "mountain",
-    "traffic light",
-)
-# Clinical terms, with the modalities in whose images they cannot be ruled out.
-_CLINICAL: Mapping[str, tuple[str, ...]] = {
-    "bone fracture": ("chest X-ray",),
-    "fetal head": (),
-    "kidney stone": (),
-    "prostate": (),
-    "tooth": ("chest X-ray",),
-    "knee meniscus": (),
-    "thyroid": ("chest X-ray",),
-    "liver": ("chest X-ray", "cardiac MRI", "microscopy"),
-    "spleen": ("chest X-ray", "cardiac MRI", "microscopy"),
-    "optic disc": ("retinal fundus",),
-    "gallbladder": ("chest X-ray", "cardiac MRI"),
-    "surgical instrument": ("colonoscopy",),
-}
-
-DISTRACTORS: tuple[str, ...] = (*_EVERYDAY, *_CLINICAL)
-"""Prompts outside the vocabulary that must come back empty; see `distractors_for`."""
 
 # Whole words; applied after lower-casing. Latin and Greek plurals cannot be told by their endings.
 _WORDS: Mapping[str, str] = {
@@ -440,5 +188,8 @@ def distractors_for(modality: str) -> tuple[str, ...]:
     For a modality outside `MODALITIES` only things of everyday life.
     """
     if modality not in MODALITIES:
-        return _EVERYDAY
-    return (*_EVERYDAY, *(name for name, seen in _CLINICAL.items() if modality not in seen))
+        return EVERYDAY
+    return (
+        *EVERYDAY,
+        *(name for name, seen in CLINICAL_DISTRACTORS.items() if modality not in seen),
+    )

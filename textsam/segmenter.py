@@ -147,11 +147,9 @@ class Segmenter:
                 prompt.
         """
         single = isinstance(prompt, str)
-        asked = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not asked:
-            raise PromptError("the list of prompts is empty; give at least one word")
-        if refine is not None and refine < 0:
-            raise PromptError(f"refine is {refine}; give 0 or more passes")
+        asked = _asked(prompt)
+        if refine is not None and not (isinstance(refine, int | np.integer) and refine >= 0):
+            raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
         questions = []
         for text in asked:  # a loop, so that the warning points at the caller
             questions.append(self._question(text, strict))  # noqa: PERF401
@@ -261,9 +259,22 @@ class Segmenter:
         )
 
 
+def _asked(prompt: str | Sequence[str]) -> list[str]:
+    if isinstance(prompt, str):
+        return [prompt]
+    # A set has no order for the answers to follow, and bytes would be a list of numbers.
+    if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes):
+        raise PromptError(f"the prompt is {prompt!r}; give a word or a list of words")
+    if not len(prompt):
+        raise PromptError("the list of prompts is empty; give at least one word")
+    return list(prompt)
+
+
 def _per_prompt(name: str, values: Any, count: int) -> list[Any]:
     if values is None:
         return [None] * count
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+        raise PromptError(f"{name} is {values!r}; give a list with one entry (or None) per prompt")
     if len(values) != count:
         raise PromptError(
             f"{name} has {len(values)} entries for {count} prompts; give one per prompt, or None "

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from open_clip.hf_model import HFTextEncoder
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -137,6 +136,9 @@ def build_biomedclip_text(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
     Args:
         tokenizer: its WordPiece tokeniser.
     """
+    # open_clip takes seconds to import, and the preset `lite` does without it.
+    from open_clip.hf_model import HFTextEncoder
+
     config = BertConfig(vocab_size=30522)  # all else is BERT-base, which is BertConfig's default
     tower = HFTextEncoder(
         model_name_or_path="",

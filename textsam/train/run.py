@@ -22,7 +22,7 @@ from textsam.data.dataset import TrainDataset, TrainItem
 from textsam.data.folder import samples_from_folder, samples_from_manifest
 from textsam.data.sample import Sample
 from textsam.device import choose_device
-from textsam.errors import ConfigError
+from textsam.errors import ConfigError, TextSAMError
 from textsam.model.build import Architecture, BuiltModel, assemble, load_parts
 from textsam.model.tuning import Tuning, trainable_parameters, trainable_state
 from textsam.presets import preset
@@ -360,6 +360,14 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
         parts = run.forward.losses(keys, items)
         totals = [p.total(weights_of.bce, weights_of.dice, weights_of.iou) for p in parts]
         loss = torch.stack(totals).mean() / config.accumulate
+        if not bool(torch.isfinite(loss)):
+            # Going on would write a state of NaNs over the last good one.
+            names = ", ".join(item.sample.name for item in items)
+            raise TextSAMError(
+                f"step {run.state.step + 1}: the loss is {float(loss.detach())} for {names}; "
+                "lower optim.lr or set optim.grad_clip, and go on under another name with "
+                f"init_adapter: {run.folder / 'last'}"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         share = config.accumulate * len(parts)
         sums["loss"] += float(loss.detach())

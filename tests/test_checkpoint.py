@@ -1,0 +1,255 @@
+"""Adapters survive the way to disk and back, and what does not fit is refused whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny import LOUD, loud_model, tiny_config, tiny_model
+from torch import Tensor
+
+from textsam import adapters
+from textsam.adapters import (
+    CONFIG_FILE,
+    TENSORS_FILE,
+    AdapterConfig,
+    ArchitectureRecord,
+    find_adapter,
+    read_adapter_config,
+    shipped_adapters,
+    write_adapter_config,
+)
+from textsam.checkpoint import architecture_of, load_adapter, record_of, save_adapter
+from textsam.errors import AdapterError, WeightsError
+from textsam.model.build import Architecture
+from textsam.model.tuning import Tuning, trainable_state
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_adapter(tmp_path / "a", tiny_config(), trainable_state(loud_model().model))
+
+
+def all_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
+    trained, other = loud_model(), tiny_model(LOUD, seed=9)
+    expected = trainable_state(trained.model)
+    frozen = {n: t for n, t in all_tensors(other.model).items() if n in _frozen_names(other.model)}
+    assert not torch.equal(other.model.context.tokens, expected["context.tokens"])
+    config = load_adapter(folder, other)
+    assert config == tiny_config()
+    loaded = trainable_state(other.model)
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    now = other.model.state_dict()
+    assert len(frozen) > 50
+    assert all(torch.equal(now[name], tensor) for name, tensor in frozen.items())
+    assert all(p.requires_grad for p in _learning(other.model).values()), "training can go on"
+
+
+def _learning(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def _frozen_names(model: torch.nn.Module) -> set[str]:
+    return set(model.state_dict()) - set(_learning(model))
+
+
+def test_names_in_the_file_are_plain_and_the_file_says_what_it_is(folder: Path) -> None:
+    with safe_open(folder / TENSORS_FILE, "pt") as file:
+        names, metadata = set(file.keys()), file.metadata()
+    assert metadata == {"format": "textsam-adapter-1", "name": "tiny"}
+    assert not any(".default" in name for name in names)
+    assert "image_encoder.blocks.0.attn.qkv.q.lora_A.weight" in names
+    assert not any("text_encoder" in name or "base_layer" in name for name in names)
+    assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, TENSORS_FILE]
+
+
+def test_float16_halves_the_file_and_rounds(folder: Path, tmp_path: Path) -> None:
+    state = trainable_state(loud_model().model)
+    small = save_adapter(tmp_path / "h", tiny_config(), state, dtype=torch.float16)
+    sizes = [(path / TENSORS_FILE).stat().st_size for path in (small, folder)]
+    assert 0.48 < sizes[0] / sizes[1] < 0.55
+    assert {t.dtype for t in load_file(small / TENSORS_FILE).values()} == {torch.float16}
+    other = tiny_model(LOUD, seed=9)
+    load_adapter(small, other)
+    for name, tensor in trainable_state(other.model).items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, state[name].half().float()), name
+
+
+def drop(state: dict[str, Tensor]) -> None:
+    del state["adapter.fc1.weight"]
+
+
+def add(state: dict[str, Tensor]) -> None:
+    state["context.deep.9"] = torch.zeros(4, 16)
+
+
+def reshape(state: dict[str, Tensor]) -> None:
+    state["context.tokens"] = torch.zeros(8, 16)
+
+
+def spoil_all(state: dict[str, Tensor]) -> None:
+    drop(state)
+    add(state)
+    reshape(state)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "messages"),
+    [
+        (drop, ["1 missing: adapter.fc1.weight"]),
+        (add, ["1 unknown: context.deep.9"]),
+        (reshape, ["1 of another shape: context.tokens is (8, 16), expected (4, 16)"]),
+        (spoil_all, ["1 missing: adapter.fc1", "1 unknown: context.deep.9", "context.tokens is"]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(
+    folder: Path, spoil: Callable[[dict[str, Tensor]], None], messages: list[str]
+) -> None:
+    state = load_file(folder / TENSORS_FILE)
+    spoil(state)
+    save_file(state, folder / TENSORS_FILE)
+    other = tiny_model(LOUD, seed=9)
+    before = all_tensors(other.model)
+    with pytest.raises(AdapterError) as raised:
+        load_adapter(folder, other)
+    for message in [str(folder), *messages]:
+        assert message in str(raised.value)
+    after = other.model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_an_adapter_of_another_rank_is_refused(folder: Path) -> None:
+    other = tiny_model(Architecture(context_depth=3, tuning=Tuning(rank=2)))
+    with pytest.raises(AdapterError, match=r"of another shape: .*lora_A.*expected \(2, "):
+        load_adapter(folder, other)
+
+
+def test_a_damaged_tensor_file_is_refused(folder: Path) -> None:
+    path = folder / TENSORS_FILE
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match=TENSORS_FILE):
+        load_adapter(folder, tiny_model(LOUD))
+
+
+def changed(**fields: object) -> bytes:
+    return json.dumps({**json.loads(tiny_config().model_dump_json()), **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "file: Invalid JSON"),
+        (b'{"name": "tiny", ', "file: Invalid JSON"),
+        (b"[1, 2]", "not an adapter's configuration"),
+        (b"\xff\xfe\x00binary", "it is not text"),
+        (b"{}", "name: Field required; preset: Field required; prompts: Field required"),
+        (changed(format=2), "format: Input should be 1"),
+        (changed(prompt="tumor"), "prompt: Extra inputs are not permitted"),
+        (changed(mask_threshold=1.0), "mask_threshold: Input should be less than 1"),
+        (changed(found_threshold=-0.1), "found_threshold: Input should be greater"),
+        (changed(refine=-1), "refine: Input should be greater"),
+        (changed(score="best"), "score: Input should be 'iou_head' or 'mask_probability'"),
+        (changed(architecture={"rank": 0}), r"architecture.rank: Input should be greater"),
+    ],
+)
+def test_a_bad_configuration_is_refused_by_field(
+    folder: Path, content: bytes, message: str
+) -> None:
+    (folder / CONFIG_FILE).write_bytes(content)
+    with pytest.raises(AdapterError, match=message) as raised:
+        read_adapter_config(folder)
+    assert str(folder / CONFIG_FILE) in str(raised.value)
+
+
+def test_a_missing_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"adapter\.json cannot be read: No such file"):
+        read_adapter_config(tmp_path)
+
+
+def test_configuration_round_trip(tmp_path: Path) -> None:
+    config = AdapterConfig(
+        name="ü",
+        preset="vit_b",
+        architecture=ArchitectureRecord(
+            context_tokens=8,
+            context_depth=9,
+            normalise=False,
+            token_scale=2.5,
+            rank=4,
+            encoder="full",
+            encoder_targets=("attn.q",),
+            decoder="heads",
+        ),
+        prompts=("tumor", "lung"),
+        refine=0,
+        refine_for={"lung": 3},
+        mask_threshold=0.4,
+        found_threshold=0.2,
+        score="iou_head",
+        authors_frame=True,
+        base={"sam_vit_b": "ab" * 32},
+        terms="CC0",
+        training={"epochs": 3, "note": {"seed": 1}},
+    )
+    write_adapter_config(tmp_path, config)
+    assert read_adapter_config(tmp_path) == config
+    assert [path.name for path in tmp_path.iterdir()] == [CONFIG_FILE]
+
+
+def test_architecture_and_record_are_each_others_inverse() -> None:
+    architecture = Architecture(
+        context_tokens=8,
+        context_depth=9,
+        normalise=False,
+        token_scale=2.5,
+        tuning=Tuning(rank=4, encoder="full", encoder_targets=("attn.q",), decoder="heads"),
+    )
+    assert architecture_of(record_of(architecture)) == architecture
+    assert architecture_of(ArchitectureRecord()) == Architecture()
+
+
+def test_a_failed_save_leaves_the_old_adapter(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(tensors: object, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("textsam.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_adapter(folder, tiny_config(name="new"), trainable_state(tiny_model(LOUD).model))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_adapters_are_found_by_path_and_by_shipped_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "_PACKAGED", tmp_path / "nothing")
+    monkeypatch.setattr(adapters, "_CHECKOUT", tmp_path)
+    assert shipped_adapters() == {"a": folder}
+    assert find_adapter("a") == folder
+    assert find_adapter(folder) == find_adapter(str(folder)) == folder
+    with pytest.raises(AdapterError, match="no adapter 'b'.*shipped adapters are: a"):
+        find_adapter("b")
+
+
+def test_folders_that_are_no_adapters_say_what_they_lack(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AdapterError, match=r"lacks adapter\.json and adapter\.safetensors"):
+        find_adapter(tmp_path / "empty")
+    (folder / TENSORS_FILE).unlink()
+    with pytest.raises(AdapterError, match=r"lacks adapter\.safetensors; give"):
+        find_adapter(folder)

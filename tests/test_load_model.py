@@ -1,0 +1,208 @@
+"""`load_model`, `segment`, devices and precision: refusals first, then a model that answers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    LOUD,
+    loud_model,
+    tiny_config,
+    tiny_segmenter,
+)
+
+import textsam
+from textsam import api, weights
+from textsam.checkpoint import save_adapter
+from textsam.device import choose_device, choose_precision
+from textsam.errors import AdapterError, ConfigError, DeviceError, WeightsError
+from textsam.model.build import Architecture
+from textsam.model.tuning import trainable_state
+
+
+def adapter(folder: Path, **changes: Any) -> Path:
+    return save_adapter(folder, tiny_config(**changes), trainable_state(loud_model().model))
+
+
+@pytest.fixture
+def no_building(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals must come before gigabytes are read."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(api, "build_model", refuse)
+
+
+@pytest.mark.usefixtures("no_building")
+class TestRefusals:
+    def test_unknown_preset(self) -> None:
+        with pytest.raises(ConfigError, match="no preset 'vit_x'; choose one of lite, vit_b"):
+            textsam.load_model("vit_x")
+
+    @pytest.mark.parametrize("preset", ["vit_b", "vit_l", "vit_h"])
+    def test_preset_without_an_adapter(self, preset: str) -> None:
+        with pytest.raises(AdapterError, match=f"no adapter comes with '{preset}'; give adapter="):
+            textsam.load_model(preset)
+
+    def test_unknown_adapter(self) -> None:
+        with pytest.raises(AdapterError, match="no adapter 'nowhere'"):
+            textsam.load_model("lite", adapter="nowhere")
+
+    def test_adapter_of_another_preset(self, tmp_path: Path) -> None:
+        folder = adapter(tmp_path, preset="lite")
+        with pytest.raises(AdapterError, match="belongs to 'lite', not 'vit_b'"):
+            textsam.load_model("vit_b", adapter=folder)
+
+    def test_other_base_weights_by_path(self, tmp_path: Path) -> None:
+        base = tmp_path / "sam.safetensors"
+        base.write_bytes(b"other weights")
+        digest = hashlib.sha256(b"other weights").hexdigest()
+        folder = adapter(tmp_path / "a", preset="vit_b", base={"sam_vit_b": "ab" * 32})
+        with pytest.raises(AdapterError, match=f"{'ab' * 8}….*at hand have {digest[:16]}…"):
+            textsam.load_model("vit_b", adapter=folder, sam_checkpoint=base)
+
+    def test_other_base_weights_of_the_registry(self, tmp_path: Path) -> None:
+        folder = adapter(tmp_path, base={"litemedsam": "cd" * 32})
+        known = weights.entry("litemedsam").identity[:16]
+        with pytest.raises(AdapterError, match=f"sha256 {'cd' * 8}….*{known}"):
+            textsam.load_model("lite", adapter=folder)
+
+    @pytest.mark.parametrize(
+        ("device", "precision", "message"),
+        [
+            ("tpu9", "auto", "no device 'tpu9'"),
+            ("meta", "auto", "device 'meta' is not supported"),
+            ("cuda:99", "auto", "'cuda:99' was asked for and \\d+ CUDA"),
+            ("cpu", "float8", "no precision 'float8'; use auto, float32 or bfloat16"),
+        ],
+    )
+    def test_device_and_precision(
+        self, tmp_path: Path, device: str, precision: str, message: str
+    ) -> None:
+        with pytest.raises(DeviceError, match=message):
+            textsam.load_model("lite", adapter(tmp_path), device, precision)
+
+
+@pytest.mark.parametrize("identity", ["right", "unknown", "not recorded"])
+def test_the_right_or_unrecorded_base_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: str
+) -> None:
+    path = tmp_path / "sam.safetensors"
+    path.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    base = {"right": {"litemedsam": digest}, "unknown": {"litemedsam": "unknown"}}
+    folder = adapter(tmp_path / "a", base=base.get(identity, {}))
+    built = loud_model()
+    monkeypatch.setattr(api, "build_model", lambda *_, **__: built)
+    assert textsam.load_model("lite", folder, sam_checkpoint=path).built is built
+
+
+def test_missing_base_weights_are_the_builders_to_report(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", base={"litemedsam": "ab" * 32})
+    with pytest.raises(WeightsError, match=r"gone\.safetensors: no such weight file"):
+        textsam.load_model("lite", folder, sam_checkpoint=tmp_path / "gone.safetensors")
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """`load_model` builds a tiny model; the list holds what it was asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def build(preset: str, architecture: Architecture, **given: Any) -> Any:
+        asked.append({"preset": preset, "architecture": architecture, **given})
+        built = loud_model(architecture)
+        with torch.no_grad():  # the adapter must bring these back
+            for parameter in built.model.parameters():
+                if parameter.requires_grad:
+                    parameter.zero_()
+        return built
+
+    monkeypatch.setattr(api, "build_model", build)
+    api._cached_model.cache_clear()
+    return asked
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+def test_a_loaded_model_answers_as_the_one_that_was_saved(
+    tmp_path: Path, parts: list[dict[str, Any]]
+) -> None:
+    model = textsam.load_model(
+        "lite", adapter(tmp_path), "cpu", text_encoder=tmp_path, sam_checkpoint=tmp_path / "none"
+    )
+    assert parts == [
+        {
+            "preset": "lite",
+            "architecture": LOUD,
+            "sam_checkpoint": tmp_path / "none",
+            "text_encoder": tmp_path,
+        }
+    ]
+    assert (model.preset, model.adapter_name, model.precision) == ("lite", "tiny", torch.float32)
+    answer, expected = (m.segment(PICTURE, "lung") for m in (model, tiny_segmenter()))
+    assert np.array_equal(answer.probability, expected.probability)
+    assert np.array_equal(answer.mask, expected.mask)
+    assert not any("lora" in name for name, _ in model.built.model.named_parameters())
+    assert not model.built.model.training
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("asked", [True, False, None])
+def test_authors_frame_by_argument_else_by_adapter(
+    tmp_path: Path, parts: list[dict[str, Any]], recorded: bool, asked: bool | None
+) -> None:
+    folder = adapter(tmp_path, authors_frame=recorded)
+    model = textsam.load_model("lite", folder, "cpu", authors_frame=asked)
+    assert model.config.authors_frame is (recorded if asked is None else asked)
+
+
+def test_segment_loads_the_model_once_and_passes_everything_on(
+    tmp_path: Path, parts: list[dict[str, Any]]
+) -> None:
+    folder = adapter(tmp_path)
+    geometry: dict[str, Any] = {"refine": 2, "points": (5, 6, 0), "boxes": (3, 3, 30, 20)}
+    answers = [
+        textsam.segment(PICTURE, "lung", adapter=folder, device="cpu", **geometry) for _ in range(2)
+    ]
+    assert len(parts) == 1
+    expected = tiny_segmenter().segment(PICTURE, "lung", **geometry)
+    for answer in answers:
+        assert np.array_equal(answer.probability, expected.probability)
+    several = textsam.segment(PICTURE, ["lung", "tumor"], adapter=folder, device="cpu")
+    assert [answer.prompt for answer in several] == ["lung", "tumor"]
+    with pytest.raises(textsam.PromptError, match="'zebra'"):
+        textsam.segment(PICTURE, "zebra", adapter=folder, device="cpu", strict=True)
+    assert len(parts) == 1
+
+
+def test_a_cpu_is_taken_with_float32_unless_bfloat16_is_asked_for() -> None:
+    cpu = choose_device("cpu")
+    assert cpu == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu") or (
+        torch.backends.mps.is_available()
+    )
+    assert choose_precision("auto", cpu) == torch.float32
+    assert choose_precision("float32", cpu) == torch.float32
+    assert choose_precision("bfloat16", cpu) == torch.bfloat16
+
+
+def test_a_gpu_takes_bfloat16_where_it_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    for has, auto in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        assert choose_precision("auto", gpu) == auto
+    with pytest.raises(DeviceError, match="bfloat16 is not available on cuda; use float32"):
+        choose_precision("bfloat16", gpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == gpu
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(DeviceError, match="'cuda:2' was asked for and 2 CUDA"):
+        choose_device("cuda:2")
