@@ -242,7 +242,7 @@ def test_adapters_are_found_by_path_and_by_shipped_name(
     assert shipped_adapters() == {"a": folder}
     assert find_adapter("a") == folder
     assert find_adapter(folder) == find_adapter(str(folder)) == folder
-    with pytest.raises(AdapterError, match="no adapter 'b'.*shipped adapters are: a"):
+    with pytest.raises(AdapterError, match=r"no adapter 'b'.*shipped adapters are: a"):
         find_adapter("b")
 
 

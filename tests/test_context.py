@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from tiny import tiny_text_encoder
-from torch import Tensor
+from torch import Tensor, nn
 
 from textsam.errors import ConfigError, PromptError
 from textsam.model.context import ContextTokens
@@ -39,14 +37,12 @@ def layer_traffic(
     """What every BERT layer was given, and what it gave."""
     given: list[Tensor] = []
     gave: list[Tensor] = []
-    hooks = [
-        layer.register_forward_hook(
-            lambda _, inputs, output: (
-                (given.append(inputs[0].clone()), gave.append(output.clone())) and None
-            )
-        )
-        for layer in encoder.bert.encoder.layer
-    ]
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        given.append(inputs[0].clone())
+        gave.append(output.clone())
+
+    hooks = [layer.register_forward_hook(note) for layer in encoder.bert.encoder.layer]
     try:
         encoder([text], context)
     finally:
@@ -60,17 +56,15 @@ def test_layers_up_to_the_depth_get_fresh_tokens(encoder: TextEncoder, depth: in
     context = context_of(depth)
     given, gave = layer_traffic(encoder, "lung nerve", context)
     assert len(given) == LAYERS
-    for number, (output, following) in enumerate(pairwise([None, *zip(given, gave)]), start=1):
-        if output is None:
-            continue
-        came, goes_in = output[1], following[0]
+    for number in range(2, LAYERS + 1):
+        came, goes_in = gave[number - 2], given[number - 1]
         if number <= depth:
             assert torch.equal(goes_in[0, 1 : 1 + B], context.deep[number - 2])
             assert torch.equal(goes_in[:, :1], came[:, :1])
             assert torch.equal(goes_in[:, 1 + B :], came[:, 1 + B :])
             assert not torch.equal(goes_in, came)
         else:
-            assert torch.equal(goes_in, came), f"layer {number} must see what layer before gave"
+            assert torch.equal(goes_in, came), f"layer {number} must see what the layer before gave"
 
 
 def test_layer_one_gets_the_tokens_right_behind_cls(encoder: TextEncoder) -> None:

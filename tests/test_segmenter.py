@@ -230,7 +230,7 @@ def test_strict_raises_for_an_unknown_prompt_before_any_work(
 ) -> None:
     segmenter = tiny_segmenter()
     calls = count_encodings(segmenter, monkeypatch)
-    with pytest.raises(PromptError, match="'left lung'.*did you mean lung"):
+    with pytest.raises(PromptError, match=r"'left lung'.*did you mean lung"):
         segmenter.segment(picture(), ["tumor", "left lung"], strict=True)
     with pytest.raises(PromptError, match="knows: tumor, lung, cell nucleus"):
         segmenter.segment(picture(), "zebra", strict=True)

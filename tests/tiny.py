@@ -210,7 +210,7 @@ def tiny_config(architecture: Architecture = LOUD, **changes: Any) -> AdapterCon
 def tiny_segmenter(
     *, precision: torch.dtype = torch.float32, merge: bool = True, **changes: Any
 ) -> Segmenter:
-    """A `Segmenter` on a `loud_model`, the same at every call; `changes` go to its configuration."""
+    """A `Segmenter` on a `loud_model`, alike at every call; `changes` go to its configuration."""
     built = loud_model()
     if merge:
         merge_for_inference(built.model)

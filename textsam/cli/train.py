@@ -19,6 +19,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Replace a setting: a.b=value; may be given several times."),
     ] = None,
+    stop_after: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop at this optimiser step; the same call goes on later."),
+    ] = None,
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
     authors_frame: AuthorsFrame = False,
@@ -34,6 +38,7 @@ def train(
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
             authors_frame=authors_frame,
+            stop_after=stop_after,
         )
     typer.echo(f"adapters: {folder / 'best'} and {folder / 'last'}")
 

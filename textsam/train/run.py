@@ -389,6 +389,7 @@ def train(
     sam_checkpoint: str | Path | None = None,
     text_encoder: str | Path | None = None,
     authors_frame: bool = False,
+    stop_after: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Set a run up, or resume it, and train it to the end; arguments as in `setup` and `fit`.
@@ -402,4 +403,4 @@ def train(
         text_encoder=text_encoder,
         authors_frame=authors_frame,
     )
-    return fit(run, progress=progress).folder
+    return fit(run, stop_after=stop_after, progress=progress).folder
