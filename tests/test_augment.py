@@ -75,9 +75,7 @@ def test_nothing_switched_on_changes_nothing() -> None:
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("setting", "axis"), [("flip_horizontal_p", 1), ("flip_vertical_p", 0)]
-)
+@pytest.mark.parametrize(("setting", "axis"), [("flip_horizontal_p", 1), ("flip_vertical_p", 0)])
 def test_flips_mirror_image_and_masks(setting: str, axis: int) -> None:
     image, masks = scene()
     out, out_masks = only(**{setting: 1.0})(image, masks, rng())

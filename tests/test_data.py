@@ -102,7 +102,9 @@ def test_manifest_values(root: Path) -> None:
     sets = read_manifest(root)
     assert list(sets) == ["bus", "bus_normal", "em", "heart"]
     assert sets["heart"].classes == {
-        "1": "right ventricle", "2": "myocardium", "3": "left ventricle"
+        "1": "right ventricle",
+        "2": "myocardium",
+        "3": "left ventricle",
     }
     assert sets["heart"].modality == "cardiac MRI"
     assert sets["em"].terms == "CC BY-NC-SA 3.0"
@@ -179,8 +181,12 @@ def test_samples_of_a_binary_set(root: Path) -> None:
     samples = samples_from_manifest(root, [Selection(set="bus", split="fold1/train", weight=2.5)])
     assert [s.name for s in samples] == ["bus/b1", "bus/b2"]
     assert samples[0] == Sample(
-        "bus", "breast ultrasound", "b1", root / "bus/images/b1.jpg",
-        (Target("tumor", root / "bus/masks/b1.png"),), weight=2.5,
+        "bus",
+        "breast ultrasound",
+        "b1",
+        root / "bus/images/b1.jpg",
+        (Target("tumor", root / "bus/masks/b1.png"),),
+        weight=2.5,
     )
     image, masks = load_sample(samples[1])
     assert image.shape == (40, 60, 3)
@@ -207,7 +213,9 @@ def test_label_maps_are_found_whatever_the_folder_and_may_lack_a_class(root: Pat
     assert second.image_path == root / "heart/train/images/h2.jpg"
     assert third.image_path == root / "heart/test/images/h3.jpg"
     assert [(t.concept, t.label) for t in first.targets] == [
-        ("right ventricle", 1), ("myocardium", 2), ("left ventricle", 3)
+        ("right ventricle", 1),
+        ("myocardium", 2),
+        ("left ventricle", 3),
     ]
     counts = {c: int(m.sum()) for c, m in load_sample(first)[1].items()}
     assert counts == {"right ventricle": 0, "myocardium": 144 - 36, "left ventricle": 36}
@@ -217,16 +225,19 @@ def test_label_maps_are_found_whatever_the_folder_and_may_lack_a_class(root: Pat
 def test_one_mask_folder_per_class(root: Path) -> None:
     (sample,) = samples_from_manifest(root, [Selection(set="em", split="test")])
     assert [t.mask_path for t in sample.targets] == [
-        root / "em/masks/mito/01.png", root / "em/masks/syn/01.png"
+        root / "em/masks/mito/01.png",
+        root / "em/masks/syn/01.png",
     ]
     assert {c: int(m.sum()) for c, m in load_sample(sample)[1].items()} == {
-        "mitochondria": 256, "synapse": 16
+        "mitochondria": 256,
+        "synapse": 16,
     }
 
 
 def test_255_is_a_label_like_others_where_there_are_others(root: Path) -> None:
     rewrite(
-        root, "manifest.json",
+        root,
+        "manifest.json",
         lambda m: m["bus"].update(classes={"200": "tumor", "255": "vessel"}),
     )
     labels = square((40, 60), 10, 20, 10, 200)
@@ -234,7 +245,8 @@ def test_255_is_a_label_like_others_where_there_are_others(root: Path) -> None:
     save(root / "bus/masks/b3.png", labels)
     (sample,) = samples_from_manifest(root, [Selection(set="bus", split="fold1/test")])
     assert {c: int(m.sum()) for c, m in load_sample(sample)[1].items()} == {
-        "tumor": 100, "vessel": 5
+        "tumor": 100,
+        "vessel": 5,
     }
 
 
@@ -544,7 +556,10 @@ def train_set(root: Path, **settings: Any) -> TrainDataset:
     parts = [("bus", "fold1/train"), ("bus_normal", "train"), ("em", "train"), ("heart", "train")]
     samples = samples_from_manifest(root, [Selection(set=s, split=p) for s, p in parts])
     values: dict[str, Any] = {
-        "size_px": 64, "prompts": PromptSampler(list(CONCEPTS)), "augment": Augment(), "seed": 3,
+        "size_px": 64,
+        "prompts": PromptSampler(list(CONCEPTS)),
+        "augment": Augment(),
+        "seed": 3,
     }
     return TrainDataset(samples, **{**values, **settings})
 

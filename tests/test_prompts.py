@@ -80,8 +80,14 @@ def test_left_lung_suggests_lung_first() -> None:
 
 @pytest.mark.parametrize(
     ("text", "best"),
-    [("tumro", "tumor"), ("breast cancer", "tumor"), ("melanoma", "skin lesion"),
-     ("mitocondria", "mitochondria"), ("nucleolus", "cell nucleus"), ("miocardium", "myocardium")],
+    [
+        ("tumro", "tumor"),
+        ("breast cancer", "tumor"),
+        ("melanoma", "skin lesion"),
+        ("mitocondria", "mitochondria"),
+        ("nucleolus", "cell nucleus"),
+        ("miocardium", "myocardium"),
+    ],
 )
 def test_misspelt_and_related_terms_suggest_the_concept(text: str, best: str) -> None:
     assert nearest(text)[0] == best
@@ -124,16 +130,28 @@ def test_every_name_resolves_to_its_concept(name: str, concept: str) -> None:
 def test_canonical_is_idempotent_and_ignores_article_case_and_plural(concept: str) -> None:
     assert canonical(concept) == concept
     plural = LATIN_PLURALS.get(concept, concept + "s")
-    for text in (concept, plural, concept.upper(), concept.title(), f"the {plural}",
-                 f"A {concept}", f"An  {concept}!", f"\t{concept}\n", f'"{plural}"'):
+    for text in (
+        concept,
+        plural,
+        concept.upper(),
+        concept.title(),
+        f"the {plural}",
+        f"A {concept}",
+        f"An  {concept}!",
+        f"\t{concept}\n",
+        f'"{plural}"',
+    ):
         assert canonical(text) == concept
         assert canonical(canonical(text) or "nothing") == concept
 
 
 @settings(deadline=None)
-@given(st.sampled_from(EVERY_NAME), st.sampled_from(["", "a ", "an ", "the ", "The the "]),
-       st.sampled_from([str.lower, str.upper, str.title, str.swapcase]),
-       st.sampled_from(["", ".", " ?", "  ", "…"]))
+@given(
+    st.sampled_from(EVERY_NAME),
+    st.sampled_from(["", "a ", "an ", "the ", "The the "]),
+    st.sampled_from([str.lower, str.upper, str.title, str.swapcase]),
+    st.sampled_from(["", ".", " ?", "  ", "…"]),
+)
 def test_spelling_of_any_name_does_not_matter(
     pair: tuple[str, str], article: str, case: object, end: str
 ) -> None:
@@ -183,9 +201,20 @@ def test_long_and_non_text_prompts_are_refused() -> None:
 
 def test_every_concept_and_its_modalities_are_in_the_table() -> None:
     assert set(CONCEPTS) == {
-        "tumor", "cell nucleus", "lung", "nerve", "vessel", "cell membrane", "polyp",
-        "skin lesion", "retinal vessel", "right ventricle", "left ventricle", "myocardium",
-        "mitochondria", "synapse",
+        "tumor",
+        "cell nucleus",
+        "lung",
+        "nerve",
+        "vessel",
+        "cell membrane",
+        "polyp",
+        "skin lesion",
+        "retinal vessel",
+        "right ventricle",
+        "left ventricle",
+        "myocardium",
+        "mitochondria",
+        "synapse",
     }
     for concept in CONCEPTS.values():
         assert concept.modalities

@@ -183,6 +183,7 @@ def test_an_empty_mask_stays_empty_and_keeps_its_first_pass() -> None:
     assert torch.equal(passes[1].logits[1:], blob(8, 8, 31, 15))
     assert torch.equal(passes[2].logits[1:], blob(0, 0, 3, 3))
     assert [int(p.masks[1].sum()) for p in passes] == [100, 300, 25]
+    assert [p.iou[:, 0].tolist() for p in passes] == [[1, 2], [1, 3], [1, 4]]
     # Refined from the pass before, not from the first: its box is the second mask's.
     assert script.prompts[-1]["boxes"][0, 2].item() == pytest.approx(39 * 0.8)
 

@@ -74,12 +74,14 @@ def test_a_word_in_gives_one_answer_and_a_list_gives_a_list_in_order() -> None:
     assert not np.allclose(masks[0], masks[1], atol=1e-3), "the word must matter"
 
 
-@pytest.mark.parametrize("refine", [0, 2])
-def test_a_list_equals_one_by_one_bit_for_bit(refine: int) -> None:
+@pytest.mark.parametrize(("refine", "score"), [(0, "mask_probability"), (2, "iou_head")])
+def test_a_list_equals_one_by_one_bit_for_bit(refine: int, score: str) -> None:
     image = picture()
-    together = tiny_segmenter().segment(image, [*WORDS, "tumor"], refine=refine)
+    together = tiny_segmenter(score=score).segment(image, [*WORDS, "tumor"], refine=refine)
     for word, answer in zip([*WORDS, "tumor"], together, strict=True):
-        assert same(tiny_segmenter().segment(image, word, refine=refine), answer), word
+        alone = tiny_segmenter(score=score).segment(image, word, refine=refine)
+        assert same(alone, answer), word
+    assert len({answer.score for answer in together}) == len(WORDS)
 
 
 def test_the_same_input_twice_is_the_same_bit_for_bit() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,16 @@ def test_bad_images_are_refused_before_memory_is_spent(
     assert time.process_time() - started < 2
 
 
+@pytest.fixture
+def unusual_threads() -> Iterator[None]:
+    """Not the number that an earlier test's calls may have left."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("unusual_threads")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_segmenting_leaves_no_global_state_behind(precision: torch.dtype) -> None:
     segmenter = tiny_segmenter(precision=precision)

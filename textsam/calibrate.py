@@ -20,6 +20,10 @@ __all__ = ["Answer", "Calibration", "calibrate", "choose_refinements", "choose_t
 
 # A further pass must earn its cost: differences below this are noise on a validation set.
 MIN_GAIN = 0.003
+# Below this mean Dice an adapter does not know a concept, and must not say that it does.
+MIN_DICE = 0.25
+# Share of absent things that must come back empty.
+EMPTY_RATE = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Calibration:
     """What was chosen, and what it does on the images it was chosen on.
 
     Attributes:
+        prompts: concepts the adapter knows: those trained whose mean Dice is not below `MIN_DICE`.
         refine: passes that are best for most concepts.
         refine_for: concepts that want another number.
         found_threshold: score below which an answer counts as "not there".
@@ -54,6 +59,7 @@ class Calibration:
         n_absent: answers behind `empty_rate`.
     """
 
+    prompts: tuple[str, ...]
     refine: int
     refine_for: dict[str, int]
     found_threshold: float
@@ -78,33 +84,27 @@ def choose_refinements(answers: Iterable[Answer]) -> dict[str, tuple[int, tuple[
     return chosen
 
 
-def choose_threshold(present: Sequence[tuple[float, float]], absent: Sequence[float]) -> float:
-    """The score threshold with the best answers: Dice where present, emptiness where absent.
+def choose_threshold(present: Sequence[float], absent: Sequence[float]) -> float:
+    """The lowest score threshold at which `EMPTY_RATE` of the absent things come back empty.
 
-    Present and absent answers weigh the same, whatever their numbers.
+    Lowest, because every step up loses things that are there.
 
     Args:
-        present: (score, Dice) of answers whose concept is there; below the threshold Dice is 0.
+        present: scores of answers whose concept is there.
         absent: scores of answers whose concept is not there, 0 for an empty mask.
 
     Returns:
-        The middle of the best interval between scores; 0 when nothing is gained, and never so
-        high that nothing is ever found.
+        0 when masks alone suffice, else the middle between two neighbouring scores. Never above
+        the highest score of a present thing: a model that finds nothing is of no use.
     """
-    scores = np.asarray([score for score, _ in present])
-    edges = np.unique([0.0, *scores, *absent])
-    middles = (edges[:-1] + edges[1:]) / 2
-    candidates = np.concatenate([[0.0], middles[middles <= scores.max(initial=0.0)]])
-    overlaps = np.asarray([overlap for _, overlap in present])
-    others = np.asarray(absent)
-
-    def value(threshold: float) -> float:
-        kept = float((overlaps * (scores >= threshold)).mean()) if len(scores) else 0.0
-        empty = float(((others < threshold) | (others == 0)).mean()) if len(others) else 0.0
-        return kept + empty
-
-    values = [value(threshold) for threshold in candidates]
-    return float(candidates[int(np.argmax(values))])
+    others = np.asarray(absent, dtype=np.float64)
+    highest = max(present, default=0.0)
+    edges = np.unique([0.0, *present, *absent])
+    for threshold in (0.0, *((edges[:-1] + edges[1:]) / 2)):
+        empty = (others < threshold) | (others == 0)
+        if not len(others) or empty.mean() >= EMPTY_RATE:
+            return float(min(threshold, highest))
+    return float(highest)
 
 
 def _answers(segmenter: Segmenter, sample: Sample, passes: int) -> list[Answer]:
@@ -155,25 +155,31 @@ def calibrate(
         for sample in track(samples, description="calibrating", disable=not progress):
             answers += _answers(open_minded, sample, passes)
     chosen = choose_refinements(answers)
-    if not chosen:
+    known = tuple(
+        concept
+        for concept in config.prompts
+        if concept not in chosen or max(chosen[concept][1]) >= MIN_DICE
+    )
+    if not chosen.keys() & set(known):
         raise DataError(
-            "none of the calibration images shows a concept of the adapter "
-            f"({', '.join(segmenter.prompts)}); give images that do"
+            "the calibration images show nothing the adapter knows: of "
+            f"{', '.join(segmenter.prompts)} they show {', '.join(chosen) or 'nothing'}, none with "
+            f"a mean Dice of {MIN_DICE} or more; give other images, or train longer"
         )
-    counts = [count for count, _ in chosen.values()]
+    counts = [count for concept, (count, _) in chosen.items() if concept in known]
     refine = max(sorted(set(counts)), key=counts.count)
-    final = {
-        concept: chosen[concept][0] if concept in chosen else refine for concept in config.prompts
-    }
-    present = [(a.score[final[a.concept]], a.dice[final[a.concept]]) for a in answers if a.present]
-    absent = [a.score[final[a.concept]] for a in answers if not a.present]
-    threshold = choose_threshold(present, absent)
+    final = {c: chosen[c][0] if c in chosen else refine for c in known}
+    asked = [answer for answer in answers if answer.concept in known]
+    present = [a.score[final[a.concept]] for a in asked if a.present]
+    absent = [a.score[final[a.concept]] for a in asked if not a.present]
+    threshold = round(choose_threshold(present, absent), 4)
     return Calibration(
+        prompts=known,
         refine=refine,
         refine_for={concept: count for concept, count in final.items() if count != refine},
-        found_threshold=round(threshold, 4),
+        found_threshold=threshold,
         dice_by_passes={concept: means for concept, (_, means) in sorted(chosen.items())},
-        found_rate=float(np.mean([s >= threshold and s > 0 for s, _ in present])),
+        found_rate=float(np.mean([s >= threshold and s > 0 for s in present])),
         empty_rate=float(np.mean([s < threshold or s == 0 for s in absent])) if absent else 1.0,
         n_present=len(present),
         n_absent=len(absent),

@@ -30,7 +30,11 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CSV and the summary.")],
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", help="SET/SPLIT of the manifest, e.g. busi/fold1/test; repeatable."),
+        typer.Option(
+            "--set",
+            help="SET/SPLIT of the manifest, e.g. busi/fold1/test, or SET/SPLIT@LOW:HIGH for the "
+            "images whose hash lies there; repeatable.",
+        ),
     ] = None,
     concept: Annotated[
         str | None, typer.Option(help="For a plain folder: what its masks show.")
@@ -64,12 +68,11 @@ def evaluate(
         from textsam.evaluate import evaluate as run_evaluation
 
         if sets:
-            selections = []
-            for text in sets:
-                name, _, part = text.partition("/")
-                if not part:
-                    raise usage_error(f"--set {text}: write SET/SPLIT, e.g. busi/fold1/test")
-                selections.append(Selection(set=name, split=part, limit=limit))
+            chosen = [_selection(text) for text in sets]
+            selections = [
+                Selection(set=name, split=split_name, part=part, limit=limit)
+                for name, split_name, part in chosen
+            ]
             samples = samples_from_manifest(data, selections)
         else:
             samples = samples_from_folder(data, str(concept), split=split, modality=modality)
@@ -88,3 +91,19 @@ def evaluate(
             segmenter, samples, out=out, refine=refine, negatives=negatives, seed=seed
         )
     typer.echo(summary.table())
+
+
+def _selection(text: str) -> tuple[str, str, tuple[float, float]]:
+    """Set, split and part of `SET/SPLIT` or `SET/SPLIT@LOW:HIGH`."""
+    where, _, part = text.partition("@")
+    name, _, split = where.partition("/")
+    try:
+        low, high = (float(edge) for edge in part.split(":")) if part else (0.0, 1.0)
+    except ValueError:
+        split = ""
+    if not name or not split or not 0 <= low < high <= 1:
+        raise usage_error(
+            f"--set {text}: write SET/SPLIT, e.g. busi/fold1/test, or SET/SPLIT@LOW:HIGH with "
+            "0 <= LOW < HIGH <= 1"
+        )
+    return name, split, (low, high)

@@ -80,6 +80,7 @@ def calibrate(
         list[str] | None,
         typer.Option("--set", help="Replace a setting: a.b=value; may be given several times."),
     ] = None,
+    passes: Annotated[int, typer.Option(min=0, help="Most refinements tried.")] = 2,
     device: Device = "auto",
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
@@ -110,9 +111,11 @@ def calibrate(
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
         )
-        result = run_calibration(segmenter, samples_of(settings.data, "val"))
+        samples = samples_of(settings.data, "val")
+        result = run_calibration(segmenter, samples, passes=passes)
         finished = record.model_copy(
             update={
+                "prompts": result.prompts,
                 "refine": result.refine,
                 "refine_for": result.refine_for,
                 "found_threshold": result.found_threshold,
@@ -126,4 +129,8 @@ def calibrate(
         f"{result.empty_rate:.1%} of {result.n_absent} absent empty"
     )
     for concept, means in result.dice_by_passes.items():
-        typer.echo(f"  {concept}: Dice {', '.join(f'{m:.3f}' for m in means)} after 0, 1, 2 passes")
+        typer.echo(
+            f"  {concept}: Dice {', '.join(f'{m:.3f}' for m in means)} after 0 … {passes} passes"
+        )
+    if dropped := [concept for concept in record.prompts if concept not in result.prompts]:
+        typer.echo(f"  no longer offered, too poor: {', '.join(dropped)}")
