@@ -23,7 +23,7 @@ MIN_GAIN = 0.003
 # Below this mean Dice an adapter does not know a concept, and must not say that it does.
 MIN_DICE = 0.25
 # Share of absent things that must come back empty.
-EMPTY_RATE = 0.95
+EMPTY_RATE = 0.9
 
 
 @dataclass(frozen=True)

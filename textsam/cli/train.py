@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from textsam.cli.errors import errors_as_exit
-from textsam.cli.options import AuthorsFrame, Device, SamCheckpoint, TextEncoderFolder
+from textsam.cli.options import AuthorsFrame, Device, Precision, SamCheckpoint, TextEncoderFolder
 
 __all__ = ["calibrate", "convert", "train"]
 
@@ -82,6 +82,7 @@ def calibrate(
     ] = None,
     passes: Annotated[int, typer.Option(min=0, help="Most refinements tried.")] = 2,
     device: Device = "auto",
+    precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
 ) -> None:
@@ -108,6 +109,7 @@ def calibrate(
             record.preset,
             adapter,
             device,
+            precision,
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
         )
