@@ -104,8 +104,8 @@ def _results(summary: dict[str, Any], arguments: argparse.Namespace) -> str:
 def _recipe(config: dict[str, Any], log: list[dict[str, str]]) -> str:
     training = config["training"]
     calibration = training.get("calibration")
-    first = training["config"].get("init_adapter")
-    made = (f"Begun from `{first}`; then " if first else "") + (
+    first = training.get("continued_from")
+    made = (f"Begun from {first}; then " if first else "") + (
         f"`textsam train configs/{config['name']}.yaml`, seed {training['config']['seed']}: best "
         f"of {training['total_steps']} steps at step {training['step']}, chosen on validation "
         "images. `log.csv` has every step."

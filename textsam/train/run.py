@@ -72,6 +72,7 @@ class Run:
     state: RunState
     base: dict[str, str]
     authors_frame: bool = False
+    continued_from: str | None = None
 
     @property
     def total_steps(self) -> int:
@@ -175,9 +176,11 @@ def setup(
             config.preset, sam_checkpoint=sam_checkpoint, text_encoder=text_encoder
         )
         built = assemble(backbone, encoder, architecture_from(config))
+    continued_from = None
     if config.init_adapter is not None:
         begun_from = load_adapter(find_adapter(config.init_adapter), built)
         _check_same_token(begun_from, config)
+        continued_from = f"{begun_from.name}, step {begun_from.training.get('step', 'unknown')}"
     # Convolutions are faster in this layout, on CPUs as on GPUs; values are the same.
     built.model.image_encoder.to(memory_format=torch.channels_last)
     built.model.to(device)
@@ -224,6 +227,7 @@ def setup(
         state=state,
         base=base,
         authors_frame=authors_frame,
+        continued_from=continued_from,
     )
 
 
@@ -268,7 +272,11 @@ def _adapter_config(run: Run, step: int) -> AdapterConfig:
         training={
             "step": step,
             "total_steps": run.total_steps,
-            "config": config.model_dump(mode="json", exclude={"out", "device", "data", "cache"}),
+            # By name: a path says where it lay on the machine that trained.
+            "continued_from": run.continued_from,
+            "config": config.model_dump(
+                mode="json", exclude={"out", "device", "data", "cache", "init_adapter"}
+            ),
             "data": config.data.model_dump(mode="json", exclude={"root"}),
         },
     )
