@@ -181,8 +181,8 @@ LOUD = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4))
 def loud_model(architecture: Architecture = LOUD, seed: int = 7) -> BuiltModel:
     """A tiny model with LoRA that does something, whose masks differ from word to word.
 
-    With the usual initialisation every word has nearly the same features and every logit is
-    nearly zero.
+    With the usual initialisation every word has nearly the same features and every logit and
+    predicted IoU is nearly zero.
     """
     built = tiny_model(architecture, seed=seed)
     for parameter in built.model.text_encoder.parameters():
@@ -191,6 +191,7 @@ def loud_model(architecture: Architecture = LOUD, seed: int = 7) -> BuiltModel:
     for mlp in built.model.mask_decoder.output_hypernetworks_mlps:
         for parameter in mlp.layers[-1].parameters():
             parameter.data *= 30
+    built.model.mask_decoder.iou_prediction_head.layers[-1].bias.data.fill_(0.5)
     randomise_lora(built.model)
     return built
 
