@@ -81,7 +81,8 @@ def test_a_list_equals_one_by_one_bit_for_bit(refine: int, score: str) -> None:
     for word, answer in zip([*WORDS, "tumor"], together, strict=True):
         alone = tiny_segmenter(score=score).segment(image, word, refine=refine)
         assert same(alone, answer), word
-    assert len({answer.score for answer in together}) == len(WORDS)
+    if score == "mask_probability":  # an untrained IoU head may say 0 to every word
+        assert len({answer.score for answer in together}) == len(WORDS)
 
 
 def test_the_same_input_twice_is_the_same_bit_for_bit() -> None:
