@@ -73,7 +73,26 @@ def test_constant_logits_stay_constant(image: tuple[int, int]) -> None:
     logits = torch.stack([torch.full((1, 16, 16), v) for v in (-3.25, 0.5)])
     out = Frame(image, 64).logits_to_image(logits)
     assert out.shape == (2, 1, *image)
-    assert torch.equal(out, logits[:, :, :1, :1].expand_as(out))
+    torch.testing.assert_close(out, logits[:, :, :1, :1].expand_as(out))
+
+
+@pytest.mark.parametrize("image", [(30, 100), (100, 30), (64, 64), (300, 200), (11, 17)])
+def test_a_ramp_stays_a_ramp(image: tuple[int, int]) -> None:
+    """Cell (i, j) says i + 100·j at its centre; between centres the value is in between."""
+    frame = Frame(image, 64)
+    cells = torch.arange(16.0)
+    out = frame.logits_to_image((cells[:, None] + 100 * cells)[None, None])[0, 0]
+    # Pixel centres of the image in cells, by way of the square.
+    rows, columns = (
+        (torch.arange(size) + 0.5) * valid / size / 4 - 0.5
+        for size, valid in zip(image, frame.valid_px, strict=True)
+    )
+    # Nothing is known beyond the centres of the outer cells, nor of the outer pixels.
+    ends = [min(14.8, valid / 4 - 0.7) for valid in frame.valid_px]
+    inside = ((rows > 0.2) & (rows < ends[0]))[:, None] & (columns > 0.2) & (columns < ends[1])
+    expected = rows[:, None] + 100 * columns
+    assert inside.float().mean() > 0.5
+    torch.testing.assert_close(out[inside], expected[inside], rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("image", [(50, 150), (150, 50), (100, 100), (128, 32), (25, 640)])
@@ -108,7 +127,7 @@ def test_padding_does_not_reach_the_image() -> None:
     out = frame.logits_to_image(logits)[0, 0]
     # Enlarging mixes in the padding's nearest cell within half a cell, 2 px or 4 image rows, and
     # the resizing after it one row more.
-    assert torch.equal(out[:27], torch.full((27, 128), -1.0))
+    torch.testing.assert_close(out[:27], torch.full((27, 128), -1.0))
 
 
 def picture(height: int, width: int) -> NDArray[np.uint8]:

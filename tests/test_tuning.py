@@ -145,6 +145,18 @@ def test_full_encoder_learns_all_but_the_fixed_parts() -> None:
         torch.testing.assert_close(model.encode_image(image), before, rtol=0, atol=1e-4)
 
 
+def test_fixed_parts_without_batch_norm_stay_frozen_too() -> None:
+    backbone = tiny_backbone()
+    backbone.fixed_parts = ("patch_embed", "blocks.0")
+    tuning = Tuning(rank=2, encoder="full")
+    built = assemble(backbone, tiny_text_encoder(), Architecture(context_depth=2, tuning=tuning))
+    encoder = dict(built.model.image_encoder.named_parameters())
+    frozen = {name for name, parameter in encoder.items() if not parameter.requires_grad}
+    assert frozen == {n for n in encoder if n.startswith(("patch_embed.", "blocks.0."))}
+    assert {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= frozen
+    assert {"pos_embed", "blocks.1.attn.qkv.weight", "neck.0.weight"} <= encoder.keys() - frozen
+
+
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer, those outside the state dict too."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
