@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -368,6 +369,7 @@ def test_light_commands_do_not_import_torch(tmp_path: Path, arguments: list[str]
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(textsam.__file__).parent.parent)},
         capture_output=True,
         check=False,
         text=True,

@@ -158,14 +158,14 @@ def test_each_epoch_is_another_permutation() -> None:
 
 
 def test_weights_say_how_often_a_sample_is_seen() -> None:
-    order = Order(samples(2.0, 1.0, 0.5, 0.5), seed=3)
-    assert order.epoch_length == 4
+    order = Order(samples(3.0, 1.0, 0.5, 0.5), seed=3)
+    assert order.epoch_length == 5
     counts: Counter[int] = Counter()
-    for number, epoch in enumerate(islice(order.batches(4), 400)):
+    for number, epoch in enumerate(islice(order.batches(5), 400)):
         seen = Counter(index for _, index, _ in epoch)
         # Whole weights are exact in every epoch, and a second look is another repeat.
-        assert (seen[0], seen[1]) == (2, 1)
-        assert {(number, 0, 0), (number, 0, 1)} <= set(epoch)
+        assert (seen[0], seen[1]) == (3, 1)
+        assert {(number, 0, repeat) for repeat in range(3)} <= set(epoch)
         counts += seen
     assert counts[2] + counts[3] == 400
     assert 160 < counts[2] < 240  # 200 ± 4 standard deviations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from textsam.adapters import read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter
+from textsam.data.dataset import TrainItem
 from textsam.errors import AdapterError, ConfigError
 from textsam.model.build import BuiltModel
 from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
+from textsam.train.losses import mask_losses
 from textsam.train.run import fit
 from textsam.train.validate import Validation
 
@@ -62,16 +65,25 @@ def test_a_learnable_toy_is_learned(root: Path) -> None:
 def test_only_what_should_learn_changes(root: Path) -> None:
     run = begin(run_config(root, geometry={"probability": 0.5}))
     model = run.built.model
-    trained = {id(p) for p in trainable_parameters(model).values()}
     everything = [*model.named_parameters(), *model.named_buffers()]
     before = {name: tensor.detach().clone() for name, tensor in everything}
     fit(run, progress=False)
-    unchanged = {name for name, tensor in everything if torch.equal(tensor, before[name])}
-    frozen = {name for name, tensor in everything if id(tensor) not in trained}
-    assert unchanged == frozen
-    assert any(name.startswith("text_encoder.") for name in frozen)
-    assert "image_encoder.blocks.0.attn.qkv.k.weight" in frozen
-    assert "mask_decoder.transformer.layers.0.self_attn.q_proj.base_layer.weight" in frozen
+    changed = {name for name, tensor in everything if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if should_learn(name)}
+    # Not one of the names was misspelt above: all five kinds are there, and far more is frozen.
+    kinds = ("context.", "adapter.", "mask_decoder.iou_token", "image_encoder.", "mask_decoder.t")
+    assert all(any(name.startswith(kind) for name in changed) for kind in kinds)
+    assert len(before) > 2 * len(changed)
+
+
+def should_learn(name: str) -> bool:
+    """The paper's list: context, adapter, LoRA on q and v, the decoder but for its transformer."""
+    if name.startswith(("context.", "adapter.")):
+        return True
+    if name.startswith("mask_decoder.") and not name.startswith("mask_decoder.transformer."):
+        return True
+    layer, is_lora, _ = name.partition(".lora_")
+    return bool(is_lora) and layer.endswith((".qkv.q", ".qkv.v", ".q_proj", ".v_proj"))
 
 
 def test_the_adapter_written_reproduces_the_model(root: Path) -> None:
@@ -83,6 +95,7 @@ def test_the_adapter_written_reproduces_the_model(root: Path) -> None:
         assert config.base.keys() == {"litemedsam"}
     # As `load_model` does: the architecture comes from the folder, the base weights from elsewhere.
     config = read_adapter_config(run.folder / "last")
+    assert (config.architecture.token_scale, config.architecture.context_depth) == (4.0, 3)
     fresh = tiny_model(architecture_of(config.architecture))
     fresh.model.image_encoder.to(memory_format=torch.channels_last)  # or sums round differently
     wanted = logits_of(run.built)
@@ -125,6 +138,64 @@ def test_the_best_adapter_is_chosen_as_asked(
     )
     assert read_adapter_config(run.folder / "last").training["step"] == 6
     assert same(load_file(run.folder / "last" / "adapter.safetensors"), learned(run))
+
+
+def test_the_best_so_far_survives_a_resume(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Validation(0.3, 0.3), Validation(0.5, 0.2), Validation(0.4, 0.1)])
+    monkeypatch.setattr(run_module, "validate", lambda *_: next(answers))
+    train(run_config(root, val_every=2), stop_after=3)
+    resumed = train(run_config(root, val_every=2))
+    assert resumed.state.best == 0.3
+    assert read_adapter_config(resumed.folder / "best").training["step"] == 2
+
+
+def test_validation_counts_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begin(run_config(root))
+    sample = run.val_set.samples[0]
+    other = replace(sample, dataset="elsewhere")
+    left, right, nothing = torch.zeros(3, 2, 4)
+    left[:, :2], right[:, 2:] = 1, 1
+    # (image, concepts, masks said, truths)
+    cases = {
+        (0, 0, 0): (sample, ["tumor", "lung"], [left, nothing], [left, nothing]),
+        (0, 1, 0): (sample, ["tumor"], [torch.ones(2, 4)], [left]),
+        (0, 2, 0): (
+            other,
+            ["tumor", "lung", "dog"],
+            [right, left, nothing],
+            [left, nothing, nothing],
+        ),
+    }
+    said = {key: 8 * torch.stack(masks)[:, None] - 4 for key, (_, _, masks, _) in cases.items()}
+    items = {
+        key: TrainItem(
+            image=torch.zeros(3, 64, 64, dtype=torch.uint8),
+            size_px=(64, 64),
+            prompts=concepts,
+            concepts=concepts,
+            targets=torch.stack(truths).to(torch.uint8),
+            sample=which,
+        )
+        for key, (which, concepts, _, truths) in cases.items()
+    }
+
+    def decode(item: TrainItem, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+        (key,) = (key for key in items if items[key] is item)
+        return said[key], item.targets, torch.full((len(item.prompts), 1), 0.5)
+
+    monkeypatch.setattr(run.forward, "decode", decode)
+    result = run_module.validate(run.forward, items, list(items), run.config.loss)  # type: ignore[arg-type]
+    # Dice 1 and 2·4 / (8 + 4) in one set, 0 in the other; the sets count alike.
+    first, second = f"{root.name}/tumor", "elsewhere/tumor"
+    assert result.dice_by_group == pytest.approx({first: (1 + 2 / 3) / 2, second: 0.0})
+    assert result.dice == pytest.approx((1 + 2 / 3) / 4)
+    assert result.false_positive_rate == pytest.approx(1 / 3)
+    parts = [
+        mask_losses(said[key], torch.full((len(i.prompts), 1), 0.5), i.targets)
+        for key, i in items.items()
+    ]
+    assert result.loss == pytest.approx(float(sum(p.bce + p.dice for p in parts)) / 3)
+    assert run.built.model.training
 
 
 def test_validation_once_per_epoch_and_at_the_end(root: Path) -> None:
