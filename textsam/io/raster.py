@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,10 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from textsam.errors import ConfigError, ImageError
+from textsam.errors import ImageError
 from textsam.io.atomic import atomic_path
+from textsam.io.image import Image
+from textsam.io.limits import DEFAULT_MAX_PIXELS, max_pixels_limit
 from textsam.io.pillow import array_from_pillow, decode_file
 from textsam.io.pixels import check_dtype, check_shape, check_size, to_rgb
 
@@ -28,119 +27,12 @@ __all__ = [
     "write_picture",
 ]
 
-DEFAULT_MAX_PIXELS = 100_000_000
-"""Largest image accepted unless told otherwise, in pixels (10,000 x 10,000)."""
-
 _MASK_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_deflate"},
     "JPEG": {"quality": 95},
 }
 _PICTURE_FORMATS = {**_MASK_FORMATS, ".jpg": "JPEG", ".jpeg": "JPEG"}
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """An image ready for the model.
-
-    Attributes:
-        pixels: (H, W, 3), red, green, blue; uint8, or float32 in [0, 255] when the source had
-            other than 8 bits. Row 0 is the top, column 0 the left; pixel centres lie on whole
-            numbers.
-        source: the path it was read from, "array" or "PIL".
-        spacing_mm: distance between pixel centres as (row, column) in mm, None where unknown.
-            Resolution tags (DPI) of raster files say how to print, not how large the subject is,
-            so they are not used.
-
-    Raises:
-        ImageError: pixels of another shape, dtype or value range, or a spacing that is not two
-            positive numbers.
-    """
-
-    pixels: NDArray[Any]
-    source: str
-    spacing_mm: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        pixels = self.pixels
-        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
-            got = getattr(pixels, "shape", type(pixels).__name__)
-            raise ImageError(
-                f"{self.source}: Image.pixels must have shape (H, W, 3), got {got}; use "
-                "read_image, which converts"
-            )
-        if pixels.size == 0:
-            raise ImageError(f"{self.source}: Image.pixels is empty, shape {pixels.shape}")
-        if pixels.dtype not in (np.uint8, np.float32):
-            raise ImageError(
-                f"{self.source}: Image.pixels must be uint8 or float32, got {pixels.dtype}; use "
-                "read_image, which converts"
-            )
-        if pixels.dtype == np.float32:
-            low, high = float(pixels.min()), float(pixels.max())
-            if not (low >= 0.0 and high <= 255.0):
-                raise ImageError(
-                    f"{self.source}: float32 Image.pixels must lie in [0, 255], got {low:g} to "
-                    f"{high:g}; use read_image, which scales"
-                )
-        if self.spacing_mm is not None:
-            spacing = tuple(float(value) for value in self.spacing_mm)
-            if len(spacing) != 2 or not all(math.isfinite(v) and v > 0.0 for v in spacing):
-                raise ImageError(
-                    f"{self.source}: spacing_mm must be two positive numbers, (row, column), got "
-                    f"{self.spacing_mm!r}; leave it None where it is unknown"
-                )
-            object.__setattr__(self, "spacing_mm", spacing)
-
-    @property
-    def height(self) -> int:
-        """Number of rows."""
-        return int(self.pixels.shape[0])
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return int(self.pixels.shape[1])
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.height, self.width
-
-    def sha256(self) -> str:
-        """Hash of what the model sees: dtype, shape and pixel values, as 64 hexadecimal digits.
-
-        Two files that decode to the same pixels have the same hash; it is not the hash of a file.
-        """
-        pixels = np.ascontiguousarray(self.pixels, dtype=self.pixels.dtype.newbyteorder("<"))
-        digest = hashlib.sha256(f"{pixels.dtype.name} {pixels.shape}\n".encode())
-        digest.update(pixels.data)
-        return digest.hexdigest()
-
-
-def max_pixels_limit(max_pixels: int | None = None) -> int:
-    """The size limit in force: the argument, else TEXTSAM_MAX_PIXELS, else DEFAULT_MAX_PIXELS.
-
-    Raises:
-        ConfigError: the one that counts is not a positive whole number.
-    """
-    if max_pixels is not None:
-        if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels <= 0:
-            raise ConfigError(f"max_pixels must be a positive whole number, got {max_pixels!r}")
-        return max_pixels
-    text = os.environ.get("TEXTSAM_MAX_PIXELS", "").strip()
-    if not text:
-        return DEFAULT_MAX_PIXELS
-    try:
-        limit = int(text)
-    except ValueError:
-        limit = 0
-    if limit <= 0:
-        raise ConfigError(
-            f"the environment variable TEXTSAM_MAX_PIXELS is {text!r}; set it to a positive whole "
-            f"number of pixels, or unset it for the default of {DEFAULT_MAX_PIXELS}"
-        )
-    return limit
 
 
 def read_image(
