@@ -40,9 +40,9 @@ def run(encoded: Encoded, *, authors_frame: bool) -> tuple[list[Pass], list[Tens
     """Three passes of "tumor", and the sparse tokens the decoder was given in each."""
     model = encoded.built.model
     seen: list[Tensor] = []
-    hook = model.mask_decoder.register_forward_pre_hook(
-        lambda _, __, kwargs: seen.append(kwargs["sparse_prompt_embeddings"].clone()),
-        with_kwargs=True,
+    # The decoder's own five tokens come before those of the prompt.
+    hook = model.mask_decoder.transformer.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[2][:, 5:].clone())
     )
     try:
         with torch.inference_mode():

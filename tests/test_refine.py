@@ -191,7 +191,7 @@ def test_an_empty_mask_stays_empty_and_keeps_its_first_pass() -> None:
 def test_a_mask_that_refinement_empties_is_the_answer() -> None:
     script = Script(loud_model().model, [blob(8, 8, 15, 15), EMPTY])
     passes = decode_passes(script.model, EMBEDDING, TOKENS[:1], FRAME, refine=[3])
-    assert [bool(p.masks.any()) for p in passes] == [True, False, False, False]
+    assert [bool(p.masks[0].any()) for p in passes] == [True, False, False, False]
     assert script.answers == []
 
 
@@ -206,7 +206,7 @@ def test_threshold_is_applied_to_logits() -> None:
             refine=[0],
             threshold_logit=threshold,
         )
-        assert abs(int(passes[0].masks.sum()) - area) <= 40 * (area > 0)
+        assert abs(int(passes[0].masks[0].sum()) - area) <= 40 * (area > 0)
 
 
 def by_real_model(
@@ -225,7 +225,7 @@ def test_no_refinement_is_the_text_only_pass() -> None:
         logits, iou = model(EMBEDDING, TOKENS[:1])
     assert torch.equal(passes[0].logits, logits)
     assert torch.equal(passes[0].iou, iou)
-    assert 0.02 < passes[0].masks.mean() < 0.98
+    assert 0.02 < passes[0].masks[0].mean() < 0.98
     assert torch.equal(by_real_model(TOKENS[:1], [2])[0].logits, logits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion  # type: ignore[import-untyped]
 
 from textsam.errors import ConfigError, ImageError, TextSAMError
-from textsam.io.raster import Image
+from textsam.io.image import Image, Placement
 from textsam.overlay import DEFAULT_COLOUR
 from textsam.result import Segmentation
 
@@ -140,10 +141,12 @@ def test_to_dict_is_exactly_the_documented_schema() -> None:
         "score": 0.9322,
         "box": [5, 2, 8, 4],
         "centroid": [6.636, 3.091],
+        "centroid_mm": None,
         "area_px": 11,
         "area_mm2": pytest.approx(1.1),
         "image": {
             "source": "scan.png",
+            "index": 0,
             "height": 10,
             "width": 12,
             "sha256": result.image.sha256(),
@@ -152,8 +155,26 @@ def test_to_dict_is_exactly_the_documented_schema() -> None:
         "adapter": "busi",
         "extra": {"refine": 1},
     }
-    order = "prompt found score box centroid area_px area_mm2 image model adapter extra"
+    order = "prompt found score box centroid centroid_mm area_px area_mm2 image model adapter extra"
     assert " ".join(result.to_dict()) == order
+
+
+def test_the_centroid_in_the_patient_by_hand() -> None:
+    mask = np.zeros((10, 12), bool)
+    mask[2:5, 5:9] = True  # centroid (6.5, 3)
+    affine = np.eye(4)
+    # Columns run to the back at 0.5 mm, rows to the head at 2 mm, from (100, 20, -30).
+    affine[:3] = [[0, 0, 1, 100], [0.5, 0, 0, 20], [0, 2, 0, -30]]
+    result = segmentation(mask)
+    image = replace(result.image, placement=Placement(3, affine))
+    placed = replace(result, image=image)
+    assert result.centroid_mm is None
+    assert placed.centroid_mm == (100.0, 20 + 3.25, -30 + 6.0)
+    facts = placed.to_dict()
+    assert facts["centroid_mm"] == [100.0, 23.25, -24.0]
+    assert facts["image"]["index"] == 3
+    empty = replace(placed, mask=np.zeros_like(mask), found=False)
+    assert empty.centroid_mm is None
 
 
 def test_to_dict_of_nothing_found() -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 from textsam.errors import PromptError
 from textsam.io.raster import Image
 from textsam.model.tuning import merge_for_inference
-from textsam.preprocess import Frame
 from textsam.refine import decode_passes
 from textsam.result import Segmentation
 from textsam.segmenter import Segmenter, UnknownPromptWarning
@@ -305,9 +304,8 @@ def test_bfloat16_is_for_the_image_encoder_alone() -> None:
     rough = segmenter.segment(picture(), "tumor", refine=0)
     difference = np.abs(rough.probability - exact.probability).max()
     assert 0 < difference < 0.1
-    embedding, frame = next(iter(segmenter._embeddings.values()))
+    embedding = next(iter(segmenter._embeddings.values()))
     assert embedding.dtype == torch.float32
-    assert frame == Frame((40, 56), 64)
     assert segmenter._tokens["tumor"].equal(tiny_segmenter()._token("tumor"))
     assert all(p.dtype == torch.float32 for p in segmenter.built.model.parameters())
 
@@ -321,3 +319,27 @@ def test_the_result_is_the_users_to_change() -> None:
     second = segmenter.segment(image, "tumor")
     assert np.array_equal(second.mask, kept)
     assert np.array_equal(second.mask, second.probability > 0.5)
+
+
+def test_a_region_is_all_the_model_sees_and_the_answer_is_of_the_whole_image() -> None:
+    whole = picture(size=(60, 90))
+    region = (10, 5, 65, 44)
+    image = Image(whole, "scan", region_px=region)
+    cut = np.ascontiguousarray(whole[5:45, 10:66])
+    segmenter = tiny_segmenter()
+    seen = segmenter.segment(cut, WORDS, refine=2)
+    for answer, part in zip(segmenter.segment(image, WORDS, refine=2), seen, strict=True):
+        assert answer.mask.shape == (60, 90)
+        assert np.array_equal(answer.mask[5:45, 10:66], part.mask)
+        assert np.array_equal(answer.probability[5:45, 10:66], part.probability)
+        outside = np.ones((60, 90), bool)
+        outside[5:45, 10:66] = False
+        assert not answer.mask[outside].any()
+        assert not answer.probability[outside].any()
+        assert answer.score == part.score
+    by_hand = segmenter.segment(image, "tumor", points=[(30, 25)], boxes=(12, 6, 40, 30))
+    shifted = segmenter.segment(cut, "tumor", points=[(20, 20)], boxes=(2, 1, 30, 25))
+    assert np.array_equal(by_hand.mask[5:45, 10:66], shifted.mask)
+    # The same pixels with another region are another image.
+    other = segmenter.segment(Image(whole, "scan"), "tumor", refine=2)
+    assert not np.array_equal(other.probability, segmenter.segment(image, "tumor").probability)

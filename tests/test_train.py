@@ -80,6 +80,8 @@ def should_learn(name: str) -> bool:
     """The paper's list: context, adapter, LoRA on q and v, the decoder but for its transformer."""
     if name.startswith(("context.", "adapter.")):
         return True
+    if name.startswith(tuple(f"mask_decoder.output_hypernetworks_mlps.{i}." for i in (1, 2, 3))):
+        return False  # of the masks that are not made
     if name.startswith("mask_decoder.") and not name.startswith("mask_decoder.transformer."):
         return True
     layer, is_lora, _ = name.partition(".lora_")

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from textsam.adapters import AdapterConfig
 from textsam.checkpoint import record_of
-from textsam.model.backbones import Backbone
+from textsam.model.backbones import Backbone, use_fast_blocks
 from textsam.model.build import Architecture, BuiltModel, assemble
 from textsam.model.text_encoders import TextEncoder
 from textsam.model.tuning import Tuning, merge_for_inference
@@ -84,6 +84,7 @@ def tiny_backbone(depth: int = 2) -> Backbone:
     for name, parameter in encoder.named_parameters():
         if "rel_pos" in name or name == "pos_embed":
             nn.init.normal_(parameter, std=0.1)
+    use_fast_blocks(encoder)
     return Backbone(
         image_encoder=encoder,
         prompt_encoder=PromptEncoder(

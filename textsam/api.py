@@ -14,16 +14,14 @@ from textsam.checkpoint import architecture_of, load_adapter
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
 from textsam.model.build import build_model
+from textsam.model.cpu_tinyvit import CpuTinyViT
 from textsam.model.tuning import merge_for_inference
 from textsam.presets import Preset, preset
 from textsam.segmenter import Segmenter
 from textsam.weights.checksum import sha256_of
 
 if TYPE_CHECKING:
-    import PIL.Image
-    from numpy.typing import NDArray
-
-    from textsam.io.raster import Image
+    from textsam.prepare import ImageLike
     from textsam.result import Segmentation
 
 __all__ = ["load_model", "segment"]
@@ -86,6 +84,8 @@ def load_model(
     load_adapter(folder, built)
     merge_for_inference(built.model)
     built.model.to(where)
+    if where.type == "cpu" and info.name == "lite":
+        built.model.image_encoder = CpuTinyViT(built.model.image_encoder, dtype)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})
     fingerprint = sha256_of(folder / TENSORS_FILE)
@@ -118,7 +118,7 @@ def _cached_model(model: str, adapter: str | Path | None, device: str, precision
 
 @overload
 def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it comes first
-    image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+    image: ImageLike,
     prompt: str,
     *,
     model: str = ...,
@@ -134,7 +134,7 @@ def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it c
 
 @overload
 def segment(
-    image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+    image: ImageLike,
     prompt: Sequence[str],
     *,
     model: str = ...,
@@ -149,7 +149,7 @@ def segment(
 
 
 def segment(
-    image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+    image: ImageLike,
     prompt: str | Sequence[str],
     *,
     model: str = "lite",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,17 +34,17 @@ class Geometry:
 
 @dataclass
 class Pass:
-    """One pass over C prompts of an image.
+    """One pass over C prompts.
 
     Attributes:
         logits: (C, 1, 256, 256), low resolution, over the model's square.
         iou: (C, 1) predicted IoU.
-        masks: (C, H, W) bool at the image's resolution.
+        masks: C of (H, W) bool, each at its image's resolution.
     """
 
     logits: Tensor
     iou: Tensor
-    masks: NDArray[np.bool_]
+    masks: list[NDArray[np.bool_]]
 
 
 def box_and_centroid(
@@ -78,65 +79,88 @@ def geometry_of_mask(mask: NDArray[np.bool_]) -> Geometry | None:
     return Geometry(points=centroid[None], labels=np.ones(1, dtype=np.int64), box=box)
 
 
+@dataclass(frozen=True)
+class _Query:
+    """One prompt on one image, as the decoder is asked."""
+
+    embedding: Tensor
+    token: Tensor
+    frame: Frame
+    geometry: Geometry | None
+
+
 def _tokens(
-    model: TextSAM, text_token: Tensor, geometry: Geometry | None, frame: Frame, authors_frame: bool
+    model: TextSAM, queries: Sequence[_Query], authors_frame: bool
 ) -> tuple[Tensor, Tensor]:
-    """Sparse tokens and dense embedding of one prompt; `text_token` is (1, 256)."""
+    """Sparse tokens (N, m, 256) and dense embedding of queries with geometry of one kind."""
+    text = torch.stack([query.token for query in queries])
 
-    def place(points: NDArray[np.float64]) -> Tensor:
-        placed = points if authors_frame else frame.to_model(points)
-        return torch.tensor(placed[None], dtype=torch.float32, device=text_token.device)
+    def place(arrays: Sequence[tuple[NDArray[np.float64], Frame]]) -> Tensor:
+        placed = [array if authors_frame else frame.to_model(array) for array, frame in arrays]
+        return torch.tensor(np.stack(placed), dtype=torch.float32, device=text.device)
 
-    if geometry is None:
-        return model.prompt_tokens(text_token)
+    given = [(query.geometry, query.frame) for query in queries if query.geometry is not None]
+    if not given:
+        return model.prompt_tokens(text)
     points: tuple[Tensor, Tensor] | None = None
     boxes: Tensor | None = None
-    if len(geometry.points):
-        labels = torch.tensor(geometry.labels[None], device=text_token.device)
-        points = (place(geometry.points), labels)
-    if geometry.box is not None:
-        boxes = place(geometry.box.reshape(2, 2)).flatten(1)
-    return model.prompt_tokens(text_token, points, boxes)
+    if len(given[0][0].points):
+        labels = torch.tensor(np.stack([g.labels for g, _ in given]), device=text.device)
+        points = (place([(g.points, frame) for g, frame in given]), labels)
+    corners = [(g.box.reshape(2, 2), frame) for g, frame in given if g.box is not None]
+    if corners:
+        boxes = place(corners).flatten(1)
+    return model.prompt_tokens(text, points, boxes)
+
+
+def _kind(query: _Query) -> tuple[int, bool]:
+    """Queries of one kind have as many prompt tokens, so they can be decoded together."""
+    if query.geometry is None:
+        return 0, False
+    return len(query.geometry.points), query.geometry.box is not None
 
 
 def _decode(
     model: TextSAM,
-    embedding: Tensor,
-    text_tokens: Tensor,
-    geometries: Sequence[Geometry | None],
-    frame: Frame,
+    queries: Sequence[_Query],
     threshold_logit: float,
     authors_frame: bool,
+    together: bool,
 ) -> Pass:
-    """Decode prompts one at a time, so that no answer depends on what else is asked.
-
-    Matrix products round differently for another batch size. On a CPU a batch would save nothing:
-    the decoder repeats the image's embedding for every prompt.
-    """
-    logits, iou = [], []
-    for index, geometry in enumerate(geometries):
-        text_token = text_tokens[index : index + 1]
-        sparse, dense = _tokens(model, text_token, geometry, frame, authors_frame)
-        answer = model.decode(embedding, sparse, dense)
-        logits.append(answer[0])
-        iou.append(answer[1])
-    joined = torch.cat(logits)
-    masks = (frame.logits_to_image(joined.float())[:, 0] > threshold_logit).cpu().numpy()
-    return Pass(joined, torch.cat(iou), masks)
+    groups: dict[object, list[int]] = defaultdict(list)
+    for index, query in enumerate(queries):
+        groups[_kind(query) if together else index].append(index)
+    logits: list[Tensor] = [torch.empty(0)] * len(queries)
+    iou = list(logits)
+    for members in groups.values():
+        group = [queries[index] for index in members]
+        sparse, dense = _tokens(model, group, authors_frame)
+        one_image = all(query.embedding is group[0].embedding for query in group)
+        embedding = torch.cat([q.embedding for q in (group[:1] if one_image else group)])
+        answers = model.decode(embedding, sparse, dense)
+        for row, index in enumerate(members):
+            logits[index], iou[index] = answers[0][row], answers[1][row]
+    # Every mask is made alone: images differ in size.
+    masks = [
+        (query.frame.logits_to_image(own[None].float())[0, 0] > threshold_logit).cpu().numpy()
+        for query, own in zip(queries, logits, strict=True)
+    ]
+    return Pass(torch.stack(logits), torch.stack(iou), masks)
 
 
 def decode_passes(
     model: TextSAM,
-    embedding: Tensor,
+    embedding: Tensor | Sequence[Tensor],
     text_tokens: Tensor,
-    frame: Frame,
+    frame: Frame | Sequence[Frame],
     *,
     refine: Sequence[int],
     manual: Sequence[Geometry | None] | None = None,
     threshold_logit: float = 0.0,
     authors_frame: bool = False,
+    together: bool | None = None,
 ) -> list[Pass]:
-    """Decode C prompts on one embedded image, then refine each as often as asked.
+    """Decode C prompts on embedded images, then refine each as often as asked.
 
     The first pass uses the text and any manual geometry. Each further pass uses the text, the
     centroid and the box of the mask before (TextSAM-EUS, refinement stage). A prompt whose mask is
@@ -144,40 +168,43 @@ def decode_passes(
 
     Args:
         model: in eval mode.
-        embedding: (1, 256, 64, 64) of the image.
+        embedding: (1, 256, 64, 64) of the image all prompts are about, or C of these.
         text_tokens: (C, 256).
-        frame: of the image.
+        frame: of the image, or C of these.
         refine: (C,) refinement passes per prompt.
-        manual: (C,) geometry in the image's frame, or None.
+        manual: (C,) geometry in its image's frame, or None.
         threshold_logit: logit above which a pixel belongs to the mask.
-        authors_frame: leave refinement prompts in the image's frame, as the authors' code does.
-            For checkpoints judged that way only; the prompts are misplaced unless the image's
-            longer side is the model's.
+        authors_frame: leave refinement prompts, and manual ones, in the image's frame, as the
+            authors' code does. For checkpoints judged that way only; the prompts are misplaced
+            unless the image's longer side is the model's.
+        together: decode prompts together where they have as many tokens. Matrix products round
+            differently for another batch size, so an answer then depends, in its last bits, on
+            what else is asked. None does so except on a CPU, where it saves nothing.
 
     Returns:
         1 + max(refine) passes, each over all prompts; the last holds the result.
     """
     count = len(text_tokens)
+    embeddings = [embedding] * count if isinstance(embedding, Tensor) else list(embedding)
+    frames = [frame] * count if isinstance(frame, Frame) else list(frame)
     geometries = list(manual) if manual is not None else [None] * count
-    passes = [
-        _decode(model, embedding, text_tokens, geometries, frame, threshold_logit, authors_frame)
+    queries = [
+        _Query(*parts) for parts in zip(embeddings, text_tokens, frames, geometries, strict=True)
     ]
+    if together is None:
+        together = text_tokens.device.type != "cpu"
+    passes = [_decode(model, queries, threshold_logit, authors_frame, together)]
     for number in range(1, max(refine, default=0) + 1):
         before = passes[-1]
-        current = Pass(before.logits.clone(), before.iou.clone(), before.masks.copy())
-        found = [geometry_of_mask(mask) for mask in before.masks]
-        due = [i for i in range(count) if refine[i] >= number and found[i] is not None]
+        current = Pass(before.logits.clone(), before.iou.clone(), list(before.masks))
+        due = [i for i in range(count) if refine[i] >= number]
+        found = {i: geometry_of_mask(before.masks[i]) for i in due}
+        due = [i for i in due if found[i] is not None]
         if due:
-            again = _decode(
-                model,
-                embedding,
-                text_tokens[due],
-                [found[i] for i in due],
-                frame,
-                threshold_logit,
-                authors_frame,
-            )
+            refined = [replace(queries[i], geometry=found[i]) for i in due]
+            again = _decode(model, refined, threshold_logit, authors_frame, together)
             current.logits[due], current.iou[due] = again.logits, again.iou
-            current.masks[due] = again.masks
+            for row, index in enumerate(due):
+                current.masks[index] = again.masks[row]
         passes.append(current)
     return passes

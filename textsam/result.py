@@ -106,6 +106,17 @@ class Segmentation:
         return x, y
 
     @property
+    def centroid_mm(self) -> tuple[float, float, float] | None:
+        """The centroid in the patient as (x, y, z) in mm, to left, back and head (LPS).
+
+        None if the mask is empty or the image's place in the patient is unknown.
+        """
+        centroid = self.centroid
+        if centroid is None or self.image.placement is None:
+            return None
+        return self.image.placement.to_patient_mm(*centroid)
+
+    @property
     def area_px(self) -> int:
         """Number of pixels in the mask."""
         return int(np.count_nonzero(self.mask))
@@ -151,36 +162,42 @@ class Segmentation:
     def to_dict(self) -> dict[str, Any]:
         """The answer without its arrays, ready for JSON. The keys are stable:
 
-        ========= ============================================================================
-        prompt    str, the text asked for
-        found     bool
-        score     float in [0, 1], rounded to 4 digits
-        box       [x_min, y_min, x_max, y_max], inclusive pixels, or None when the mask is empty
-        centroid  [x, y] in pixels, rounded to 3 digits, or None when the mask is empty
-        area_px   int, pixels in the mask
-        area_mm2  float, or None where the pixel spacing is unknown
-        image     {"source": str, "height": int, "width": int, "sha256": str}; the hash is of the
-                  decoded pixels (`Image.sha256`), not of the file
-        model     str, name of the base model
-        adapter   str, name of the adapter
-        extra     dict, as given; tuples become lists, paths text, numpy numbers plain numbers, and
-                  numbers that are not finite None, which JSON has no other word for
-        ========= ============================================================================
+        =========== ==========================================================================
+        prompt      str, the text asked for
+        found       bool
+        score       float in [0, 1], rounded to 4 digits
+        box         [x_min, y_min, x_max, y_max], inclusive pixels, or None when the mask is empty
+        centroid    [x, y] in pixels, rounded to 3 digits, or None when the mask is empty
+        centroid_mm [x, y, z] in mm, to the patient's left, back and head, rounded to 3 digits, or
+                    None where the mask is empty or the image's place in the patient is unknown
+        area_px     int, pixels in the mask
+        area_mm2    float, or None where the pixel spacing is unknown
+        image       {"source": str, "index": int, "height": int, "width": int, "sha256": str}: the
+                    number of the slice, page or frame in the source, from 0; the hash is of the
+                    decoded pixels (`Image.sha256`), not of the file
+        model       str, name of the base model
+        adapter     str, name of the adapter
+        extra       dict, as given; tuples become lists, paths text, numpy numbers plain numbers,
+                    and numbers that are not finite None, which JSON has no other word for
+        =========== ==========================================================================
 
         Raises:
             TextSAMError: `extra` holds something JSON cannot, such as an array.
         """
-        box, centroid = self.box, self.centroid
+        box, centroid, centroid_mm = self.box, self.centroid, self.centroid_mm
+        placement = self.image.placement
         return {
             "prompt": self.prompt,
             "found": self.found,
             "score": round(self.score, 4),
             "box": None if box is None else list(box),
             "centroid": None if centroid is None else [round(value, 3) for value in centroid],
+            "centroid_mm": None if centroid_mm is None else [round(v, 3) for v in centroid_mm],
             "area_px": self.area_px,
             "area_mm2": self.area_mm2,
             "image": {
                 "source": self.image.source,
+                "index": 0 if placement is None else placement.index,
                 "height": self.image.height,
                 "width": self.image.width,
                 "sha256": self.image.sha256(),

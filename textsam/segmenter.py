@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from textsam.adapters import AdapterConfig
+from textsam.batch import BatchAnswer, batches
 from textsam.errors import PromptError
-from textsam.io.raster import Image, read_image
+from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
-from textsam.preprocess import Frame
+from textsam.prepare import ImageLike, Prepared, prepare
 from textsam.prompts import canonical, nearest, normalise
 from textsam.refine import Geometry, Pass, decode_passes
 from textsam.result import Segmentation
 
 if TYPE_CHECKING:
-    import PIL.Image
+    pass
 
-__all__ = ["Segmenter", "UnknownPromptWarning"]
+__all__ = ["Question", "Segmenter", "UnknownPromptWarning"]
 
 _KEPT_EMBEDDINGS = 4
 
@@ -37,7 +36,7 @@ class UnknownPromptWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """A prompt as asked, what it means, and the text that is encoded."""
 
     asked: str
@@ -74,7 +73,7 @@ class Segmenter:
         self.precision = precision
         self.fingerprint = fingerprint
         self._tokens: dict[str, Tensor] = {}
-        self._embeddings: OrderedDict[str, tuple[Tensor, Frame]] = OrderedDict()
+        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -94,7 +93,7 @@ class Segmenter:
     @overload
     def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it comes first
         self,
-        image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+        image: ImageLike,
         prompt: str,
         *,
         refine: int | None = None,
@@ -106,7 +105,7 @@ class Segmenter:
     @overload
     def segment(
         self,
-        image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+        image: ImageLike,
         prompt: Sequence[str],
         *,
         refine: int | None = None,
@@ -117,7 +116,7 @@ class Segmenter:
 
     def segment(
         self,
-        image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+        image: ImageLike,
         prompt: str | Sequence[str],
         *,
         refine: int | None = None,
@@ -146,53 +145,146 @@ class Segmenter:
             PromptError: an empty prompt, geometry outside the image, or, with `strict`, an unknown
                 prompt.
         """
+        questions = self.questions(prompt, strict=strict, stacklevel=3)
+        passes = self.passes(questions, refine)
         single = isinstance(prompt, str)
-        asked = _asked(prompt)
-        if refine is not None and not (isinstance(refine, int | np.integer) and refine >= 0):
-            raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
-        questions = []
-        for text in asked:  # a loop, so that the warning points at the caller
-            questions.append(self._question(text, strict))  # noqa: PERF401
-        picture = read_image(image)
-        manual = _manual_geometry(
-            [points] if single else _per_prompt("points", points, len(asked)),
-            [boxes] if single else _per_prompt("boxes", boxes, len(asked)),
-            picture.size_px,
+        prepared = self.prepare(image)
+        manual = manual_geometry(
+            [points] if single else per_prompt("points", points, len(questions)),
+            [boxes] if single else per_prompt("boxes", boxes, len(questions)),
+            prepared.image.size_px,
         )
+        answers = self.answer([prepared], questions, passes, manual)[0]
+        return answers[0] if single else answers
+
+    def segment_batch(
+        self,
+        images: Iterable[ImageLike],
+        prompts: str | Sequence[str],
+        *,
+        batch_size: int | None = None,
+        refine: int | None = None,
+        strict: bool = False,
+    ) -> Iterator[BatchAnswer]:
+        """Segment images one after another in memory that does not grow with their number.
+
+        Files are read and resized by threads while the model works. A bad image is an answer with
+        an `error`, and the others go on.
+
+        Args:
+            images: as for `segment`, or callables without arguments that return an `Image`; read
+                as they are needed.
+            prompts: asked of every image.
+            batch_size: images encoded at once; None takes 1 on a CPU, where more gain nothing, and
+                16 elsewhere. Where the device's memory does not hold them, half as many are tried.
+            refine, strict: as for `segment`.
+
+        Yields:
+            One answer per image, in order. With a batch size of 1 it is what `segment` returns;
+            larger batches differ in the last bits of the logits.
+
+        Raises:
+            PromptError: as `segment`, before the first image is read.
+            ConfigError: a batch size below 1.
+        """
+        questions = self.questions(prompts, strict=strict, stacklevel=3)
+        passes = self.passes(questions, refine)
+        size = batch_size if batch_size is not None else 1 if self.device.type == "cpu" else 16
+        return batches(
+            images,
+            self.prepare,
+            lambda prepared: self.answer(prepared, questions, passes),
+            batch_size=size,
+        )
+
+    def questions(
+        self, prompt: str | Sequence[str], *, strict: bool = False, stacklevel: int = 2
+    ) -> list[Question]:
+        """What prompts mean to this adapter.
+
+        Args:
+            prompt: a word or several.
+            strict: raise for a prompt the adapter was not trained for, instead of warning.
+            stacklevel: whom the warning names, as in `warnings.warn`.
+
+        Raises:
+            PromptError: an empty prompt or, with `strict`, an unknown one.
+        """
+        asked = _asked(prompt)
+        found = []
+        for text in asked:  # a loop, so that the warning points at the caller
+            found.append(self._question(text, strict, stacklevel + 1))  # noqa: PERF401
+        return found
+
+    def passes(self, questions: Sequence[Question], refine: int | None) -> list[int]:
+        """Refinement passes per question: as asked, or what the adapter says of each concept.
+
+        Raises:
+            PromptError: not a whole number of at least 0.
+        """
+        if refine is None:
+            config = self.config
+            return [config.refine_for.get(q.concept or "", config.refine) for q in questions]
+        if not (isinstance(refine, int | np.integer) and refine >= 0):
+            raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
+        return [int(refine)] * len(questions)
+
+    def prepare(self, image: ImageLike) -> Prepared:
+        """Read an image and make it the model's input. Safe to call from several threads.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        return prepare(image, self.built.preprocessor)
+
+    def answer(
+        self,
+        images: Sequence[Prepared],
+        questions: Sequence[Question],
+        passes: Sequence[int],
+        manual: Sequence[Geometry | None] | None = None,
+    ) -> list[list[Segmentation]]:
+        """Ask the same questions of each image; images are encoded together, prompts decoded.
+
+        Args:
+            images: B, prepared.
+            questions: C.
+            passes: (C,) refinement passes.
+            manual: (C,) geometry in the image's frame, or None; the same for every image.
+
+        Returns:
+            B lists of C results.
+        """
         config = self.config
-        times = [
-            config.refine_for.get(q.concept or "", config.refine) if refine is None else refine
-            for q in questions
-        ]
         threshold = config.mask_threshold
+        count = len(questions)
+        geometry = list(manual) if manual is not None else [None] * count
         with torch.inference_mode():
-            embedding, frame = self._embedding(picture)
-            tokens = torch.stack([self._token(q.text) for q in questions])
+            embeddings = self._embed(images)
+            tokens = torch.stack([self._token(question.text) for question in questions])
             final = decode_passes(
                 self.built.model,
-                embedding,
-                tokens,
-                frame,
-                refine=times,
-                manual=manual,
+                [embedding for embedding in embeddings for _ in questions],
+                tokens.repeat(len(images), 1),
+                [image.frame for image in images for _ in questions],
+                refine=list(passes) * len(images),
+                manual=[image.to_region(own) for image in images for own in geometry],
                 threshold_logit=float(np.log(threshold / (1 - threshold))),
                 authors_frame=config.authors_frame,
             )[-1]
-            probabilities = [
-                frame.logits_to_image(logits[None].float())[0, 0].sigmoid().cpu().numpy()
-                for logits in final.logits
+            return [
+                [
+                    self._answer(image, questions[i], final, row * count + i, passes[i])
+                    for i in range(count)
+                ]
+                for row, image in enumerate(images)
             ]
-        answers = [
-            self._answer(picture, question, final, index, probabilities[index], times[index])
-            for index, question in enumerate(questions)
-        ]
-        return answers[0] if single else answers
 
-    def _question(self, asked: str, strict: bool) -> _Question:
+    def _question(self, asked: str, strict: bool, stacklevel: int) -> Question:
         text = normalise(asked)
         concept = canonical(text, self.prompts)
         if concept is not None:
-            return _Question(asked, concept, concept)
+            return Question(asked, concept, concept)
         close = nearest(text, self.prompts)
         hint = f"did you mean {', '.join(close)}? It" if close else "it"
         message = (
@@ -201,8 +293,8 @@ class Segmenter:
         )
         if strict:
             raise PromptError(message)
-        warnings.warn(message, UnknownPromptWarning, stacklevel=3)
-        return _Question(asked, None, text)
+        warnings.warn(message, UnknownPromptWarning, stacklevel=stacklevel)
+        return Question(asked, None, text)
 
     def _token(self, text: str) -> Tensor:
         if text not in self._tokens:
@@ -214,29 +306,33 @@ class Segmenter:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
-    def _embedding(self, image: Image) -> tuple[Tensor, Frame]:
-        key = image.sha256()
-        if key in self._embeddings:
-            self._embeddings.move_to_end(key)
-            return self._embeddings[key]
-        pixels, frame = self.built.preprocessor(image.pixels)
-        batch = pixels[None].to(self.device, memory_format=torch.channels_last)
-        with self._autocast():
-            embedding = self.built.model.encode_image(batch).float()
-        self._embeddings[key] = (embedding, frame)
-        if len(self._embeddings) > _KEPT_EMBEDDINGS:
-            self._embeddings.popitem(last=False)
-        return embedding, frame
+    def _embed(self, images: Sequence[Prepared]) -> list[Tensor]:
+        """(1, 256, 64, 64) embeddings; images seen lately are not encoded again."""
+        known: dict[str, Tensor] = {}
+        new: dict[str, Prepared] = {}
+        for image in images:
+            if image.key in self._embeddings:
+                known[image.key] = self._embeddings[image.key]
+                self._embeddings.move_to_end(image.key)
+            else:
+                new[image.key] = image
+        if new:
+            batch = torch.stack([image.pixels for image in new.values()])
+            batch = batch.to(self.device, memory_format=torch.channels_last)
+            with self._autocast():
+                encoded = self.built.model.encode_image(batch).float()
+            for key, embedding in zip(new, encoded[:, None], strict=True):
+                # A copy of its own: a view would keep the whole batch in memory.
+                known[key] = self._embeddings[key] = embedding.clone()
+            while len(self._embeddings) > _KEPT_EMBEDDINGS:
+                self._embeddings.popitem(last=False)
+        return [known[image.key] for image in images]
 
     def _answer(
-        self,
-        image: Image,
-        question: _Question,
-        final: Pass,
-        index: int,
-        probability: NDArray[np.float32],
-        refined: int,
+        self, image: Prepared, question: Question, final: Pass, index: int, refined: int
     ) -> Segmentation:
+        logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
+        probability = logits.sigmoid().cpu().numpy()
         mask = final.masks[index]
         if self.config.score == "iou_head":
             score = float(final.iou[index, 0].clamp(0, 1))
@@ -247,12 +343,12 @@ class Segmenter:
         if mask.any() and not found:
             extra["rejected_area_px"] = int(mask.sum())
         return Segmentation(
-            mask=mask.copy() if found else np.zeros_like(mask),
-            probability=probability,
+            mask=image.to_image(mask.copy() if found else np.zeros_like(mask)),
+            probability=image.to_image(probability),
             score=score,
             found=found,
             prompt=question.asked,
-            image=image,
+            image=image.image,
             adapter=self.adapter_name,
             model=self.preset,
             extra=extra,
@@ -268,76 +364,3 @@ def _asked(prompt: str | Sequence[str]) -> list[str]:
     if not len(prompt):
         raise PromptError("the list of prompts is empty; give at least one word")
     return list(prompt)
-
-
-def _per_prompt(name: str, values: Any, count: int) -> list[Any]:
-    if values is None:
-        return [None] * count
-    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
-        raise PromptError(f"{name} is {values!r}; give a list with one entry (or None) per prompt")
-    if len(values) != count:
-        raise PromptError(
-            f"{name} has {len(values)} entries for {count} prompts; give one per prompt, or None "
-            "for a prompt without"
-        )
-    return list(values)
-
-
-def _manual_geometry(
-    points: Sequence[Any], boxes: Sequence[Any], size_px: tuple[int, int]
-) -> list[Geometry | None]:
-    geometries: list[Geometry | None] = []
-    for given_points, given_box in zip(points, boxes, strict=True):
-        if given_points is None and given_box is None:
-            geometries.append(None)
-            continue
-        coordinates, labels = _read_points(given_points, size_px)
-        geometries.append(Geometry(coordinates, labels, _read_box(given_box, size_px)))
-    return geometries
-
-
-def _read_points(
-    given: Any, size_px: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    if given is None:
-        return np.zeros((0, 2)), np.zeros(0, dtype=np.int64)
-    try:
-        array = np.atleast_2d(np.asarray(given, dtype=np.float64))
-    except (TypeError, ValueError):
-        array = np.zeros((0, 0))
-    if array.ndim != 2 or array.shape[1] not in (2, 3) or not np.isfinite(array).all():
-        raise PromptError(f"points are {given!r}; give (x, y) or (x, y, label), or a list of these")
-    labels = np.ones(len(array), dtype=np.int64)
-    if array.shape[1] == 3:
-        if not np.isin(array[:, 2], (0, 1)).all():
-            raise PromptError(f"point labels are {array[:, 2].tolist()}; give 1 inside, 0 outside")
-        labels = array[:, 2].astype(np.int64)
-    _check_inside("point", array[:, :2], size_px)
-    return array[:, :2].copy(), labels
-
-
-def _read_box(given: Any, size_px: tuple[int, int]) -> NDArray[np.float64] | None:
-    if given is None:
-        return None
-    try:
-        box = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        box = np.zeros(0)
-    if box.shape != (4,) or not np.isfinite(box).all():
-        raise PromptError(f"the box is {given!r}; give (x_min, y_min, x_max, y_max)")
-    if box[0] > box[2] or box[1] > box[3]:
-        raise PromptError(
-            f"the box {given!r} has its corners swapped; give (x_min, y_min, x_max, y_max)"
-        )
-    _check_inside("box corner", box.reshape(2, 2), size_px)
-    return box
-
-
-def _check_inside(what: str, points: NDArray[np.float64], size_px: tuple[int, int]) -> None:
-    height, width = size_px
-    for x, y in points:
-        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
-            raise PromptError(
-                f"the {what} ({x:g}, {y:g}) is outside the image of {width}×{height} px "
-                "(width × height); coordinates are (x, y) in pixels, from 0"
-            )

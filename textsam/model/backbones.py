@@ -9,16 +9,30 @@ from pathlib import Path
 from typing import Literal
 
 from segment_anything import sam_model_registry
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayTransformer,
+)
 from torch import Tensor, nn
 
 from textsam.errors import WeightsError
+from textsam.model.chunked_mlp import ChunkedMlp
 from textsam.model.lora import Layout
+from textsam.model.relpos_attention import RelativePositionAttention
 from textsam.model.state import load_exactly
 from textsam.preprocess import MinMaxPixels, PixelNormaliser, StandardPixels
 from textsam.tensors import load_tensors
 
-__all__ = ["Backbone", "SamVariant", "build_litemedsam", "build_sam", "load_backbone"]
+__all__ = [
+    "Backbone",
+    "SamVariant",
+    "build_litemedsam",
+    "build_sam",
+    "load_backbone",
+    "use_fast_blocks",
+]
 
 SamVariant = Literal["vit_b", "vit_l", "vit_h"]
 
@@ -67,6 +81,7 @@ class Backbone:
 def build_sam(variant: SamVariant) -> Backbone:
     """SAM (Kirillov et al. 2023) with untrained weights, 1024×1024 input."""
     sam = sam_model_registry[variant](checkpoint=None)
+    use_fast_blocks(sam.image_encoder)
     return Backbone(
         image_encoder=sam.image_encoder,
         prompt_encoder=sam.prompt_encoder,
@@ -75,6 +90,16 @@ def build_sam(variant: SamVariant) -> Backbone:
         normalise=StandardPixels(),
         qkv_layout="blocks",
     )
+
+
+def use_fast_blocks(encoder: ImageEncoderViT) -> None:
+    """Give every block of SAM's ViT our attention and perceptron, on its own parameters, in place.
+
+    Names and shapes of the parameters stay, and so do the outputs, to rounding.
+    """
+    for block in encoder.blocks:
+        block.attn = RelativePositionAttention(block.attn)
+        block.mlp = ChunkedMlp(block.mlp)
 
 
 def build_litemedsam() -> Backbone:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from textsam.model.adapter import TextAdapter
 from textsam.model.context import ContextTokens
+from textsam.model.decode import decode_masks
 from textsam.model.text_encoders import TextEncoder
 
 __all__ = ["TextSAM"]
@@ -99,26 +100,20 @@ class TextSAM(nn.Module):
     def decode(
         self, image_embedding: Tensor, sparse: Tensor, dense: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Decode C prompts on one image.
+        """Decode N prompts, on one image or on one image each.
 
         Args:
-            image_embedding: (1, 256, 64, 64).
-            sparse: (C, m, 256) prompt tokens.
-            dense: (C or 1, 256, 64, 64).
+            image_embedding: (1, 256, 64, 64), or (N, 256, 64, 64).
+            sparse: (N, m, 256) prompt tokens.
+            dense: (N or 1, 256, 64, 64).
 
         Returns:
-            (C, 1, 256, 256) logits over the model's square and (C, 1) predicted IoU.
+            (N, 1, 256, 256) logits over the model's square and (N, 1) predicted IoU.
         """
-        logits, iou = self.mask_decoder(
-            image_embeddings=image_embedding,
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        return logits, iou
+        pe = self.prompt_encoder.get_dense_pe()
+        return decode_masks(self.mask_decoder, image_embedding, pe, sparse, dense)
 
     def forward(self, image_embedding: Tensor, text_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Text-only pass on one image: `prompt_tokens` then `decode`."""
+        """Text-only pass: `prompt_tokens` then `decode`."""
         sparse, dense = self.prompt_tokens(text_tokens)
         return self.decode(image_embedding, sparse, dense)

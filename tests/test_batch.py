@@ -1,0 +1,207 @@
+"""Many images: order, bad ones, memory, and the same answers as one by one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from tiny import tiny_segmenter
+
+from textsam.errors import ConfigError, DeviceError, ImageError, PromptError
+from textsam.io.raster import Image, read_image
+from textsam.prepare import Prepared
+from textsam.refine import decode_passes
+from textsam.result import Segmentation
+from textsam.segmenter import UnknownPromptWarning
+
+WORDS = ["tumor", "lung"]
+
+
+def pictures(count: int) -> list[NDArray[np.uint8]]:
+    """Images of different sizes."""
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, 256, (40 + 3 * i, 64 - 2 * i, 3), dtype=np.uint8) for i in range(count)]
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 8])
+def test_the_answers_are_those_of_one_by_one(batch_size: int | None) -> None:
+    images = pictures(5)
+    alone = [tiny_segmenter().segment(image, WORDS, refine=2) for image in images]
+    got = list(tiny_segmenter().segment_batch(images, WORDS, batch_size=batch_size, refine=2))
+    assert [answer.index for answer in got] == [0, 1, 2, 3, 4]
+    for answer, wanted in zip(got, alone, strict=True):
+        assert answer.error is None
+        assert answer.seconds > 0
+        for mine, his in zip(answer.answers, wanted, strict=True):
+            np.testing.assert_allclose(mine.probability, his.probability, rtol=0, atol=1e-4)
+            assert (mine.mask != his.mask).mean() < 1e-3
+            assert mine.prompt == his.prompt
+            assert batch_size not in (None, 1) or np.array_equal(mine.mask, his.mask)
+    assert any(answer.answers[0].mask.any() for answer in got)
+
+
+def test_a_bad_image_is_an_answer_and_the_others_go_on(tmp_path: Path) -> None:
+    paths = []
+    for number, image in enumerate(pictures(4)):
+        paths.append(tmp_path / f"{number}.png")
+        PILImage.fromarray(image).save(paths[-1])
+    paths[1].write_bytes(paths[1].read_bytes()[:200])
+    paths.insert(3, tmp_path / "missing.png")
+    segmenter = tiny_segmenter()
+    for size in (1, 2, 5):
+        got = list(segmenter.segment_batch(paths, "tumor", batch_size=size))
+        assert [answer.source for answer in got] == [str(path) for path in paths]
+        assert [isinstance(answer.error, ImageError) for answer in got] == [0, 1, 0, 1, 0]
+        assert [len(answer.answers) for answer in got] == [1, 0, 1, 0, 1]
+        assert got[4].answers[0].image.source == str(paths[4])
+
+
+def test_a_callable_is_called_where_the_image_is_needed(tmp_path: Path) -> None:
+    image = Image(pictures(1)[0], "slice 3")
+
+    def broken() -> Image:
+        raise ImageError("slice 4 is damaged; copy it again")
+
+    got = list(tiny_segmenter().segment_batch([lambda: image, broken], "tumor"))
+    assert got[0].answers[0].image is image
+    assert str(got[1].error) == "slice 4 is damaged; copy it again"
+    path = tmp_path / "a.png"
+    PILImage.fromarray(image.pixels).save(path)
+    again = next(tiny_segmenter().segment_batch([partial(read_image, path)], "tumor"))
+    assert np.array_equal(again.answers[0].mask, got[0].answers[0].mask)
+
+
+def test_images_are_read_a_few_ahead_and_no_more() -> None:
+    given, image = [], pictures(1)[0]
+
+    def endless() -> Iterator[NDArray[np.uint8]]:
+        while True:
+            given.append(1)
+            yield image
+
+    answers = tiny_segmenter().segment_batch(endless(), "tumor", batch_size=2)
+    for _ in range(4):
+        next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert 4 <= len(given) <= 4 + 2 * 2 + 2
+    for _ in range(100):
+        if not any(thread.name.startswith("textsam-read") for thread in threading.enumerate()):
+            break
+        threading.Event().wait(0.05)
+    assert not any(thread.name.startswith("textsam-read") for thread in threading.enumerate())
+
+
+def short_of_memory(fits: int, calls: list[int]) -> object:
+    """`Segmenter.answer` on a device that holds `fits` images."""
+
+    def answer(
+        self: object, images: Sequence[Prepared], questions: Sequence[object], *_: object
+    ) -> list[list[Segmentation]]:
+        calls.append(len(images))
+        if len(images) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [
+            [
+                Segmentation(
+                    mask=np.zeros(image.image.size_px, bool),
+                    probability=np.zeros(image.image.size_px, np.float32),
+                    score=0.0,
+                    found=False,
+                    prompt="tumor",
+                    image=image.image,
+                    adapter="a",
+                    model="m",
+                )
+            ]
+            for image in images
+        ]
+
+    return answer
+
+
+@pytest.mark.parametrize(("fits", "calls"), [(3, [8, 4, 2, 2, 2, 2, 2]), (8, [8, 2])])
+def test_out_of_memory_halves_the_batch_for_good(
+    monkeypatch: pytest.MonkeyPatch, fits: int, calls: list[int]
+) -> None:
+    segmenter = tiny_segmenter()
+    asked: list[int] = []
+    monkeypatch.setattr(type(segmenter), "answer", short_of_memory(fits, asked))
+    images = pictures(10)
+    got = list(segmenter.segment_batch(images, "tumor", batch_size=8))
+    assert [answer.index for answer in got] == list(range(10))
+    assert [answer.answers[0].mask.shape for answer in got] == [i.shape[:2] for i in images]
+    assert asked == calls
+
+
+def test_an_image_that_does_not_fit_alone_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = tiny_segmenter()
+    asked: list[int] = []
+    monkeypatch.setattr(type(segmenter), "answer", short_of_memory(0, asked))
+    got = list(segmenter.segment_batch(pictures(3), "tumor", batch_size=2))
+    assert [type(answer.error) for answer in got] == [DeviceError] * 3
+    assert "memory" in str(got[0].error)
+    assert asked == [2, 1, 1, 1]
+
+
+def test_bad_questions_are_refused_before_anything_is_read() -> None:
+    segmenter = tiny_segmenter()
+
+    def never() -> Iterator[NDArray[np.uint8]]:
+        raise AssertionError
+        yield
+
+    with pytest.raises(PromptError, match="empty"):
+        segmenter.segment_batch(never(), "")
+    with pytest.raises(PromptError, match="zebra"):
+        segmenter.segment_batch(never(), "zebra", strict=True)
+    with pytest.raises(PromptError, match="refine is -1"):
+        segmenter.segment_batch(never(), "tumor", refine=-1)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        segmenter.segment_batch(never(), "tumor", batch_size=0)
+    with pytest.warns(UnknownPromptWarning) as caught:
+        segmenter.segment_batch(never(), ["zebra", "tumor"])
+    assert [Path(warning.filename).name for warning in caught] == ["test_batch.py"]
+    assert list(segmenter.segment_batch([], "tumor")) == []
+
+
+def test_images_of_one_batch_are_encoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = tiny_segmenter()
+    encode, calls = segmenter.built.model.encode_image, []
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(segmenter.built.model, "encode_image", counted)
+    images = pictures(3)
+    list(segmenter.segment_batch([*images, images[0]], "tumor", batch_size=4))
+    assert calls == [3]  # the fourth is the first again
+    list(segmenter.segment_batch([images[1]], "lung"))
+    assert calls == [3]  # seen lately
+
+
+def test_prompts_decoded_together_agree_with_one_by_one() -> None:
+    segmenter = tiny_segmenter()
+    prepared = [segmenter.prepare(image) for image in pictures(3)]
+    model = segmenter.built.model
+    with torch.inference_mode():
+        embeddings = [model.encode_image(image.pixels[None]) for image in prepared]
+        tokens = model.encode_text(["tumor", "lung", "nerve"])
+        frames = [image.frame for image in prepared]
+        both = [
+            decode_passes(model, embeddings, tokens, frames, refine=[2, 0, 2], together=together)
+            for together in (False, True)
+        ]
+    assert len(both[0]) == len(both[1]) == 3
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-3)
+        torch.testing.assert_close(one.iou, other.iou, rtol=0, atol=1e-4)
+        for mine, his in zip(one.masks, other.masks, strict=True):
+            assert (mine != his).mean() < 1e-3
