@@ -24,7 +24,7 @@ from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Preprocessor
 from textsam.segmenter import Segmenter
 
-IMAGES = Path(skimage.data_dir)
+IMAGES = Path(skimage.data.__file__).parent
 
 
 @pytest.fixture(scope="module")

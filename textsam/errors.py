@@ -12,6 +12,8 @@ __all__ = [
     "DataError",
     "DeviceError",
     "ImageError",
+    "LimitError",
+    "PacsError",
     "PromptError",
     "TextSAMError",
     "WeightsError",
@@ -24,6 +26,14 @@ class TextSAMError(Exception):
 
 class ImageError(TextSAMError):
     """An input image cannot be used: missing, unreadable, too large, or not an image at all."""
+
+
+class LimitError(ImageError):
+    """An input image asks for more bytes, pixels or images than the limits allow."""
+
+
+class PacsError(TextSAMError):
+    """An image archive (DICOMweb) cannot be reached, refuses, or answers what it should not."""
 
 
 class PromptError(TextSAMError):

@@ -63,9 +63,12 @@ def evaluate(
     if bool(sets) == bool(concept):
         raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
     with errors_as_exit():
+        from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
         from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
         from textsam.evaluate import evaluate as run_evaluation
+
+        keep_freed_memory()
 
         if sets:
             chosen = [_selection(text) for text in sets]

@@ -11,7 +11,10 @@ from textsam import __version__
 from textsam.cli import weights as weights_commands
 from textsam.cli.errors import errors_as_exit
 from textsam.cli.evaluate import evaluate
+from textsam.cli.export import export
+from textsam.cli.pacs import pacs
 from textsam.cli.segment import segment
+from textsam.cli.serve import serve
 from textsam.cli.train import calibrate, convert, train
 
 __all__ = ["app"]
@@ -28,6 +31,9 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(convert)
+app.command()(pacs)
+app.command()(export)
+app.command()(serve)
 
 
 def _version(wanted: bool) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -24,18 +21,20 @@ from textsam.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from textsam.folder.formats import Format
+    from textsam.folder.options import Options
+    from textsam.folder.plan import Plan
     from textsam.segmenter import Segmenter
 
 __all__ = ["segment"]
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-_MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-REPORT_FORMAT = 1
+_MASK_SUFFIXES = {".png": "png", ".tif": "tiff", ".tiff": "tiff"}
+_NOT_FOR_MASKS = frozenset({".jpg", ".jpeg", ".bmp"})
 
 
 def segment(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="An image or a folder of images.")
+        Path, typer.Argument(metavar="INPUT", help="An image, a volume, or a folder of these.")
     ],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT…", help="What to segment.")],
     out: Annotated[
@@ -47,37 +46,127 @@ def segment(
     refine: Refine = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="png (default), tiff, nifti, seg or coco; repeatable."),
+    ] = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also draw the mask over the image.")
+    ] = False,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also draw contact sheets of all answers.")
+    ] = False,
+    fractional: Annotated[
+        bool, typer.Option("--fractional", help="With --format seg: probabilities, not 0 and 1.")
+    ] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also the folders inside the folder.")
+    ] = False,
+    series: Annotated[
+        bool,
+        typer.Option("--series", help="DICOM files of one folder and series are one input."),
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Do the I-th of N parts of the folder, from 1."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what an earlier run in -o has done.")
+    ] = False,
+    frame: Annotated[
+        int | None,
+        typer.Option(min=0, help="One page, slice or frame, from 0; default: all of them."),
+    ] = None,
+    axis: Annotated[
+        int | None, typer.Option(min=0, max=2, help="Of NIfTI volumes, the axis to slice across.")
+    ] = None,
+    window: Annotated[
+        int,
+        typer.Option(min=-1, help="Of DICOM files, which window of grey values, from 0; -1: all."),
+    ] = 0,
+    no_crop: Annotated[
+        bool, typer.Option("--no-crop", help="Show the model all of a DICOM ultrasound image.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON report.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse prompts the adapter was not trained for.")
     ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images encoded at once; default: by the device.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Largest image accepted, in pixels.")
+    ] = None,
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help="Most pages, slices or frames of one input.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Largest file accepted, in bytes.")
+    ] = None,
+    max_inflated_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Most memory to decode one image with, in bytes.")
+    ] = None,
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
     authors_frame: AuthorsFrame = False,
 ) -> None:
-    """Segment what PROMPT names in an image, or in every image of a folder.
+    """Segment what PROMPT names in an image or volume, or in all of a folder.
 
-    Writes STEM_PROMPT.png into the output folder, 0 outside and 255 inside; with --overlay also
-    STEM_PROMPT_overlay.png. Exit code 0: all done (an absent object is done: its mask is empty);
-    1: at least one image failed; 2: wrong usage.
+    Writes STEM_PROMPT.png into the output folder, 0 outside and 255 inside; of a volume or another
+    file with several images STEM_PROMPT_0000.png and so on. A folder also gets a manifest, which
+    --resume goes on from, summary.csv and report.json. Exit code 0: all done (an absent object is
+    done: its mask is empty); 1: at least one image failed; 2: wrong usage.
     """
-    files = _inputs(source)
-    single_file = out.suffix.lower() in _MASK_SUFFIXES
-    if out.suffix.lower() in _SUFFIXES - _MASK_SUFFIXES and not out.is_dir():
-        raise usage_error(
-            f"-o {out}: masks are written as {', '.join(sorted(_MASK_SUFFIXES))}; give such a "
-            "name, or a folder"
-        )
-    if single_file and (len(files) > 1 or source.is_dir() or len(prompts) > 1):
-        raise usage_error(
-            f"-o {out} is a file, and there is more than one mask to write; give a folder"
-        )
-    targets = [[out]] if single_file else _targets(files, prompts, out)
-    _keep_inputs(files, targets, overlay)
+    mask_file = out if out.suffix.lower() in _MASK_SUFFIXES else None
+    _check_out(out, mask_file, source, prompts, formats)
+    limits = {
+        "max_pixels": max_pixels,
+        "max_images": max_images,
+        "max_bytes": max_bytes,
+        "max_inflated_bytes": max_inflated_bytes,
+    }
+    chosen = tuple(formats or ())
+    if mask_file is not None:
+        chosen = (_MASK_SUFFIXES[mask_file.suffix.lower()],)
     with errors_as_exit():
+        from textsam.errors import ConfigError
+        from textsam.folder.options import Options
+        from textsam.folder.plan import make_plan
+        from textsam.folder.run import check_fresh
+        from textsam.io.limits import Limits
+
+        kept = Limits(**{name: value for name, value in limits.items() if value is not None})
+        try:
+            options = Options(
+                formats=cast("tuple[Format, ...]", chosen or ("png",)),
+                frame=frame,
+                axis=axis,
+                window=window,
+                crop=not no_crop,
+                overlay=overlay,
+                sheet=sheet,
+                fractional=fractional,
+                refine=refine,
+                strict=strict,
+                limits=kept,
+            )
+            if mask_file is not None:
+                _check_one_image(source, out, options)
+            plan = make_plan(
+                source,
+                prompts,
+                out.parent if mask_file is not None else out,
+                options,
+                recursive=recursive,
+                series=series,
+                shard=_shard(shard),
+                mask_file=mask_file,
+            )
+            records = source.is_dir() or resume or sheet
+            if records:
+                check_fresh(plan, resume=resume)
+        except ConfigError as error:
+            raise usage_error(str(error)) from error
         from textsam.api import load_model
 
         segmenter = load_model(
@@ -89,133 +178,97 @@ def segment(
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
         )
-        from textsam.prompts import normalise
-
-        for prompt in prompts:
-            normalise(prompt)  # a bad prompt is one error, not one per image
-    results, failures = _run(
-        segmenter, files, prompts, targets, refine, overlay, strict, quiet=as_json
-    )
-    if as_json:
-        from textsam import __version__
-
-        report = {
-            "format": REPORT_FORMAT,
-            "textsam": __version__,
-            "model": segmenter.preset,
-            "adapter": segmenter.adapter_name,
-            "results": results,
-            "failures": failures,
-        }
-        typer.echo(json.dumps(report, indent=2))
-    if failures:
+        failed = _run(
+            segmenter, plan, records=records, resume=resume, batch_size=batch_size, as_json=as_json
+        )
+    if failed:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _inputs(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    files = sorted(
-        path
-        for path in source.iterdir()
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-    )
-    if not files:
+def _check_out(
+    out: Path,
+    mask_file: Path | None,
+    source: Path,
+    prompts: list[str],
+    formats: list[str] | None,
+) -> None:
+    """What can be said of -o before anything is read."""
+    if out.suffix.lower() in _NOT_FOR_MASKS and not out.is_dir():
         raise usage_error(
-            f"{source} holds no image; read are {', '.join(sorted(_SUFFIXES))} directly inside it"
+            f"-o {out}: masks are written as {', '.join(_MASK_SUFFIXES)}; give such a name, or a "
+            "folder"
         )
-    return files
+    if mask_file is None:
+        return
+    if source.is_dir() or len(prompts) > 1:
+        raise usage_error(
+            f"-o {out} is a file, and there is more than one mask to write; give a folder"
+        )
+    if formats:
+        raise usage_error(f"-o {out} says the format; leave out --format, or give a folder")
 
 
-def _slugs(prompts: Sequence[str]) -> list[str]:
-    """File-name parts for prompts, distinct even where the letters are not Latin."""
-    slugs: list[str] = []
-    for number, prompt in enumerate(prompts, start=1):
-        # Without underscores, the last one in a mask's name separates image and prompt.
-        slug = re.sub(r"[\W_]+", "-", prompt.strip().lower()).strip("-")[:60]
-        slugs.append(slug or f"prompt-{number}")
-    return _distinct(slugs)
+def _check_one_image(source: Path, out: Path, options: Options) -> None:
+    from textsam.errors import TextSAMError
+    from textsam.io.open import open_stack
+
+    if options.frame is not None:
+        return
+    try:
+        count = len(open_stack(source, axis=options.axis, limits=options.limits))
+    except TextSAMError:
+        return  # said when it is read
+    if count > 1:
+        raise usage_error(
+            f"-o {out} is a file, and {source} holds {count} images: there is more than one mask "
+            "to write; give a folder, or --frame"
+        )
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that was there before."""
-    taken: list[str] = []
-    for name in names:
-        candidate, number = name, 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{name}-{number}"
-        taken.append(candidate)
-    return taken
-
-
-def _targets(files: Sequence[Path], prompts: Sequence[str], out: Path) -> list[list[Path]]:
-    """Per image and prompt, the mask's file; no two are the same."""
-    stems = [path.stem for path in files]
-    bases = _distinct(
-        [p.stem if stems.count(p.stem) == 1 else p.name.replace(".", "_") for p in files]
-    )
-    slugs = _slugs(prompts)
-    return [[out / f"{base}_{slug}.png" for slug in slugs] for base in bases]
-
-
-def _overlay_of(mask: Path) -> Path:
-    return mask.with_name(f"{mask.stem}_overlay.png")
-
-
-def _keep_inputs(files: Sequence[Path], targets: Sequence[Sequence[Path]], overlay: bool) -> None:
-    """Refuse to write a mask or an overlay over an image that is to be read."""
-    inputs = {path.resolve() for path in files}
-    for target in (target for row in targets for target in row):
-        for written in (target, _overlay_of(target)) if overlay else (target,):
-            if written.resolve() in inputs:
-                raise usage_error(f"{written} would overwrite an input image; give another -o")
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 1, 1
+    parts = re.fullmatch(r"(\d+)/(\d+)", text)
+    if parts is None:
+        raise usage_error(f"--shard {text}: give I/N, such as 2/8 for the second of eight parts")
+    return int(parts[1]), int(parts[2])
 
 
 def _run(
     segmenter: Segmenter,
-    files: Sequence[Path],
-    prompts: Sequence[str],
-    targets: Sequence[Sequence[Path]],
-    refine: int | None,
-    overlay: bool,
-    strict: bool,
+    plan: Plan,
     *,
-    quiet: bool,
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    from rich.console import Console
-    from rich.progress import track
+    records: bool,
+    resume: bool,
+    batch_size: int | None,
+    as_json: bool,
+) -> bool:
+    """Do it; tell whether anything failed."""
+    from textsam.cli.segment_report import Console, print_report
+    from textsam.folder.coco import write_run_coco
+    from textsam.folder.process import process
+    from textsam.folder.run import run_plan
 
-    from textsam.errors import TextSAMError
-    from textsam.io.raster import write_picture
-
-    results: list[dict[str, Any]] = []
-    failures: list[dict[str, str]] = []
-    console = Console(stderr=True)
-    work = list(zip(files, targets, strict=True))
-    for path, masks in track(
-        work, console=console, disable=len(files) == 1, description="segmenting"
-    ):
-        try:
-            began = time.perf_counter()
-            answers = segmenter.segment(path, prompts, refine=refine, strict=strict)
-            seconds = time.perf_counter() - began
-            for target, answer in zip(masks, answers, strict=True):
-                written = {"mask": str(answer.save(target))}
-                if overlay:
-                    picture = write_picture(answer.overlay(), _overlay_of(target))
-                    written["overlay"] = str(picture)
-                results.append({**answer.to_dict(), "files": written, "seconds": round(seconds, 4)})
-                if not quiet:
-                    typer.echo(_line(path, answer, written["mask"]))
-        except TextSAMError as error:
-            failures.append({"input": str(path), "error": str(error)})
-            named = str(path) in str(error)
-            typer.echo(f"error: {error}" if named else f"error: {path}: {error}", err=True)
-    return results, failures
-
-
-def _line(path: Path, answer: Any, mask: str) -> str:
-    if not answer.found:
-        return f"{path.name}: {answer.prompt}: not found (score {answer.score:.3f}) -> {mask}"
-    return f"{path.name}: {answer.prompt}: {answer.area_px} px, score {answer.score:.3f} -> {mask}"
+    with Console(plan, quiet=as_json) as console:
+        if records:
+            summary = run_plan(
+                segmenter, plan, resume=resume, batch_size=batch_size, listener=console
+            )
+            lines = summary.records
+        else:
+            made = []
+            for record in process(
+                segmenter, plan, plan.inputs, batch_size=batch_size, listener=console
+            ):
+                console.finished(record)
+                made.append(record)
+            lines = made.__iter__
+            if "coco" in plan.options.formats:
+                # Not coco.json, so that one call per image can share a folder.
+                for item in plan.inputs:
+                    write_run_coco(plan.out / f"{item.base}_coco.json", plan.prompts, lines)
+    if as_json:
+        print_report(segmenter, plan, lines, console.counts)
+    if records:
+        typer.echo(f"{console.counts_text}; {summary.summary}", err=True)
+    return console.counts["failed"] > 0

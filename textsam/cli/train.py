@@ -29,8 +29,11 @@ def train(
 ) -> None:
     """Train an adapter, or go on with a run that was interrupted."""
     with errors_as_exit():
+        from textsam.allocator import keep_freed_memory
         from textsam.config import read_config
         from textsam.train.run import train as run_training
+
+        keep_freed_memory()
 
         settings = read_config(config, assignments or ())
         folder = run_training(
@@ -96,12 +99,15 @@ def calibrate(
         import torch
 
         from textsam.adapters import TENSORS_FILE, read_adapter_config
+        from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
         from textsam.calibrate import calibrate as run_calibration
         from textsam.checkpoint import save_adapter
         from textsam.config import read_config
         from textsam.tensors import load_tensors
         from textsam.train.run import samples_of
+
+        keep_freed_memory()
 
         settings = read_config(config, assignments or ())
         record = read_adapter_config(adapter)

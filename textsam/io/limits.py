@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from textsam.errors import ConfigError, ImageError
+from textsam.errors import ConfigError, LimitError
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Limits", "max_pixels_limit"]
 
@@ -66,25 +66,25 @@ class Limits:
                 raise ConfigError(f"{name} must be a positive whole number, got {value!r}")
 
     def check_bytes(self, size_bytes: int, source: str) -> None:
-        """Raise ImageError where a file is larger than `max_bytes`."""
+        """Raise LimitError where a file is larger than `max_bytes`."""
         if size_bytes > self.max_bytes:
-            raise ImageError(
+            raise LimitError(
                 f"{source}: the file has {size_bytes:,} bytes, the limit is {self.max_bytes:,}; "
                 "raise max_bytes if the file is meant to be that large"
             )
 
     def check_images(self, count: int, source: str) -> None:
-        """Raise ImageError where a source has more than `max_images` pages, frames or slices."""
+        """Raise LimitError where a source has more than `max_images` pages, frames or slices."""
         if count > self.max_images:
-            raise ImageError(
+            raise LimitError(
                 f"{source}: the source holds {count:,} images, the limit is {self.max_images:,}; "
                 "raise max_images, or split it"
             )
 
     def check_inflated(self, size_bytes: int, source: str) -> None:
-        """Raise ImageError where decoding would need more than `max_inflated_bytes` at once."""
+        """Raise LimitError where decoding would need more than `max_inflated_bytes` at once."""
         if size_bytes > self.max_inflated_bytes:
-            raise ImageError(
+            raise LimitError(
                 f"{source}: decoding needs {size_bytes:,} bytes at once, the limit is "
                 f"{self.max_inflated_bytes:,}; raise max_inflated_bytes if there is memory for it"
             )

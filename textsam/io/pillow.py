@@ -7,6 +7,8 @@ they are stored; scaling them is left to `textsam.io.pixels`.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 import threading
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import PIL.BmpImagePlugin
@@ -26,9 +28,11 @@ import PIL.TiffImagePlugin
 from numpy.typing import NDArray
 
 from textsam.errors import ImageError
+from textsam.io.clamped import ClampedReader
 from textsam.io.pixels import check_size
+from textsam.io.tiff import stream_of_page
 
-__all__ = ["array_from_pillow", "decode_file"]
+__all__ = ["array_from_pillow", "check_header", "decode_file"]
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _READABLE = "PNG, JPEG, BMP and TIFF"
@@ -92,34 +96,64 @@ def _decoding_errors(source: str) -> Iterator[None]:
         ) from error
 
 
-def decode_file(path: Path, max_pixels: int) -> NDArray[Any]:
-    """Read the one image of a PNG, JPEG, BMP or TIFF file, upright, with its stored values.
+def decode_file(
+    path: Path, max_pixels: int, *, directory: int | None = None, source: str | None = None
+) -> NDArray[Any]:
+    """Read one image of a PNG, JPEG, BMP or TIFF file, upright, with its stored values.
+
+    Args:
+        path: the file.
+        max_pixels: most pixels (height x width) accepted.
+        directory: where the directory of the TIFF page to read is, in bytes from the start of the
+            file (`textsam.io.tiff`); None where the file must hold one image.
+        source: the name for messages; None for the path.
 
     Returns:
         (H, W), (H, W, 3) or (H, W, 4), the last with alpha: bool, uint8, uint16, int32, uint32 or
         float32 as the file stores them.
 
     Raises:
-        ImageError: not such a file, several pages, a size outside the limits (found from the
-            header, before anything is decoded), or truncated or damaged data.
+        ImageError: not such a file, several pages where `directory` is None, a size outside the
+            limits (found from the header, before anything is decoded), or truncated or damaged
+            data.
     """
-    source = str(path)
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise ImageError(
-            f"{source}: the file cannot be opened ({error.strerror}); check its permissions"
-        ) from error
-    with stream, _decoding_errors(source):
-        picture = _open(stream, source)
-        check_size(picture.height, picture.width, source, max_pixels)
-        _refuse_pages(picture, source)
+    source = source or str(path)
+    with _opened(path, directory, source) as stream:
+        picture = _checked(stream, source, max_pixels, directory)
         with _truncation_refused:
             _repair_byte_order(picture)
             deep = _deep_rawmode(picture, source)
             if deep is None:
                 return array_from_pillow(picture, source)
             return _upright(_read_deep(picture, deep, stream, source), picture)
+
+
+def check_header(path: Path, max_pixels: int, *, directory: int | None = None) -> None:
+    """Raise what `decode_file` would raise because of the header alone; decode nothing."""
+    with _opened(path, directory, str(path)) as stream:
+        _checked(stream, str(path), max_pixels, directory)
+
+
+@contextmanager
+def _opened(path: Path, directory: int | None, source: str) -> Iterator[BinaryIO]:
+    try:
+        raw = io.FileIO(path, "rb")
+    except OSError as error:
+        raise ImageError(
+            f"{source}: the file cannot be opened ({error.strerror}); check its permissions"
+        ) from error
+    with ClampedReader(raw, os.fstat(raw.fileno()).st_size) as stream, _decoding_errors(source):
+        yield stream if directory is None else stream_of_page(stream, directory, source)
+
+
+def _checked(
+    stream: BinaryIO, source: str, max_pixels: int, directory: int | None
+) -> PIL.Image.Image:
+    picture = _open(stream, source)
+    check_size(picture.height, picture.width, source, max_pixels)
+    if directory is None:
+        _refuse_pages(picture, source)
+    return picture
 
 
 def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
@@ -144,8 +178,8 @@ def _open(stream: IO[bytes], source: str) -> PIL.Image.Image:
         except PIL.UnidentifiedImageError as error:
             raise ImageError(
                 f"{source}: this is not an image that can be read here; accepted are {_READABLE} "
-                "files (TIFF with 1 to 16-bit, int32 or float32 values). Export it as PNG, or "
-                "load it yourself and pass the numpy array"
+                "files (TIFF with 1 to 16-bit, int32 or float32 values), DICOM and NIfTI. Export "
+                "it as PNG, or load it yourself and pass the numpy array"
             ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.errors import ImageError
+from textsam.errors import ImageError, LimitError
 
 __all__ = ["MIN_SIDE_PX", "check_dtype", "check_shape", "check_size", "to_rgb"]
 
@@ -40,7 +40,10 @@ def check_dtype(array: NDArray[Any], source: str) -> None:
 
 
 def check_size(height: int, width: int, source: str, max_pixels: int) -> None:
-    """Raise ImageError for an empty, too small or too large image, from its dimensions alone."""
+    """Raise ImageError for an empty or too small image, LimitError for a too large one.
+
+    The dimensions alone are looked at.
+    """
     if height <= 0 or width <= 0:
         raise ImageError(
             f"{source}: the image is empty ({height} rows, {width} columns); pass an image of at "
@@ -52,7 +55,7 @@ def check_size(height: int, width: int, source: str, max_pixels: int) -> None:
             "pixels a side are needed. Pass the full image, not a thumbnail or a single pixel"
         )
     if height * width > max_pixels:
-        raise ImageError(
+        raise LimitError(
             f"{source}: the image has {height} rows x {width} columns = {height * width:,} pixels, "
             f"more than the limit of {max_pixels:,}; crop or shrink it, or raise the limit with "
             "max_pixels=... or the environment variable TEXTSAM_MAX_PIXELS"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from textsam.errors import ImageError
 from textsam.io.atomic import atomic_path
 from textsam.io.image import Image
-from textsam.io.limits import DEFAULT_MAX_PIXELS, max_pixels_limit
-from textsam.io.pillow import array_from_pillow, decode_file
+from textsam.io.limits import DEFAULT_MAX_PIXELS, Limits, max_pixels_limit
+from textsam.io.paths import existing_file
+from textsam.io.pillow import array_from_pillow
 from textsam.io.pixels import check_dtype, check_shape, check_size, to_rgb
 
 __all__ = [
@@ -47,7 +47,9 @@ def read_image(
 
             * a path to a PNG, JPEG, BMP or TIFF file with one page, of 1 to 16 bits a channel,
               int32, uint32 or float32. The EXIF orientation is applied; palettes are resolved;
-              CMYK is converted without a colour profile.
+              CMYK is converted without a colour profile. A DICOM or NIfTI file works too where it
+              holds a single image, with the values and the place in the patient that
+              `textsam.io.open.open_stack` gives it.
             * a Pillow image, of which the current frame is read. Pillow itself holds 16-bit colour
               in 8 bits; give the path to keep all bits.
             * an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), channels last, in the order red,
@@ -74,8 +76,7 @@ def read_image(
         check_size(source.height, source.width, source.source, limit)
         return source
     if isinstance(source, str | os.PathLike):
-        path = _existing_file(source)
-        return Image(to_rgb(decode_file(path, limit), str(path)), str(path))
+        return _only_image(existing_file(source), limit)
     if isinstance(source, PIL.Image.Image):
         check_size(source.height, source.width, "PIL", limit)
         return Image(to_rgb(array_from_pillow(source, "PIL"), "PIL"), "PIL")
@@ -84,31 +85,21 @@ def read_image(
     raise ImageError(_not_an_image(source))
 
 
-def _existing_file(source: str | os.PathLike[str]) -> Path:
-    text = os.fspath(source)
-    if not isinstance(text, str):
-        raise ImageError(f"{text!r}: a path must be text, not bytes; use os.fsdecode(path)")
-    if not text.strip():
-        raise ImageError("'': the path of the image is empty; pass the path of an image file")
-    if "://" in text:
-        raise ImageError(f"{text}: addresses are not fetched; download the image and pass its path")
-    path = Path(text)
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
+def _only_image(path: Path, limit: int) -> Image:
+    from textsam.io.open import open_stack
+
+    # A limit on pixels that was raised allows the file of so many pixels, too.
+    stack = open_stack(
+        path, limits=Limits(max_bytes=max(Limits.max_bytes, 16 * limit), max_pixels=limit)
+    )
+    if len(stack) != 1:
         raise ImageError(
-            f"{text}: there is no such file; check the path (relative paths start from the "
-            "current folder)"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{text!r}: not a usable path ({error}); check the path") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{text}: this is a folder; pass one image file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{text}: this is not a regular file; pass an image file")
-    if status.st_size == 0:
-        raise ImageError(f"{text}: the file is empty (0 bytes); copy or export it again")
-    return path
+            f"{path}: the file holds several pages, frames or slices ({len(stack)}) and it is not "
+            "known which one is meant; choose one with textsam.io.open.open_stack(path)[0], which "
+            "takes axis= for the direction of slices (on the command line: --frame and --axis), or "
+            "open a TIFF with `page = PIL.Image.open(path)`, `page.seek(0)` and pass `page`"
+        )
+    return stack[0]
 
 
 def _checked_array(array: NDArray[Any], limit: int) -> NDArray[Any]:

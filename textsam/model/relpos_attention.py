@@ -167,7 +167,9 @@ class _ByChunks(torch.autograd.Function):
         )
         # Sums over many chunks, so in full precision.
         total = torch.promote_types(k.dtype, torch.float32)
-        d_k, d_v = torch.zeros_like(k, dtype=total), torch.zeros_like(v, dtype=total)
+        # Transposed: a product then never needs the scores the other way round, which costs a copy.
+        d_keys = torch.zeros_like(keys, dtype=total, memory_format=torch.contiguous_format)
+        d_values = torch.zeros_like(d_keys)
         with torch.autocast("cpu", enabled=False):
             # What the softmax's gradient subtracts: sum over keys of p · dp, which is out · d_out.
             inner = (out * d_out).sum(-1, keepdim=True)
@@ -175,11 +177,12 @@ class _ByChunks(torch.autograd.Function):
                 tokens = slice(lines.start * width, lines.stop * width)
                 asked, wanted = q[some, tokens], d_out[some, tokens]
                 share = _probabilities(asked, keys[some], rows[some, lines], columns[some, lines])
-                d_v[some] += share.transpose(1, 2) @ wanted
+                d_values[some] += wanted.transpose(1, 2) @ share
                 d_score = (wanted @ values[some]).sub_(inner[some, tokens]).mul_(share)
                 d_q[some, tokens] = d_score @ k[some]
-                d_k[some] += d_score.transpose(1, 2) @ asked
+                d_keys[some] += asked.transpose(1, 2) @ d_score
                 grid = d_score.view(-1, lines.stop - lines.start, width, height, width)
                 d_rows[some, lines] = grid.sum(-1)
                 d_columns[some, lines] = grid.sum(-2)
-        return d_q, d_k.to(k.dtype), d_v.to(v.dtype), d_rows, d_columns
+        d_k, d_v = (summed.transpose(1, 2).to(k.dtype) for summed in (d_keys, d_values))
+        return d_q, d_k, d_v, d_rows, d_columns

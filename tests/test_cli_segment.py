@@ -1,0 +1,376 @@
+"""`textsam segment`: what it writes, what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import run, use_tiny_model, write_image
+from click.testing import Result
+from dicom_files import bundled
+from PIL import Image
+
+import textsam
+from textsam import api
+from textsam.segmenter import Segmenter, UnknownPromptWarning
+
+RESULT_KEYS = {
+    "prompt", "found", "score", "box", "centroid", "centroid_mm", "area_px", "area_mm2", "image",
+    "model", "adapter", "extra", "frame", "files", "seconds",
+}  # fmt: skip
+REPORT_KEYS = {"format", "textsam", "model", "adapter", "inputs", "results", "failures"}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """`load_model` gives a tiny segmenter; what it was asked for is kept."""
+    return use_tiny_model(monkeypatch)
+
+
+def mask_values(path: str | Path) -> set[int]:
+    with Image.open(path) as file:
+        assert file.mode == "L"
+        return set(np.unique(np.asarray(file)).tolist())
+
+
+def report_of(result: Result) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(result.stdout)
+    assert result.stdout == json.dumps(report, indent=2) + "\n"
+    assert report.keys() == REPORT_KEYS
+    assert (report["format"], report["textsam"]) == (1, textsam.__version__)
+    return report
+
+
+def test_one_image_and_one_word(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "scan.png")
+    result = run("segment", image, "tumor", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["scan_tumor.png"]
+    with Image.open(tmp_path / "out" / "scan_tumor.png") as file:
+        assert file.size == (40, 30)
+    assert mask_values(tmp_path / "out" / "scan_tumor.png") <= {0, 255}
+    assert "scan.png: tumor:" in result.stdout
+    assert "scan_tumor.png" in result.stdout
+    assert asked == [
+        {
+            "model": "lite", "adapter": None, "device": "auto", "precision": "auto",
+            "sam_checkpoint": None, "text_encoder": None, "authors_frame": None,
+        }
+    ]  # fmt: skip
+
+
+def test_options_reach_the_model(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "scan.png")
+    options = (
+        "--model vit_b --adapter mine --device cpu --precision float32 --sam-checkpoint sam.pth "
+        "--text-encoder clip --authors-frame --refine 2 --json"
+    )
+    result = run("segment", image, "tumor", "-o", tmp_path / "out", *options.split())
+    assert asked == [
+        {
+            "model": "vit_b", "adapter": "mine", "device": "cpu", "precision": "float32",
+            "sam_checkpoint": Path("sam.pth"), "text_encoder": Path("clip"), "authors_frame": True,
+        }
+    ]  # fmt: skip
+    assert report_of(result)["results"][0]["extra"]["refine"] == 2
+
+
+def test_the_report_is_stable_and_true(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for seed, name in enumerate(("b.png", "a.JPG")):
+        write_image(folder / name, seed=seed)
+    (folder / "notes.txt").write_text("not an image", encoding="utf-8")
+    write_image(folder / ".hidden.png")
+    out = tmp_path / "out"
+    result = run("segment", folder, "tumor", "lungs", "-o", out, "--overlay", "--json")
+    assert result.exit_code == 0, result.output
+    report = report_of(result)
+    assert (report["model"], report["adapter"], report["failures"]) == ("lite", "tiny", [])
+    assert [(Path(r["image"]["source"]).name, r["prompt"]) for r in report["results"]] == [
+        ("a.JPG", "tumor"), ("a.JPG", "lungs"), ("b.png", "tumor"), ("b.png", "lungs"),
+    ]  # fmt: skip
+    for entry in report["results"]:
+        assert entry.keys() == RESULT_KEYS
+        assert entry["image"].keys() == {"source", "index", "height", "width", "sha256"}
+        assert entry["files"].keys() == {"mask", "overlay"}
+        with Image.open(entry["files"]["mask"]) as file:
+            assert np.count_nonzero(np.asarray(file)) == entry["area_px"]
+        with Image.open(entry["files"]["overlay"]) as file:
+            assert file.mode == "RGB"
+        assert entry["seconds"] > 0
+    names = {f"{stem}_{slug}{end}.png" for stem in "ab" for slug in ("tumor", "lungs")
+             for end in ("", "_overlay")}  # fmt: skip
+    assert {path.name for path in out.glob("*.png")} == names
+    records = {"manifest-1-of-1.jsonl", "summary.csv", "report.json"}
+    assert {path.name for path in out.glob("[!.]*")} == names | records
+    assert [r["extra"]["concept"] for r in report["results"][:2]] == ["tumor", "lung"]
+
+
+def test_the_same_answers_as_the_interface(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "scan.png")
+    report = report_of(run("segment", image, "tumor", "lung", "-o", tmp_path / "o", "--json"))
+    segmenter = api.load_model("lite", None, "auto", "auto")
+    for entry, answer in zip(
+        report["results"], segmenter.segment(image, ["tumor", "lung"]), strict=True
+    ):
+        with Image.open(entry["files"]["mask"]) as file:
+            assert np.array_equal(np.asarray(file) > 0, answer.mask)
+        assert {k: entry[k] for k in answer.to_dict()} == json.loads(json.dumps(answer.to_dict()))
+
+
+def test_a_mask_s_own_file_name(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "scan.png")
+    target = tmp_path / "deep" / "mask.png"
+    result = run("segment", image, "tumor", "-o", target, "--overlay")
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in target.parent.iterdir()} == {"mask.png", "mask_overlay.png"}
+    assert mask_values(target) <= {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("names", "bases"),
+    [
+        (("a.png", "a.jpg", "b.png"), {"a_png", "a_jpg", "b"}),
+        (("a.png", "a.jpg", "a_png.png"), {"a_png", "a_jpg", "a_png-2"}),
+    ],
+)
+def test_files_of_one_stem_do_not_overwrite_each_other(
+    asked: list[dict[str, Any]], tmp_path: Path, names: Sequence[str], bases: set[str]
+) -> None:
+    for seed, name in enumerate(names):
+        write_image(tmp_path / "in" / name, seed=seed)
+    report = report_of(run("segment", tmp_path / "in", "tumor", "-o", tmp_path / "out", "--json"))
+    written = [Path(entry["files"]["mask"]).name for entry in report["results"]]
+    assert len(set(written)) == len(names)
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == set(written)
+    assert set(written) == {f"{base}_tumor.png" for base in bases}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "slugs"),
+    [
+        (("Lung!", "lung"), ["lung", "lung-2"]),
+        (("lung", "lung-3", "lung "), ["lung", "lung-3", "lung-2"]),
+        (("cell nucleus", "腫瘍", "…a/b_c…"), ["cell-nucleus", "腫瘍", "a-b-c"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")
+def test_prompts_do_not_overwrite_each_other(
+    asked: list[dict[str, Any]], tmp_path: Path, prompts: Sequence[str], slugs: list[str]
+) -> None:
+    image = write_image(tmp_path / "scan.png")
+    report = report_of(run("segment", image, *prompts, "-o", tmp_path / "out", "--json"))
+    written = [Path(entry["files"]["mask"]).name for entry in report["results"]]
+    assert written == [f"scan_{slug}.png" for slug in slugs]
+    assert [entry["prompt"] for entry in report["results"]] == list(prompts)
+
+
+def test_one_bad_image_does_not_stop_the_others(
+    asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for name in ("a.png", "c.png"):
+        write_image(tmp_path / "in" / name)
+    (tmp_path / "in" / "b.png").write_bytes(b"not a picture")
+    result = run("segment", tmp_path / "in", "tumor", "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    report = report_of(result)
+    assert [Path(r["image"]["source"]).name for r in report["results"]] == ["a.png", "c.png"]
+    (failure,) = report["failures"]
+    assert failure.keys() == {"input", "frame", "error"}
+    assert failure["input"] == str(tmp_path / "in" / "b.png")
+    assert failure["error"]
+    assert "b.png" in result.stderr
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"a_tumor.png", "c_tumor.png"}
+
+
+def test_a_missing_image(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    missing = tmp_path / "none.png"
+    result = run("segment", missing, "tumor", "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    report = report_of(result)
+    assert report["results"] == []
+    assert [failure["input"] for failure in report["failures"]] == [str(missing)]
+    assert str(missing) in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_there_is_an_answer(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = api.load_model
+
+    def strict_about_finding(*args: Any, **others: Any) -> Segmenter:
+        segmenter = tiny(*args, **others)
+        segmenter.config = segmenter.config.model_copy(update={"found_threshold": 1.0})
+        return segmenter
+
+    monkeypatch.setattr(api, "load_model", strict_about_finding)
+    image = write_image(tmp_path / "scan.png")
+    result = run("segment", image, "tumor", "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0
+    (entry,) = report_of(result)["results"]
+    assert (entry["found"], entry["area_px"], entry["box"]) == (False, 0, None)
+    assert mask_values(entry["files"]["mask"]) == {0}
+    spoken = run("segment", image, "tumor", "-o", tmp_path / "out")
+    assert "not found" in spoken.stdout
+
+
+def test_a_word_the_adapter_does_not_know(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "scan.png")
+    with pytest.warns(UnknownPromptWarning, match="'dog'"):
+        result = run("segment", image, "dog", "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0
+    assert report_of(result)["results"][0]["extra"]["concept"] is None
+    result = run("segment", image, "dog", "-o", tmp_path / "strict", "--strict")
+    assert result.exit_code == 1
+    assert "tumor, lung" in result.stderr
+    assert not (tmp_path / "strict").exists()
+
+
+def test_a_bad_prompt_is_one_error(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name)
+    result = run("segment", tmp_path / "in", " ", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.count("error:") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_may_not_replace_the_images_of_a_folder(
+    asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    other = write_image(tmp_path / "in" / "a_tumor.png", seed=1)
+    before = other.read_bytes()
+    result = run("segment", tmp_path / "in", "tumor", "-o", tmp_path / "in")
+    assert result.exit_code == 2
+    assert "would overwrite" in result.stderr
+    assert other.read_bytes() == before
+    assert run("segment", tmp_path / "in", "lung", "-o", tmp_path / "in").exit_code == 0
+
+
+def write_tiff(path: Path, count: int) -> Path:
+    pages = [
+        Image.fromarray(np.random.default_rng(n).integers(0, 255, (24, 32), dtype=np.uint8))
+        for n in range(count)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
+def test_a_folder_is_gone_on_with(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    for seed, name in enumerate(("a.png", "deep/b.png")):
+        write_image(tmp_path / "in" / name, seed=seed)
+    call = ("segment", tmp_path / "in", "tumor", "-o", tmp_path / "out")
+    first = run(*call)
+    assert first.exit_code == 0, first.output
+    assert "1 done, 0 failed, 0 skipped" in first.stderr
+    refused = run(*call, "--recursive")
+    assert (refused.exit_code, "--resume" in refused.stderr) == (2, True)
+    again = run(*call, "--recursive", "--resume", "--json")
+    assert again.exit_code == 0, again.output
+    assert "1 done, 0 failed, 1 skipped" in again.stderr
+    report = report_of(again)
+    assert report["inputs"] == {"done": 1, "failed": 0, "skipped": 1, "no picture": 0}
+    masks = [str(tmp_path / "out" / name) for name in ("a_tumor.png", "deep/b_tumor.png")]
+    assert [entry["files"]["mask"] for entry in report["results"]] == masks
+
+
+def test_shards_of_a_folder(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    for seed in range(3):
+        write_image(tmp_path / "in" / f"{seed}.png", seed=seed)
+    out = tmp_path / "out"
+    for number, names in ((1, ["0.png", "2.png"]), (2, ["1.png"])):
+        result = run(
+            "segment", tmp_path / "in", "tumor", "-o", out, "--shard", f"{number}/2", "--json"
+        )
+        assert result.exit_code == 0, result.output
+        sources = [Path(entry["image"]["source"]).name for entry in report_of(result)["results"]]
+        assert sources == names
+    assert {path.name for path in out.glob("*.png")} == {f"{n}_tumor.png" for n in range(3)}
+
+
+def test_a_file_of_several_images(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    stack = write_tiff(tmp_path / "stack.tif", 3)
+    out = tmp_path / "out"
+    result = run("segment", stack, "tumor", "-o", out, "--json", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    results = report_of(result)["results"]
+    assert [entry["frame"] for entry in results] == [0, 1, 2]
+    names = {f"stack_tumor_{n:04d}.png" for n in range(3)}
+    assert {path.name for path in out.iterdir()} == names, "one file in, no records"
+    spoken = run("segment", stack, "tumor", "-o", out, "--frame", "1")
+    assert [line.split(":")[0] for line in spoken.stdout.splitlines()] == ["stack.tif [1]"]
+    one = run("segment", stack, "tumor", "-o", tmp_path / "one.png", "--frame", "1")
+    assert one.exit_code == 0, one.output
+    written = (tmp_path / "one.png").read_bytes()
+    assert written == (out / "stack_tumor_0001.png").read_bytes()
+
+
+def test_limits_can_be_given(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    stack = write_tiff(tmp_path / "stack.tif", 3)
+    call = ("segment", stack, "tumor", "-o", tmp_path / "out")
+    for option, words in (
+        ("--max-pixels", "limit of 2"), ("--max-images", "the limit is 2"),
+        ("--max-bytes", "the limit is 2"),
+    ):  # fmt: skip
+        result = run(*call, option, "2")
+        assert (result.exit_code, words in result.stderr) == (1, True), (option, result.output)
+
+
+def test_what_cannot_be_asked_for(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "in" / "a.png")
+    stack = write_tiff(tmp_path / "stack.tif", 3)
+    folder, out, mask = tmp_path / "in", tmp_path / "out", tmp_path / "m.png"
+    wrong: dict[str, tuple[str | Path, ...]] = {
+        "'gif' is unknown": (folder, "tumor", "-o", out, "--format", "gif"),
+        "give I/N": (folder, "tumor", "-o", out, "--shard", "2"),
+        "3/2 does not exist": (folder, "tumor", "-o", out, "--shard", "3/2"),
+        "add the format seg": (folder, "tumor", "-o", out, "--fractional"),
+        "says the format": (image, "tumor", "-o", mask, "--format", "tiff"),
+        "holds 3 images": (stack, "tumor", "-o", mask),
+        "--axis": (folder, "tumor", "-o", out, "--axis", "3"),
+        "all its slices": (stack, "tumor", "-o", out, "--format", "nifti", "--frame", "0"),
+    }
+    for words, arguments in wrong.items():
+        result = run("segment", *arguments)
+        assert result.exit_code == 2, (words, result.output)
+        assert words in " ".join(result.stderr.replace("│", "").split()), result.output
+    assert asked == []
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "stack.tif"}
+
+
+def test_a_single_dicom_image(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    call = ("segment", bundled("CT_small.dcm"), "tumor", "-o", tmp_path)
+    options = ("--format", "png", "--format", "seg", "--format", "coco", "--sheet", "--json")
+    result = run(*call, *options)
+    assert result.exit_code == 0, result.output
+    (entry,) = report_of(result)["results"]
+    assert entry["files"].keys() == {"mask", "seg", "thumbnail"}
+    assert all(Path(path).is_file() for path in entry["files"].values())
+    assert entry["area_mm2"] is not None
+    assert (tmp_path / "sheet-001.png").is_file()
+    assert (tmp_path / "coco.json").is_file()
+    report = run("segment", bundled("reportsi.dcm"), "tumor", "-o", tmp_path)
+    assert (report.exit_code, "no pixel data" in report.stderr) == (1, True)
+
+
+def test_a_full_disk_is_one_error(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        write_image(tmp_path / "in" / f"{seed}.png", seed=seed)
+
+    def full(self: Image.Image, path: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    result = run("segment", tmp_path / "in", "tumor", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.count("No space left") == 1

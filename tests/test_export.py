@@ -1,0 +1,616 @@
+"""ONNX export: the same answers without PyTorch, and files that are refused when damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.numpy
+import skimage
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from tiny import loud_model, tiny_config, tiny_segmenter
+from typer.testing import CliRunner
+
+import textsam
+from textsam import api
+from textsam.cli import app
+from textsam.errors import AdapterError, ConfigError, PromptError, TextSAMError, WeightsError
+from textsam.export import OnnxSegmenter, export_onnx, write
+from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
+from textsam.export.record import ExportRecord, Normalisation, read_record, write_record
+from textsam.export.session import open_session
+from textsam.io.image import Image
+from textsam.metrics import iou
+from textsam.model.tuning import merge_for_inference
+from textsam.preprocess import Frame, MinMaxPixels, Preprocessor, StandardPixels
+from textsam.refine import box_and_centroid as torch_box_and_centroid
+from textsam.result import Segmentation
+from textsam.segmenter import Segmenter, UnknownPromptWarning
+from textsam.weights.checksum import sha256_of
+
+FILES = {"encoder.onnx", "decoder.onnx", "tokens.safetensors", "export.json"}
+WORDS = ("tumors", "lung", "nuclei", "the dog")
+
+
+def standard_segmenter(**changes: Any) -> Segmenter:
+    """A tiny ViT with SAM's own normalisation, as `vit_b` has."""
+    built = loud_model()
+    merge_for_inference(built.model)
+    built.preprocessor = Preprocessor(built.backbone.side_px, StandardPixels())
+    config = tiny_config(preset="vit_b", terms="CC0", **changes)
+    return Segmenter(built, config, device=torch.device("cpu"), fingerprint="ab" * 32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("export") / "new" / "tiny"
+    return export_onnx(standard_segmenter(), target, prompts=["a dog", "Tumours", "dog"])
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth blobs: masks with an edge, not noise."""
+    rng = np.random.default_rng(seed)
+    coarse = PILImage.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((width, height), PILImage.Resampling.BICUBIC))
+
+
+def assert_alike(found: Segmentation, wanted: Segmentation, *, atol: float = 1e-4) -> None:
+    assert found.mask.any() == wanted.mask.any()
+    if wanted.mask.any():
+        assert iou(found.mask, wanted.mask) >= 0.999
+    np.testing.assert_allclose(found.probability, wanted.probability, rtol=0, atol=atol)
+    assert found.score == pytest.approx(wanted.score, abs=atol)
+    for name in ("found", "prompt", "adapter", "model", "extra"):
+        assert getattr(found, name) == getattr(wanted, name), name
+    assert found.image.sha256() == wanted.image.sha256()
+
+
+IMAGES = {
+    "square": picture(64, 64),
+    "wide": picture(50, 90, 1),
+    "tall": picture(131, 70, 2),
+    "thin": picture(8, 200, 3),
+    "float": picture(40, 60, 4)[..., 0].astype(np.float32) * 7 - 300,
+    "region": Image(picture(80, 100, 5), "array", region_px=(10, 20, 79, 69)),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")
+def test_the_same_answers_as_pytorch(folder: Path, name: str) -> None:
+    exported, original = OnnxSegmenter(folder, threads=1), standard_segmenter()
+    areas = set()
+    for refine in (None, 0, 2):
+        wanted = original.segment(IMAGES[name], WORDS, refine=refine)
+        for found, want in zip(
+            exported.segment(IMAGES[name], WORDS, refine=refine), wanted, strict=True
+        ):
+            assert_alike(found, want)
+            areas.add(want.area_px)
+    # The comparison is of masks that words and refinement change.
+    assert len(areas) > 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score": "iou_head"},
+        {"mask_threshold": 0.7},
+        {"authors_frame": True, "refine": 2},
+        {"refine": 0, "refine_for": {"lung": 2}},
+        {"found_threshold": 1.0},
+    ],
+    ids=str,
+)
+def test_the_adapters_settings_count(folder: Path, changes: dict[str, Any]) -> None:
+    exported, original = OnnxSegmenter(folder, threads=1), standard_segmenter(**changes)
+    plain = standard_segmenter().segment(IMAGES["wide"], ["tumor", "lung"])
+    exported.record = exported.record.model_copy(update=changes)
+    wanted = original.segment(IMAGES["wide"], ["tumor", "lung"])
+    for found, want in zip(
+        exported.segment(IMAGES["wide"], ["tumor", "lung"]), wanted, strict=True
+    ):
+        assert_alike(found, want)
+    # Each setting changes an answer, else nothing was compared.
+    assert [(a.score, a.area_px) for a in wanted] != [(a.score, a.area_px) for a in plain]
+
+
+def test_the_record_says_what_was_exported(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+    record = read_record(folder)
+    assert (record.preset, record.adapter, record.fingerprint) == ("vit_b", "tiny", "ab" * 32)
+    assert (record.prompts, record.words) == (("tumor", "lung", "cell nucleus"), ("dog",))
+    assert (record.side_px, record.opset, record.refine, record.terms) == (64, 18, 1, "CC0")
+    assert record.normalise.kind == "standard"
+    assert record.normalise.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert record.versions["textsam"] == textsam.__version__
+    assert set(record.versions) == {"textsam", "torch", "onnx", "onnxscript", "onnxruntime"}
+    assert 0 < record.parity.logits < 1e-4
+    assert dict(record.files) == {
+        name: sha256_of(folder / name) for name in FILES - {"export.json"}
+    }
+
+
+def test_the_graphs_are_plain_onnx_of_the_promised_shapes(folder: Path) -> None:
+    shapes = {}
+    for name in ("encoder.onnx", "decoder.onnx"):
+        model = onnx.load(folder / name)
+        onnx.checker.check_model(model, full_check=True)
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+        for value in (*model.graph.input, *model.graph.output):
+            kind = value.type.tensor_type
+            dims = [dim.dim_value or dim.dim_param for dim in kind.shape.dim]
+            shapes[f"{name}:{value.name}"] = dims
+            wanted = onnx.TensorProto.INT64 if value.name == "labels" else onnx.TensorProto.FLOAT
+            assert kind.elem_type == wanted
+        # No stack traces, which would hold paths of the machine that exported.
+        assert b".py" not in (folder / name).read_bytes()
+    assert shapes == {
+        "encoder.onnx:image": [1, 3, 64, 64],
+        "encoder.onnx:embedding": [1, 256, 8, 8],
+        "decoder.onnx:embedding": [1, 256, 8, 8],
+        "decoder.onnx:text_tokens": ["prompts", 256],
+        "decoder.onnx:points": ["prompts", "points", 2],
+        "decoder.onnx:labels": ["prompts", "points"],
+        "decoder.onnx:logits": ["prompts", 1, 32, 32],
+        "decoder.onnx:iou": ["prompts", 1],
+    }
+
+
+@pytest.mark.parametrize("box", [False, True], ids=["no box", "box"])
+@pytest.mark.parametrize("points", [0, 1, 3])
+@pytest.mark.parametrize("prompts", [1, 4])
+def test_the_decoder_takes_every_kind_of_geometry(
+    folder: Path, prompts: int, points: int, box: bool
+) -> None:
+    model = standard_segmenter().built.model
+    generator = torch.Generator().manual_seed(points)
+    embedding = torch.randn((1, 256, 8, 8), generator=generator)
+    tokens = torch.randn((prompts, 256), generator=generator) * 4
+    coordinates = torch.rand((prompts, points, 2), generator=generator) * 64
+    kinds = torch.randint(0, 2, (prompts, points), generator=generator)
+    corners = torch.rand((prompts, 4), generator=generator) * 64
+    with torch.inference_mode():
+        sparse, dense = model.prompt_tokens(
+            tokens, (coordinates, kinds) if points else None, corners if box else None
+        )
+        logits, predicted = model.decode(embedding, sparse, dense)
+    # Labels 2 and 3 are a box's corners; points without a box are followed by padding, -1.
+    if box:
+        coordinates = torch.cat([coordinates, corners.reshape(-1, 2, 2)], 1)
+        kinds = torch.cat([kinds, torch.tensor([[2, 3]] * prompts)], 1)
+    elif points:
+        coordinates = torch.cat([coordinates, torch.zeros(prompts, 1, 2)], 1)
+        kinds = torch.cat([kinds, torch.tensor([[-1]] * prompts)], 1)
+    found = open_session(folder / "decoder.onnx", threads=1).run(
+        ["logits", "iou"],
+        {
+            "embedding": embedding.numpy(),
+            "text_tokens": tokens.numpy(),
+            "points": coordinates.numpy(),
+            "labels": kinds.numpy(),
+        },
+    )
+    assert logits.abs().max() > 1
+    np.testing.assert_allclose(found[0], logits.numpy(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found[1], predicted.numpy(), rtol=0, atol=1e-5)
+
+
+def test_answers_need_no_torch(folder: Path, tmp_path: Path) -> None:
+    PILImage.fromarray(picture(50, 90, 1)).save(tmp_path / "a.png")
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'transformers', 'monai', 'peft', 'open_clip', 'timm',"
+        " 'scipy', 'skimage', 'segment_anything', 'onnx', 'onnxscript'):\n"
+        "    sys.modules[name] = None\n"
+        "from textsam.export import OnnxSegmenter\n"
+        "answer = OnnxSegmenter(sys.argv[1], threads=1).segment(sys.argv[2], 'tumour')\n"
+        "answer.save(sys.argv[3])\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "a.png", tmp_path / "mask.png"],
+        check=True,
+        cwd=Path(textsam.__file__).parent.parent,
+    )
+    wanted = standard_segmenter().segment(tmp_path / "a.png", "tumor")
+    with PILImage.open(tmp_path / "mask.png") as file:
+        assert iou(np.asarray(file) > 0, wanted.mask) >= 0.999
+
+
+def test_one_word_gives_one_answer_and_the_image_is_encoded_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = OnnxSegmenter(folder, threads=1)
+    calls: list[int] = []
+    encoder = exported._encoder
+
+    class Counting:
+        def run(self, *arguments: Any) -> Any:
+            calls.append(1)
+            return encoder.run(*arguments)
+
+    monkeypatch.setattr(exported, "_encoder", Counting())
+    one = exported.segment(IMAGES["wide"], "Lungs")
+    assert isinstance(one, Segmentation)
+    assert (one.prompt, one.extra["concept"]) == ("Lungs", "lung")
+    both = exported.segment(IMAGES["wide"], ["lung", "tumor"])
+    assert np.array_equal(both[0].mask, one.mask)
+    assert len(calls) == 1
+    whole = dataclasses.replace(IMAGES["region"], region_px=None)  # type: ignore[type-var]
+    exported.segment(IMAGES["region"], "lung")
+    exported.segment(whole, "lung")
+    assert len(calls) == 3
+
+
+def test_prompts_that_cannot_be_answered(folder: Path) -> None:
+    exported = OnnxSegmenter(folder)
+    assert exported.prompts == ("tumor", "lung", "cell nucleus")
+    with pytest.raises(PromptError, match="'left lung' is not in this export; did you mean lung"):
+        exported.segment(IMAGES["wide"], "left lung")
+    with pytest.raises(PromptError, match="Export again with --prompt 'zebra'"):
+        exported.segment(IMAGES["wide"], "zebra")
+    with pytest.raises(PromptError, match="list of prompts is empty"):
+        exported.segment(IMAGES["wide"], [])
+    with pytest.raises(PromptError, match="refine is -1"):
+        exported.segment(IMAGES["wide"], "lung", refine=-1)
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    write_record(folder, read_record(folder).model_copy(update=changes))
+
+
+def forge(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file and its checksum."""
+    (folder / name).write_bytes(content)
+    rewrite(folder, files={**read_record(folder).files, name: sha256_of(folder / name)})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "no record": (lambda f: (f / "export.json").unlink(), AdapterError, "cannot be read"),
+    "record cut": (lambda f: cut(f / "export.json"), AdapterError, "not an export's record"),
+    "record binary": (
+        lambda f: (f / "export.json").write_bytes(b"\xff\xfe\x00"),
+        AdapterError,
+        "not text",
+    ),
+    "record of the future": (
+        lambda f: (f / "export.json").write_text(
+            json.dumps({**json.loads((f / "export.json").read_text()), "format": 2})
+        ),
+        AdapterError,
+        "format: ",
+    ),
+    "no encoder": (lambda f: (f / "encoder.onnx").unlink(), WeightsError, "missing"),
+    "decoder cut": (lambda f: cut(f / "decoder.onnx"), WeightsError, "cut short or changed"),
+    "encoder changed": (
+        lambda f: change_a_byte(f / "encoder.onnx"),
+        WeightsError,
+        "cut short or changed",
+    ),
+    "tokens changed": (
+        lambda f: change_a_byte(f / "tokens.safetensors"),
+        WeightsError,
+        "cut short or changed",
+    ),
+    "no checksum": (
+        lambda f: rewrite(f, files={"encoder.onnx": sha256_of(f / "encoder.onnx")}),
+        WeightsError,
+        "names no checksum of decoder.onnx",
+    ),
+    "not a graph": (
+        lambda f: forge(f, "decoder.onnx", b"no graph"),
+        WeightsError,
+        "decoder.onnx is not an ONNX graph",
+    ),
+    "not tokens": (
+        lambda f: forge(f, "tokens.safetensors", b"no tokens"),
+        WeightsError,
+        "not a whole safetensors file",
+    ),
+    "tokens of others": (
+        lambda f: forge(
+            f,
+            "tokens.safetensors",
+            safetensors.numpy.save({"tokens": np.zeros((3, 256), np.float32)}),
+        ),
+        WeightsError,
+        r"float32 \(3, 256\) where 3 concepts and 1 words",
+    ),
+    "no table": (
+        lambda f: forge(f, "tokens.safetensors", safetensors.numpy.save({"x": np.zeros(3)})),
+        WeightsError,
+        "holds no table",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_exports_are_refused(copy: Path, name: str) -> None:
+    damage, error, message = DAMAGE[name]
+    damage(copy)
+    with pytest.raises(error, match=message) as caught:
+        OnnxSegmenter(copy)
+    assert "again" in str(caught.value)
+
+
+def test_runtime_settings_are_checked(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="threads is 0"):
+        OnnxSegmenter(folder, threads=0)
+    with pytest.raises(ConfigError, match=r"no 'MoonExecutionProvider'; it has .*CPU"):
+        OnnxSegmenter(folder, providers=["MoonExecutionProvider"])
+
+
+def test_running_without_onnxruntime(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(TextSAMError, match=r'pip install "textsam\[export\]"'):
+        OnnxSegmenter(folder)
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])
+def test_exporting_without_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(TextSAMError, match=rf'{library}.*pip install "textsam\[export\]"'):
+        export_onnx(standard_segmenter(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"opset": 17}, "opset is 17; give 18 to 23"), ({"opset": 24}, "opset is 24"),
+     ({"refine": -1}, "refine is -1")],
+)  # fmt: skip
+def test_options_that_cannot_be(tmp_path: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export_onnx(standard_segmenter(), tmp_path / "out", **options)
+
+
+def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='bfloat16; load it with device="cpu"'):
+        export_onnx(tiny_segmenter(precision=torch.bfloat16), tmp_path / "out")
+    strange = standard_segmenter()
+    strange.built.preprocessor = Preprocessor(64, lambda pixels: pixels)
+    with pytest.raises(ConfigError, match="has no name in an export"):
+        export_onnx(strange, tmp_path / "out")
+    with pytest.raises(PromptError, match="is empty"):
+        export_onnx(standard_segmenter(), tmp_path / "out", prompts=["!"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept", encoding="utf-8")
+    for target in (tmp_path / "out", tmp_path / "out" / "mine"):
+        with pytest.raises(ConfigError, match="is not an empty folder"):
+            export_onnx(standard_segmenter(), target)
+    assert (tmp_path / "out" / "mine").read_text(encoding="utf-8") == "kept"
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+
+    def fail(folder: Path, *_: object) -> None:
+        seen.append({path.name for path in folder.iterdir()})
+        raise OSError("no space left")
+
+    monkeypatch.setattr(write, "_write_graphs", fail)
+    with pytest.raises(TextSAMError, match=r"out: the folder cannot be written \(no space left\)"):
+        export_onnx(standard_segmenter(), tmp_path / "out")
+    assert seen == [{"tokens.safetensors"}]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graphs_that_differ_from_pytorch_are_refused() -> None:
+    wanted = torch.tensor([0.0, 10.0])
+    near = np.array([0.0, 10.009], np.float32)
+    assert write._difference("logits", near, wanted) == pytest.approx(0.009, abs=1e-5)
+    for wrong in (np.array([0.0, 10.011], np.float32), np.array([np.nan, 10.0], np.float32)):
+        with pytest.raises(TextSAMError, match=r"differs from PyTorch by .* in logits: nothing"):
+            write._difference("logits", wrong, wanted)
+
+
+def test_command_with_weights_in_a_file_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models over 2 GB, which protocol buffers cannot hold, and a newer operator set."""
+    asked: list[Any] = []
+
+    def load_model(*arguments: Any, **named: Any) -> Segmenter:
+        asked.append((arguments, named))
+        return tiny_segmenter(refine_for={"lung": 0})
+
+    monkeypatch.setattr(api, "load_model", load_model)
+    monkeypatch.setattr(write, "_INLINE_BYTES", 0)
+    out = tmp_path / "out"
+    out.mkdir()
+    done = CliRunner().invoke(
+        app,
+        ["export", "--format", "onnx", "-o", str(out), "--model", "vit_h", "--adapter", "mine",
+         "--prompt", "dog", "--prompt", "red car", "--opset", "20", "--refine", "2"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert f"{out}: onnx, " in done.stdout
+    assert asked[0][0] == ("vit_h", "mine", "cpu", "float32")
+    assert {path.name for path in out.iterdir()} == FILES | {
+        "encoder.onnx.data",
+        "decoder.onnx.data",
+    }
+    record = read_record(out)
+    assert (record.opset, record.refine, record.refine_for) == (20, 2, {})
+    assert (record.words, record.normalise.kind) == (("dog", "red car"), "min_max")
+    assert onnx.load(out / "decoder.onnx").opset_import[0].version == 20
+    exported, original = OnnxSegmenter(out, threads=1), tiny_segmenter(refine=2)
+    with pytest.warns(UnknownPromptWarning):
+        wanted = original.segment(IMAGES["tall"], ["tumor", "lung", "red car"])
+    for found, want in zip(
+        exported.segment(IMAGES["tall"], ["tumor", "lung", "red car"]), wanted, strict=True
+    ):
+        assert_alike(found, want)
+    change_a_byte(out / "encoder.onnx.data")
+    with pytest.raises(WeightsError, match=r"encoder\.onnx\.data has sha256"):
+        OnnxSegmenter(out)
+
+
+def test_command_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "load_model", lambda *_, **__: tiny_segmenter())
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "file").touch()
+    done = CliRunner().invoke(app, ["export", "-o", str(taken)])
+    assert done.exit_code == 1
+    assert "not an empty folder" in done.stderr
+    for wrong in (["--format", "tflite"], ["--opset", "17"], ["--refine", "-1"]):
+        assert CliRunner().invoke(app, ["export", "-o", str(tmp_path / "o"), *wrong]).exit_code == 2
+    assert CliRunner().invoke(app, ["export"]).exit_code == 2
+
+
+sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
+
+
+@given(sizes, st.sampled_from([16, 64, 1024]))
+def test_frames_agree(size_px: tuple[int, int], side_px: int) -> None:
+    ours, theirs = SquareFrame(size_px, side_px), Frame(size_px, side_px)
+    assert ours.valid_px == theirs.valid_px
+    points = np.array([[0.0, 0.0], [3.5, 1.25], [size_px[1] - 1.0, size_px[0] - 1.0]])
+    assert np.array_equal(ours.to_model(points), theirs.to_model(points))
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes, st.sampled_from([32, 64, 100]), st.integers(0, 9))
+def test_logits_reach_the_image_as_in_pytorch(
+    size_px: tuple[int, int], side_px: int, seed: int
+) -> None:
+    logits = np.random.default_rng(seed).normal(0, 10, (32, 32)).astype(np.float32)
+    found = SquareFrame(size_px, side_px).logits_to_image(logits)
+    wanted = Frame(size_px, side_px).logits_to_image(torch.from_numpy(logits)[None, None])[0, 0]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes,
+    st.sampled_from(["standard", "min_max"]),
+    st.sampled_from([np.uint8, np.float32]),
+    st.integers(0, 9),
+)
+def test_pixels_reach_the_model_as_in_pytorch(
+    size_px: tuple[int, int], kind: str, dtype: type, seed: int
+) -> None:
+    pixels = np.random.default_rng(seed).uniform(0, 255, (*size_px, 3)).astype(dtype)
+    standard = StandardPixels()
+    rule = Normalisation(
+        kind=kind,  # type: ignore[arg-type]
+        mean=tuple(standard.mean.flatten().tolist()),
+        std=tuple(standard.std.flatten().tolist()),
+    )
+    found, frame = model_input(pixels, 64, rule)
+    own = standard if kind == "standard" else MinMaxPixels()
+    wanted, _ = Preprocessor(64, own)(pixels)
+    assert frame == SquareFrame(size_px, 64)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[0], wanted.numpy())
+
+
+def test_a_constant_image_is_normalised_to_zero() -> None:
+    pixels = np.full((20, 30, 3), 7, np.uint8)
+    found, _ = model_input(pixels, 64, Normalisation(kind="min_max"))
+    assert not found.any()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 9))
+def test_boxes_and_centroids_agree(height: int, width: int, share: float, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    found, wanted = box_and_centroid(mask), torch_box_and_centroid(mask)
+    assert (found is None) == (wanted is None) == (not mask.any())
+    if found is not None and wanted is not None:
+        assert np.array_equal(found[0], wanted[0])
+        assert np.array_equal(found[1], wanted[1])
+
+
+def test_sigmoid_of_any_logit() -> None:
+    logits = np.array([-1e30, -200, -3, 0, 1e-3, 3, 200, 1e30], np.float32)
+    found = sigmoid(logits)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, torch.from_numpy(logits).sigmoid().numpy(), atol=1e-7)
+
+
+def test_a_record_survives_its_file(tmp_path: Path, folder: Path) -> None:
+    record = read_record(folder).model_copy(update={"words": ("Läsion", "肿瘤")})
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+    assert isinstance(record, ExportRecord)
+
+
+def phantom() -> NDArray[np.uint8]:
+    """A drawn section: bright oval, darker parts, a lump."""
+    y, x = np.mgrid[:300, :380]
+    body = ((x - 190) / 160) ** 2 + ((y - 150) / 120) ** 2 < 1
+    lump = (x - 240) ** 2 + (y - 130) ** 2 < 28**2
+    holes = (abs(x - 190) > 60) & (((abs(x - 190) - 85) / 40) ** 2 + ((y - 160) / 70) ** 2 < 1)
+    noise = np.random.default_rng(3).normal(0, 6, y.shape)
+    return np.clip(30 + 110 * body - 90 * holes + 80 * lump + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.slow
+def test_the_shipped_adapter_answers_alike(tmp_path: Path) -> None:
+    original = textsam.load_model("lite", device="cpu", precision="float32")
+    exported = OnnxSegmenter(export_onnx(original, tmp_path / "lite"), threads=1)
+    bundled = Path(skimage.data.__file__).parent
+    images: dict[str, Any] = {"phantom": phantom()}
+    for name in ("ihc.png", "coins.png", "camera.png", "retina.jpg"):
+        images[name] = bundled / name
+    found_areas = 0
+    for name, image in images.items():
+        for refine in (None, 1):
+            wanted = original.segment(image, original.prompts, refine=refine)
+            answers = exported.segment(image, exported.prompts, refine=refine)
+            for found, want in zip(answers, wanted, strict=True):
+                assert_alike(found, want, atol=2e-3)
+                found_areas += want.area_px
+        prepared = original.prepare(image)
+        with torch.inference_mode():
+            embedding = original.built.model.encode_image(prepared.pixels[None])
+            tokens = torch.stack([original._token(text) for text in original.prompts])
+            logits, predicted = original.built.model(embedding, tokens)
+        got = exported._encoder.run(None, {"image": prepared.pixels[None].numpy()})[0]
+        np.testing.assert_allclose(got, embedding.numpy(), rtol=0, atol=1e-4, err_msg=name)
+        empty = {"points": np.zeros((5, 0, 2), np.float32), "labels": np.zeros((5, 0), np.int64)}
+        answer = exported._decoder.run(
+            None, {"embedding": got, "text_tokens": exported._tokens, **empty}
+        )
+        np.testing.assert_allclose(answer[0], logits.numpy(), rtol=0, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(answer[1], predicted.numpy(), rtol=0, atol=1e-4, err_msg=name)
+    assert found_areas > 10_000
+    assert exported.record.parity.logits < 1e-3
+    assert onnxruntime.get_available_providers()

@@ -1,0 +1,361 @@
+"""Objects from and to an archive: fetched, stored, looked for, and chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dicomweb_client")
+pytest.importorskip("highdicom")
+
+from io import BytesIO
+
+import pydicom
+from fake_pacs import (
+    CT,
+    INSTANCE,
+    SERIES,
+    STUDY,
+    Fake,
+    Reply,
+    Request,
+    as_json,
+    clean_surroundings,
+    client_of,
+    ct_file,
+    fake_server,
+    instance_match,
+    multipart,
+    paged,
+    series_match,
+)
+
+from textsam.errors import PacsError
+from textsam.io.limits import Limits
+from textsam.io.seg_identity import SegIdentity
+from textsam.pacs import study
+from textsam.pacs.plan import Chosen, is_image_class, plan_study
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    with clean_surroundings(monkeypatch) as kept:
+        yield kept
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    with fake_server() as server:
+        yield server
+
+
+# Downloads
+
+
+def test_a_download_is_the_file_as_it_is_stored(fake: Fake, tmp_path: Path) -> None:
+    content = ct_file()
+    fake.answer = lambda _: multipart(content)
+    path = tmp_path / "one.dcm"
+    size = client_of(fake).download(STUDY, SERIES, INSTANCE, path, 10**6)
+    assert path.read_bytes() == content
+    assert size == len(content)
+    (request,) = fake.seen
+    assert request.path == f"/dw/studies/{STUDY}/series/{SERIES}/instances/{INSTANCE}"
+    assert "transfer-syntax=*" in request.headers["Accept"]
+
+
+@pytest.mark.filterwarnings("ignore:message sent by origin server")
+def test_a_download_that_is_not_multipart(fake: Fake, tmp_path: Path) -> None:
+    content = ct_file()
+    fake.answer = lambda _: Reply(200, content, {"Content-Type": "application/dicom"})
+    client_of(fake).download(STUDY, SERIES, INSTANCE, tmp_path / "one.dcm", 10**6)
+    assert (tmp_path / "one.dcm").read_bytes() == content
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize(
+    ("room_bytes", "limits"),
+    [(10_000, Limits()), (10**9, Limits(max_inflated_bytes=10_000))],
+    ids=["room", "limits"],
+)
+def test_a_download_over_the_limit_is_dropped(
+    fake: Fake, tmp_path: Path, announced: bool, room_bytes: int, limits: Limits
+) -> None:
+    reply = multipart(ct_file() + bytes(2_000_000))
+    if not announced:  # HTTP/1.0: the body ends with the connection
+        reply.headers["Content-Length"] = ""
+    fake.answer = lambda _: reply
+    client = client_of(fake, limits=limits)
+    with pytest.raises(PacsError, match="more than 75,536 bytes"):
+        client.download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", room_bytes)
+    assert list(tmp_path.iterdir()) == []
+    # The limit was that download's alone.
+    fake.answer = paged(*(instance_match(f"1.2.{n}") for n in range(900)))
+    assert len(client.instances(STUDY, SERIES)) == 900
+
+
+def test_a_compressed_body_is_counted_as_it_unfolds(fake: Fake, tmp_path: Path) -> None:
+    import gzip
+
+    reply = multipart(bytes(5_000_000))
+    reply.body = gzip.compress(reply.body)
+    reply.headers["Content-Encoding"] = "gzip"
+    assert len(reply.body) < 20_000
+    fake.answer = lambda _: reply
+    with pytest.raises(PacsError, match="more than"):
+        client_of(fake).download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", 10**6)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        multipart(ct_file("1.2.999")),
+        multipart(b"not DICOM at all"),
+        multipart(ct_file(), ct_file()),
+        multipart(),
+        Reply(200, b"", {"Content-Type": "application/dicom"}),
+        Reply(200, ct_file(), {"Content-Type": "text/html"}),
+        Reply(200, ct_file()),
+    ],
+    ids=["another", "junk", "two", "none", "empty", "html", "no type"],
+)
+@pytest.mark.filterwarnings("ignore:message sent by origin server")
+def test_a_download_that_is_something_else(fake: Fake, tmp_path: Path, reply: Reply) -> None:
+    fake.answer = lambda _: reply
+    with pytest.raises(PacsError, match=f"{fake.host}.*{INSTANCE}.*not DICOMweb"):
+        client_of(fake).download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", 10**6)
+
+
+def test_a_download_that_breaks_off_is_tried_again(fake: Fake, tmp_path: Path) -> None:
+    whole = multipart(ct_file())
+    half = Reply(200, whole.body[:9000], {**whole.headers, "Content-Length": str(len(whole.body))})
+    fake.answer = lambda _: half if len(fake.seen) == 1 else whole
+    client_of(fake, retries=1).download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", 10**6)
+    assert (tmp_path / "x.dcm").read_bytes() == ct_file()
+    assert len(fake.seen) == 2
+
+
+# Storing
+
+
+def dataset() -> pydicom.Dataset:
+    return pydicom.dcmread(BytesIO(ct_file()))
+
+
+def stow_answer(**sequences: list[dict[str, Any]]) -> dict[str, Any]:
+    tags = {"failed": "00081198", "stored": "00081199"}
+    return {tags[name]: {"vr": "SQ", "Value": items} for name, items in sequences.items()}
+
+
+def failed_item(reason: int) -> dict[str, Any]:
+    return {
+        "00081150": {"vr": "UI", "Value": [CT]},
+        "00081155": {"vr": "UI", "Value": [INSTANCE]},
+        "00081197": {"vr": "US", "Value": [reason]},
+    }
+
+
+def test_an_object_is_stored_once_in_one_piece(fake: Fake) -> None:
+    fake.answer = lambda _: as_json(stow_answer(stored=[{"00081155": {"vr": "UI", "Value": []}}]))
+    stored = client_of(fake).store(dataset(), STUDY)
+    assert (stored.sop_instance_uid, stored.warning) == (INSTANCE, "")
+    (request,) = fake.seen
+    assert (request.method, request.path) == ("POST", f"/dw/studies/{STUDY}")
+    assert ct_file() in request.body
+    assert request.headers["Accept"] == "application/dicom+json"
+
+
+def test_a_warning_is_handed_on(fake: Fake) -> None:
+    item = {
+        "00081155": {"vr": "UI", "Value": [INSTANCE]},
+        "00081196": {"vr": "US", "Value": [0xB000]},
+    }
+    fake.answer = lambda _: as_json(stow_answer(stored=[item]))
+    assert client_of(fake).store(dataset(), STUDY).warning == "B000"
+
+
+@pytest.mark.parametrize("status", [200, 202, 409])
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [(0x0122, "0122 .not?.*supported"), (0xA700, "A700 .out of resources"), (0x7777, "7777")],
+)
+def test_an_object_the_archive_did_not_take(
+    fake: Fake, status: int, reason: int, says: str
+) -> None:
+    fake.answer = lambda _: as_json(stow_answer(failed=[failed_item(reason)]), status)
+    with pytest.raises(PacsError, match=f"{fake.host}.*{INSTANCE} failed, reason"):
+        client_of(fake).store(dataset(), STUDY)
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(409), as_json({}, 409), Reply(409, b"<x/>", {"Content-Type": "text/xml"})]
+)
+def test_a_conflict_without_reasons(fake: Fake, reply: Reply) -> None:
+    fake.answer = lambda _: reply
+    with pytest.raises(PacsError, match="HTTP 409 Conflict; the server took none"):
+        client_of(fake).store(dataset(), STUDY)
+
+
+@pytest.mark.parametrize("reply", [Reply(503), Reply(200, b"x", {"Content-Length": "9"})])
+def test_nothing_is_sent_twice(fake: Fake, reply: Reply) -> None:
+    fake.answer = lambda _: reply
+    with pytest.raises(PacsError):
+        client_of(fake, retries=5).store(dataset(), STUDY)
+    assert len(fake.seen) == 1
+
+
+# Looking whether it is there
+
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+IDENTITY = SegIdentity("2.25.7", ("2.25.71", "2.25.72"), ("2.25.9",))
+PICTURES = Chosen(SERIES, "CT", ())
+
+
+def confirm(fake: Fake) -> None:
+    study._confirm(client_of(fake), STUDY, PICTURES, IDENTITY)
+
+
+def seg_matches(*uids: str, sop_class: str = SEG) -> list[dict[str, Any]]:
+    matches = [instance_match(uid, sop_class) for uid in uids]
+    for match in matches:
+        match["0020000E"]["Value"] = [IDENTITY.series_uid]
+    return matches
+
+
+def archive_with(matches: list[dict[str, Any]], *referenced: str) -> Callable[[Request], Reply]:
+    metadata = {
+        "00081115": {
+            "vr": "SQ",
+            "Value": [{"0020000E": {"vr": "UI", "Value": [uid]}} for uid in referenced],
+        }
+    }
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("/metadata"):
+            return as_json([metadata])
+        return paged(*matches)(request)
+
+    return answer
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "_CONFIRM_PAUSES_S", (0.0, 0.0, 0.0))
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_segmentations_that_are_there(fake: Fake) -> None:
+    fake.answer = archive_with(seg_matches(*IDENTITY.instance_uids), SERIES)
+    confirm(fake)
+    asked = [r.path for r in fake.seen if r.path.endswith("/metadata")]
+    assert asked == [
+        f"/dw/studies/{STUDY}/series/2.25.7/instances/{uid}/metadata"
+        for uid in IDENTITY.instance_uids
+    ]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_segmentations_that_appear_after_a_while(fake: Fake) -> None:
+    late = archive_with(seg_matches(*IDENTITY.instance_uids), SERIES)
+    early = archive_with(seg_matches("2.25.71"), SERIES)
+
+    def answer(request: Request) -> Reply:
+        # A list takes two questions: the second finds nothing more.
+        return early(request) if len(fake.seen) <= 2 else late(request)
+
+    fake.answer = answer
+    confirm(fake)
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (archive_with([], SERIES), "of 2 segmentations that were sent, the archive lists 0"),
+        (archive_with(seg_matches("2.25.71"), SERIES), "the archive lists 1"),
+        (archive_with(seg_matches("2.25.71", "2.25.72", sop_class=CT)), "not as a segmentation"),
+        (archive_with(seg_matches("2.25.71", "2.25.72"), "1.9"), "does not refer to series"),
+        (archive_with(seg_matches("2.25.71", "2.25.72")), "does not refer to series"),
+    ],
+    ids=["none", "one", "class", "other", "nothing"],
+)
+def test_segmentations_that_are_not_there_as_sent(
+    fake: Fake, answer: Callable[[Request], Reply], says: str
+) -> None:
+    fake.answer = answer
+    with pytest.raises(PacsError, match=f"{fake.host}.*{says}"):
+        confirm(fake)
+
+
+# Plans
+
+
+@pytest.mark.parametrize(
+    ("name", "uid", "image"),
+    [
+        ("CT Image Storage", CT, True),
+        ("Ultrasound Multi-frame", "1.2.840.10008.5.1.4.1.1.3.1", True),
+        ("Enhanced US Volume", "1.2.840.10008.5.1.4.1.1.6.2", True),
+        ("Mammography, presentation", "1.2.840.10008.5.1.4.1.1.1.2", True),
+        ("Segmentation", "1.2.840.10008.5.1.4.1.1.66.4", False),
+        ("Basic Text SR", "1.2.840.10008.5.1.4.1.1.88.11", False),
+        ("Presentation State", "1.2.840.10008.5.1.4.1.1.11.1", False),
+        ("Key Object Selection", "1.2.840.10008.5.1.4.1.1.88.59", False),
+        ("RT Structure Set", "1.2.840.10008.5.1.4.1.1.481.3", False),
+        ("Encapsulated PDF", "1.2.840.10008.5.1.4.1.1.104.1", False),
+        ("Parametric Map", "1.2.840.10008.5.1.4.1.1.30", False),
+        ("private", "1.3.46.670589.11.0.0.12.1", False),
+    ],
+)
+def test_image_classes(name: str, uid: str, image: bool) -> None:
+    assert is_image_class(uid) is image, name
+
+
+def answers(
+    series: list[dict[str, Any]], instances: dict[str, list[dict[str, Any]]]
+) -> Callable[[Request], Reply]:
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("/series"):
+            return paged(*series)(request)
+        return paged(*instances[request.path.split("/")[-2]])(request)
+
+    return answer
+
+
+def test_a_plan_takes_images_and_says_what_it_leaves(fake: Fake) -> None:
+    sr = "1.2.840.10008.5.1.4.1.1.88.11"
+    fake.answer = answers(
+        [series_match("1.1", "CT", 2), series_match("1.2", "SR"), series_match("1.3", "OT", None)],
+        {
+            "1.1": [instance_match("1.1.1"), instance_match("1.1.2", frames=5)],
+            "1.3": [instance_match("1.3.1", sr)],
+        },
+    )
+    plan = plan_study(client_of(fake), STUDY)
+    (chosen,) = plan.chosen
+    assert (chosen.series_uid, chosen.modality, chosen.frames) == ("1.1", "CT", 6)
+    assert [i.sop_instance_uid for i in chosen.instances] == ["1.1.1", "1.1.2"]
+    assert [(s.series_uid, s.modality) for s in plan.skipped] == [("1.2", "SR"), ("1.3", "OT")]
+    assert "reports" in plan.skipped[0].reason
+    assert "Basic Text SR Storage" in plan.skipped[1].reason
+    assert plan_study(client_of(fake), STUDY, "1.1").skipped == ()
+
+
+def test_a_plan_for_what_is_not_there(fake: Fake) -> None:
+    fake.answer = answers([], {})
+    with pytest.raises(PacsError, match=f"no study {STUDY}"):
+        plan_study(client_of(fake), STUDY)
+    fake.answer = answers([series_match("1.1", "SR")], {})
+    with pytest.raises(PacsError, match=r"no series 1\.5"):
+        plan_study(client_of(fake), STUDY, "1.5")
+    with pytest.raises(PacsError, match=r"no images.*SR 1\.1.*reports"):
+        plan_study(client_of(fake), STUDY)
+
+
+def test_a_list_that_lacks_instances_is_not_taken_for_the_series(fake: Fake) -> None:
+    fake.answer = answers([series_match("1.1", "CT", 5)], {"1.1": [instance_match("1.1.1")]})
+    with pytest.raises(PacsError, match="has 5 instances, but the server lists 1"):
+        plan_study(client_of(fake), STUDY)

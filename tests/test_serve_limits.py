@@ -1,0 +1,383 @@
+"""Who may ask, how much, and how long: bodies, queue, time-outs, token, names."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import TOKEN, Held, ask, error_of, live, multipart, png, served, wait_until
+from tiny import tiny_segmenter
+
+from textsam.errors import ConfigError
+from textsam.segmenter import Segmenter
+from textsam.serve.settings import ServeSettings, is_loopback, read_token, server_limits
+
+MAX_BODY = 200_000
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return tiny_segmenter()
+
+
+@pytest.fixture(scope="module")
+def port(segmenter: Segmenter) -> Iterator[int]:
+    with live(segmenter, max_body_bytes=MAX_BODY, timeout_s=3.0) as port:
+        yield port
+
+
+def talk(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+    """Send pieces and read until the server closes or nothing comes for a while."""
+    with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
+        for piece in pieces:
+            try:
+                connection.sendall(piece)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            time.sleep(pause_s)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+            head, _, body = received.partition(b"\r\n\r\n")
+            for line in head.lower().split(b"\r\n"):
+                name, _, value = line.partition(b":")
+                if name == b"content-length" and len(body) >= int(value):
+                    return received
+        return received
+
+
+def head(length: str, kind: str) -> bytes:
+    lines = ["POST /segment HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {kind}", length, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def chunked(data: bytes, size: int = 10_000) -> Iterator[bytes]:
+    for start in range(0, len(data), size):
+        piece = data[start : start + size]
+        yield f"{len(piece):x}\r\n".encode() + piece + b"\r\n"
+    yield b"0\r\n\r\n"
+
+
+def test_honest_oversize(port: int) -> None:
+    body, kind = multipart(bytes(MAX_BODY), ["tumor"])
+    answer = talk(port, head(f"Content-Length: {len(body)}", kind), body)
+    assert answer.startswith(b"HTTP/1.1 413 "), answer[:200]
+    assert b'"LimitError"' in answer
+    assert b"connection: close" in answer.lower()
+
+
+def test_announced_oversize_is_refused_before_it_is_sent(port: int) -> None:
+    answer = talk(port, head("Content-Length: 999999999999", "multipart/form-data; boundary=edge"))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_chunked_oversize(port: int) -> None:
+    body, kind = multipart(bytes(3 * MAX_BODY), ["tumor"])
+    answer = talk(port, head("Transfer-Encoding: chunked", kind), *chunked(body))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"LimitError"' in answer
+
+
+def test_endless_chunks_are_cut_off(port: int) -> None:
+    body, kind = multipart(bytes(10_000), ["tumor"])
+    start = body.removesuffix(b"\r\n--edge--\r\n")
+    first = f"{len(start):x}\r\n".encode() + start + b"\r\n"
+    more = b"2710\r\n" + bytes(10_000) + b"\r\n"
+    began = time.monotonic()
+    answer = talk(port, head("Transfer-Encoding: chunked", kind), first, *[more] * 100)
+    assert answer.startswith(b"HTTP/1.1 413 "), answer[:200]
+    assert time.monotonic() - began < 10
+
+
+def test_chunked_within_the_limit_is_answered(port: int) -> None:
+    body, kind = multipart(png(), ["tumor"])
+    answer = talk(port, head("Transfer-Encoding: chunked", kind), *chunked(body, 700))
+    assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
+
+
+# Starlette leaves the file of a form that breaks off to be closed when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_length_that_is_too_short_is_a_bad_request(port: int) -> None:
+    body, kind = multipart(png(), ["tumor"])
+    answer = talk(port, head(f"Content-Length: {len(body) // 2}", kind), body)
+    assert answer.startswith(b"HTTP/1.1 4"), answer[:200]
+    assert b"HTTP/1.1 200" not in answer
+    gc.collect()
+
+
+def test_a_body_that_does_not_arrive(port: int) -> None:
+    body, kind = multipart(png(), ["tumor"])
+    began = time.monotonic()
+    answer = talk(port, head(f"Content-Length: {len(body) + 5}", kind), body)
+    assert answer.startswith(b"HTTP/1.1 408 "), answer[:200]
+    assert 2.5 < time.monotonic() - began < 9
+
+
+def test_the_limit_is_exact(segmenter: Segmenter) -> None:
+    body, kind = multipart(png(), ["tumor"])
+    for spare, status in ((0, 200), (-1, 413)):
+        with served(segmenter, max_body_bytes=len(body) + spare) as client:
+            for content in (body, iter([body[:100], body[100:]])):
+                response = client.post("/segment", content=content, headers={"Content-Type": kind})
+                assert response.status_code == status
+
+
+def test_limits_hold_on_other_paths(segmenter: Segmenter) -> None:
+    with served(segmenter, max_body_bytes=1000) as client:
+        assert client.post("/health", content=bytes(1001)).status_code == 413
+        assert client.post("/health", content=bytes(999)).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"", "multipart/form-data; boundary=edge", 422),
+        (b"--edge\r\nrubbish", "multipart/form-data; boundary=edge", 422),
+        (b"x", "multipart/form-data", 400),
+        (b"{}", "application/json", 422),
+        (b"file=abc&prompts=tumor", "application/x-www-form-urlencoded", 422),
+    ],
+)
+def test_bodies_that_are_no_such_form(
+    segmenter: Segmenter, content: bytes, kind: str, status: int
+) -> None:
+    with served(segmenter) as client:
+        response = client.post("/segment", content=content, headers={"Content-Type": kind})
+        assert error_of(response) == (status, "RequestError")
+
+
+def test_full_queue(segmenter: Segmenter) -> None:
+    held = Held(segmenter)
+    with served(held, queue=2) as client, ThreadPoolExecutor(3) as pool:
+        taken = [pool.submit(ask, client, png(seed)) for seed in range(3)]
+        wait_until(lambda: client.get("/health").json()["queue"]["waiting"] == 2)
+        assert client.get("/health").json()["queue"] == {
+            "waiting": 2, "working": 1, "capacity": 2,
+        }  # fmt: skip
+        refused = ask(client)
+        assert error_of(refused) == (429, "BusyError")
+        assert 1 <= int(refused.headers["retry-after"]) <= 3
+        held.release.set()
+        assert [future.result().status_code for future in taken] == [200] * 3
+        assert ask(client).status_code == 200
+        assert client.get("/health").json()["queue"]["waiting"] == 0
+
+
+def test_refused_requests_give_their_place_back(segmenter: Segmenter) -> None:
+    with served(segmenter, queue=1) as client:
+        for _ in range(5):
+            assert ask(client, b"hello").status_code == 415
+            assert ask(client, prompts="").status_code == 422
+        assert ask(client).status_code == 200
+
+
+def test_time_out_leaves_the_queue(segmenter: Segmenter) -> None:
+    held = Held(segmenter)
+    with served(held, timeout_s=0.5) as client, ThreadPoolExecutor(2) as pool:
+        running = pool.submit(ask, client, png(0))
+        wait_until(held.entered.is_set)
+        waiting = pool.submit(ask, client, png(1))
+        assert error_of(running.result()) == (504, "TimeoutError")
+        assert error_of(waiting.result()) == (504, "TimeoutError")
+        queue = client.get("/health").json()["queue"]
+        assert (queue["waiting"], queue["working"]) == (0, 1)
+        held.release.set()
+        assert ask(client).status_code == 200
+    # The one that waited was never given to the model.
+    assert held.batches == [1, 1]
+
+
+def test_a_client_that_goes_away_leaves_the_queue(segmenter: Segmenter) -> None:
+    held = Held(segmenter)
+    with live(held) as port:
+        body, kind = multipart(png(), ["tumor"])
+        first = socket.create_connection(("127.0.0.1", port))
+        first.sendall(head(f"Content-Length: {len(body)}", kind) + body)
+        wait_until(held.entered.is_set)
+
+        def waiting() -> bool:
+            return b'"waiting":1' in talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+        second = socket.create_connection(("127.0.0.1", port))
+        second.sendall(head(f"Content-Length: {len(body)}", kind) + body)
+        wait_until(waiting)
+        second.close()
+        wait_until(lambda: not waiting())
+        held.release.set()
+        assert first.recv(12) == b"HTTP/1.1 200"
+        first.close()
+    assert held.batches == [1]
+
+
+OPEN = ("/", "/health", "/page/page.js", "/page/page.css")
+CLOSED = ("/prompts", "/models", "/openapi.json", "/nowhere")
+
+
+def test_token(segmenter: Segmenter) -> None:
+    with served(segmenter, token=TOKEN) as client:
+        for path in OPEN:
+            assert client.get(path).status_code == 200
+        for path in CLOSED:
+            refused = client.get(path)
+            assert error_of(refused) == (401, "TokenError")
+            assert refused.headers["www-authenticate"].startswith("Bearer")
+        assert ask(client).status_code == 401
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        assert ask(client).status_code == 200
+        assert client.get("/prompts").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "Bearer", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN,
+     "Bearer \xff\xfe", f"Bearer {TOKEN.upper()}"],
+)  # fmt: skip
+def test_other_tokens(segmenter: Segmenter, given: str) -> None:
+    with served(segmenter, token=TOKEN) as client:
+        response = client.get("/prompts", headers={"Authorization": given.encode("latin-1")})
+        assert response.status_code == 401
+
+
+def test_without_a_token_none_is_asked_for(segmenter: Segmenter) -> None:
+    with served(segmenter) as client:
+        assert client.get("/prompts", headers={"Authorization": "Bearer x"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("127.0.0.1:8765", 200),
+        ("localhost:1", 200),
+        ("LOCALHOST", 200),
+        ("[::1]", 200),
+        ("[::1]:8765", 200),
+        ("evil.example", 400),
+        ("evil.example:8765", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("localhost.evil.example:8765", 400),
+        ("[::2]:8765", 400),
+        ("", 400),
+    ],
+)
+def test_names_a_server_on_loopback_answers_to(
+    segmenter: Segmenter, host: str, status: int
+) -> None:
+    with served(segmenter) as client:
+        response = client.get("/health", headers={"Host": host})
+        assert response.status_code == status
+        if status == 400:
+            assert error_of(response) == (400, "HostError")
+
+
+def test_other_hosts_may_have_any_name(segmenter: Segmenter) -> None:
+    with served(segmenter, host="0.0.0.0", token=TOKEN) as client:
+        assert client.get("/health", headers={"Host": "scanner-3.hospital"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1", 200),
+        ("http://evil.example", 403),
+        ("http://127.0.0.1:9999", 403),
+        ("null", 403),
+    ],
+)
+def test_pages_of_other_sites_are_refused(segmenter: Segmenter, origin: str, status: int) -> None:
+    with served(segmenter) as client:
+        client.headers["Origin"] = origin
+        assert ask(client).status_code == status
+
+
+def test_a_stopped_worker_is_said(segmenter: Segmenter) -> None:
+    with served(segmenter) as client:
+        client.app.state.worker.stop(10)  # type: ignore[attr-defined]
+        assert error_of(ask(client)) == (503, "StoppingError")
+        health = client.get("/health").json()
+        assert (health["ready"], health["status"]) == (False, "stopping")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.0.0.53", True), ("::1", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example.org", False),
+        ("localhost.example.org", False),
+    ],
+)  # fmt: skip
+def test_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_token_comes_from_file_or_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEXTSAM_TOKEN", raising=False)
+    assert read_token(None) is None
+    monkeypatch.setenv("TEXTSAM_TOKEN", "from-environment")
+    assert read_token(None) == "from-environment"
+    file = tmp_path / "token"
+    file.write_text(f"  {TOKEN} \nsecond line\n", encoding="utf-8")
+    assert read_token(file) == TOKEN
+    file.write_text("\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is empty"):
+        read_token(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_token(tmp_path / "none")
+    monkeypatch.setenv("TEXTSAM_TOKEN", " ")
+    with pytest.raises(ConfigError, match="TEXTSAM_TOKEN is empty"):
+        read_token(None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"token": "short"}, "at least 16"),
+        ({"token": "a token with blanks in it"}, "blank"),
+        ({"token": "ein-schlüssel-mit-umlaut"}, "ASCII"),
+        ({"port": 70000}, "port is 70000"),
+        ({"queue": 0}, "queue is 0"),
+        ({"timeout_s": 0}, "timeout_s is 0"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"max_body_bytes": 0}, "max_body_bytes is 0"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ServeSettings(**settings)
+
+
+def test_settings_do_not_print_the_token() -> None:
+    assert TOKEN not in repr(ServeSettings(token=TOKEN))
+
+
+def test_limits_of_uploads() -> None:
+    limits = server_limits(1000, 2000)
+    assert (limits.max_bytes, limits.max_pixels) == (1000, 2000)
+    assert server_limits(1000).max_pixels == 25_000_000
+
+
+def test_slow_clients_do_not_stop_others(segmenter: Segmenter) -> None:
+    body, kind = multipart(png(), ["tumor"])
+    with live(segmenter, timeout_s=20.0) as port:
+        slow = socket.create_connection(("127.0.0.1", port))
+        slow.sendall(head(f"Content-Length: {len(body)}", kind) + body[:100])
+        done = threading.Event()
+
+        def quick() -> None:
+            talk(port, head(f"Content-Length: {len(body)}", kind), body)
+            done.set()
+
+        threading.Thread(target=quick, daemon=True).start()
+        assert done.wait(10)
+        slow.sendall(body[100:])
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        slow.close()

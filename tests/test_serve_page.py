@@ -1,0 +1,281 @@
+"""The page: its files, and the page itself in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving import TOKEN, encoded, live, picture
+from tiny import tiny_segmenter
+
+from textsam.segmenter import Segmenter
+from textsam.serve.page_files import page_files
+
+BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--window-size=1280,860",
+)  # fmt: skip
+
+
+def test_page_names_nothing_that_is_elsewhere() -> None:
+    files = page_files()
+    assert set(files) == {
+        "/", "/page/page.css", "/page/page.js", "/page/draw.js", "/page/server.js", "/page/icon.svg",
+    }  # fmt: skip
+    for path, (content, _) in files.items():
+        text = content.decode("utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in text, path
+        assert "https:" not in text, path
+        for reference in re.findall(r"""(?:src|href|from)\s*=?\s*"([^"]+)\"""", text):
+            name = reference.replace("./", "/page/")
+            assert name in files, (path, reference)
+
+
+def test_page_keeps_to_its_policy() -> None:
+    html = page_files()["/"][0].decode("utf-8")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
+    scripts = "".join(page_files()[f"/page/{n}.js"][0].decode() for n in ("page", "draw", "server"))
+    # What comes from a server or a user is text, never markup.
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", scripts)
+
+
+def test_every_input_has_a_label() -> None:
+    html = page_files()["/"][0].decode("utf-8")
+    labelled = set(re.findall(r'<label[^>]*\sfor="([\w-]+)"', html))
+    assert set(re.findall(r'<input[^>]*?\sid="([\w-]+)"', html)) == labelled
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return tiny_segmenter()
+
+
+@pytest.fixture(scope="module")
+def server(segmenter: Segmenter) -> Iterator[str]:
+    with live(segmenter) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    from selenium.webdriver.chrome.service import Service
+
+    if not (BROWSER.exists() and DRIVER.exists()):
+        pytest.skip("needs chromium and chromedriver in /usr/bin")
+    profile = tempfile.mkdtemp(prefix="textsam-page-")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def by_id(browser: Any, name: str) -> Any:
+    return browser.find_element("id", name)
+
+
+def wait(browser: Any, true: Any, seconds: float = 30) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, seconds).until(true)
+
+
+def mask_alpha(browser: Any) -> np.ndarray:
+    """(H, W, 4) pixels of the canvas with the masks."""
+    width, height, values = browser.execute_script(
+        "const c = document.getElementById('mask');"
+        "if (!c.width) return [0, 0, []];"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "return [c.width, c.height, Array.from(d)];"
+    )
+    return np.array(values, dtype=np.uint8).reshape(height, width, 4)
+
+
+def problems(browser: Any) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def addresses(browser: Any) -> set[str]:
+    import json
+
+    messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    return {
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    }
+
+
+def segment(browser: Any, server: str, file: Path, words: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(server)
+    wait(browser, lambda b: by_id(b, "model").text)
+    by_id(browser, "file").send_keys(str(file))
+    wait(browser, lambda b: by_id(b, "stage").is_displayed())
+    by_id(browser, "words").send_keys(words, Keys.ENTER)
+
+
+def answered(browser: Any) -> bool:
+    return bool(by_id(browser, "answer").is_displayed())
+
+
+@pytest.mark.slow
+def test_upload_words_and_enter_show_masks(
+    browser: Any, server: str, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    file = tmp_path / "scan.png"
+    file.write_bytes(encoded(picture()))
+    segment(browser, server, file, "tumor, lung")
+    wait(browser, answered)
+    wanted = segmenter.segment(picture(), ["tumor", "lung"])
+    assert all(result.found for result in wanted)
+    alpha = mask_alpha(browser)[..., 3]
+    np.testing.assert_array_equal(alpha > 0, wanted[0].mask | wanted[1].mask)
+    assert "2 of 2 found" in by_id(browser, "status").text
+    rows = browser.find_elements("css selector", "#results li")
+    assert [row.find_element("tag name", "label").text for row in rows] == ["tumor", "lung"]
+    assert f"{wanted[0].area_px:,} px" in rows[0].text
+    assert f"score {wanted[0].score:.2f}" in rows[0].text
+
+    # One class off: what is left is the other, in its own colour.
+    rows[0].find_element("tag name", "input").send_keys(Keys.SPACE)
+    pixels = mask_alpha(browser)
+    np.testing.assert_array_equal(pixels[..., 3] > 0, wanted[1].mask)
+    inside = pixels[wanted[1].mask & (pixels[..., 3] == 255)][:, :3]
+    assert (np.abs(inside.astype(int) - (86, 180, 233)) <= 2).all()
+
+    # Less opacity, fainter pixels inside; none at all, none.
+    slider = by_id(browser, "opacity")
+    before = int(pixels[..., 3].astype(int).sum())
+    slider.send_keys(Keys.ARROW_LEFT * 20)
+    assert by_id(browser, "opacity-value").text == "25 %"
+    assert 0 < int(mask_alpha(browser)[..., 3].astype(int).sum()) < before
+    slider.send_keys(Keys.HOME)
+    assert not mask_alpha(browser)[..., 3].any()
+
+    assert problems(browser) == []
+    outside = {address for address in addresses(browser) if not address.startswith(server)}
+    # Blobs are this page's own memory, chrome and data addresses the browser's.
+    assert {a for a in outside if not a.startswith(("blob:", "chrome", "data:"))} == set()
+
+
+@pytest.mark.slow
+def test_keyboard_alone(browser: Any, server: str, tmp_path: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    def press(*keys: str) -> None:
+        ActionChains(browser).send_keys(*keys).perform()
+
+    file = tmp_path / "scan.png"
+    file.write_bytes(encoded(picture()))
+    browser.get(server)
+    wait(browser, lambda b: by_id(b, "model").text)
+    press(Keys.TAB)
+    assert browser.switch_to.active_element.get_attribute("id") == "file"
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.execute_script(outline) == "solid"
+    # The dialogue of the system is not part of the page; this is what it comes back with.
+    by_id(browser, "file").send_keys(str(file))
+    wait(browser, lambda b: b.switch_to.active_element.get_attribute("id") == "words")
+    press("tumor", Keys.ENTER)
+    wait(browser, answered)
+    by_id(browser, "go")
+    order = []
+    for _ in range(6):
+        press(Keys.TAB)
+        order.append(browser.switch_to.active_element.get_attribute("id"))
+    assert order == ["go", "shown-0", "opacity", "save-masks", "save-json", "other"] or order == [
+        "go", "shown-0", "opacity", "save-masks", "save-json", "",
+    ]  # fmt: skip
+    assert problems(browser) == []
+
+
+@pytest.mark.slow
+def test_absent_and_unknown_are_said(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "scan.png"
+    file.write_bytes(encoded(picture()))
+    with live(tiny_segmenter(found_threshold=1.0)) as port:
+        segment(browser, f"http://127.0.0.1:{port}/", file, "left lung")
+        wait(browser, answered)
+        assert "not found" in by_id(browser, "results").text
+        assert "0 of 1 found" in by_id(browser, "status").text
+        assert "did you mean lung" in by_id(browser, "warnings").text
+        assert not by_id(browser, "save-masks").is_enabled()
+        assert not mask_alpha(browser)[..., 3].any()
+
+
+@pytest.mark.slow
+def test_errors_are_shown_and_gone_after(browser: Any, server: str, tmp_path: Path) -> None:
+    file = tmp_path / "notes.png"
+    file.write_bytes(b"this is text")
+    segment(browser, server, file, "tumor")
+    wait(browser, lambda b: by_id(b, "problem").is_displayed())
+    assert "export the image as one of these" in by_id(browser, "problem").text
+    assert not answered(browser)
+    browser.get_log("browser")  # the refusal is logged by the browser itself
+    file.write_bytes(encoded(picture()))
+    by_id(browser, "other").click()
+    by_id(browser, "file").send_keys(str(file))
+    wait(browser, lambda b: not by_id(b, "problem").is_displayed())
+    by_id(browser, "go").click()
+    wait(browser, answered)
+
+
+@pytest.mark.slow
+def test_a_volume_shows_a_slice_and_asks_for_its_number(
+    browser: Any, server: str, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    file = tmp_path / "volume.nii.gz"
+    values = np.random.default_rng(0).integers(0, 255, (30, 24, 9)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])), file)
+    segment(browser, server, file, "tumor")
+    wait(browser, answered)
+    assert by_id(browser, "frame").get_attribute("value") == "4"
+    assert "0 to 8" in by_id(browser, "frame-row").text
+    assert "mm²" in by_id(browser, "results").text
+    drawn = browser.execute_script(
+        "const c = document.getElementById('picture');"
+        "return [c.width, c.height, Array.from(c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data).filter((v, i) => i % 4 < 3 && v > 0).length]"
+    )
+    assert drawn[0] * drawn[1] == 30 * 24
+    assert drawn[2] > 1000
+
+
+@pytest.mark.slow
+def test_the_token_is_asked_for_and_used(
+    browser: Any, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    file = tmp_path / "scan.png"
+    file.write_bytes(encoded(picture()))
+    with live(segmenter, token=TOKEN) as port:
+        browser.get(f"http://127.0.0.1:{port}/")
+        wait(browser, lambda b: by_id(b, "token").is_displayed())
+        by_id(browser, "file").send_keys(str(file))
+        by_id(browser, "words").send_keys("tumor")
+        by_id(browser, "token").send_keys(TOKEN, Keys.ENTER)
+        wait(browser, answered)
+        assert not by_id(browser, "problem").is_displayed()
+        wait(browser, lambda b: "tiny" in by_id(b, "model").text)

@@ -1,0 +1,265 @@
+"""`OnnxSegmenter`: answers from an exported folder, with numpy, Pillow and ONNX Runtime alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.errors import PromptError, WeightsError
+from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
+from textsam.export.record import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    TOKENS_FILE,
+    ExportRecord,
+    check_files,
+    read_record,
+)
+from textsam.export.session import open_session
+from textsam.io.image import Image
+from textsam.io.raster import read_image
+from textsam.prompts import canonical, nearest, normalise
+from textsam.result import Segmentation
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = ["OnnxSegmenter"]
+
+_TOKEN_CHANNELS = 256
+_INSIDE, _FIRST_CORNER, _LAST_CORNER = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One decoded prompt: (H, W) logits of the image, the mask they give, and predicted IoU."""
+
+    logits: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    iou: float
+
+
+class OnnxSegmenter:
+    """Segment images by words with files that `export_onnx` wrote; no torch is imported.
+
+    Answers are those of the `Segmenter` that was exported, to rounding. The last image's embedding
+    is kept, so that further prompts on the same image are cheap. One thread at a time.
+
+    Args:
+        folder: an exported folder.
+        threads: that compute one graph together; None lets ONNX Runtime choose.
+        providers: of ONNX Runtime, in order of preference.
+
+    Attributes:
+        record: what `export.json` says.
+
+    Raises:
+        AdapterError: not an exported folder, or its record is damaged.
+        WeightsError: a file is missing, damaged or of another export.
+        ConfigError: threads or providers that cannot be used.
+        TextSAMError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        folder = Path(folder)
+        self.record: ExportRecord = read_record(folder)
+        check_files(folder, self.record)
+        self._tokens = _read_tokens(folder / TOKENS_FILE, self.record)
+        self._encoder = open_session(folder / ENCODER_FILE, threads=threads, providers=providers)
+        self._decoder = open_session(folder / DECODER_FILE, threads=threads, providers=providers)
+        self._last: tuple[str, NDArray[np.float32], SquareFrame] | None = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The adapter's concepts; each also answers to its synonyms."""
+        return self.record.prompts
+
+    @overload
+    def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it comes first
+        self,
+        image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+        prompt: str,
+        *,
+        refine: int | None = None,
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+        prompt: Sequence[str],
+        *,
+        refine: int | None = None,
+    ) -> list[Segmentation]: ...
+
+    def segment(
+        self,
+        image: str | Path | PIL.Image.Image | NDArray[Any] | Image,
+        prompt: str | Sequence[str],
+        *,
+        refine: int | None = None,
+    ) -> Segmentation | list[Segmentation]:
+        """Find what the prompt names.
+
+        Args:
+            image: path, Pillow image, or array (H, W) or (H, W, 3); see `read_image`.
+            prompt: a word or several; a list gives a list, and the image is encoded once.
+            refine: refinement passes; default: what was recorded at export.
+
+        Returns:
+            One `Segmentation` per prompt. What is not there has an empty mask and `found=False`.
+
+        Raises:
+            ImageError: the image cannot be used.
+            PromptError: no prompt, one that is empty, or one whose token was not exported.
+        """
+        asked = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not asked:
+            raise PromptError("the list of prompts is empty; give at least one word")
+        if refine is not None and refine < 0:
+            raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
+        questions = [(text, *self._token(text)) for text in asked]
+        picture = read_image(image)
+        embedding, frame = self._embedding(picture)
+        answers = [
+            self._answer(picture, embedding, frame, text, concept, token, refine)
+            for text, concept, token in questions
+        ]
+        return answers[0] if isinstance(prompt, str) else answers
+
+    def _token(self, asked: str) -> tuple[str | None, NDArray[np.float32]]:
+        """The concept a text means, if any, and its (1, 256) token."""
+        record, text = self.record, normalise(asked)
+        concept = canonical(text, record.prompts)
+        if concept is not None:
+            row = record.prompts.index(concept)
+        elif text in record.words:
+            row = len(record.prompts) + record.words.index(text)
+        else:
+            known = (*record.prompts, *record.words)
+            close = nearest(text, known)
+            hint = f"did you mean {', '.join(close)}? " if close else ""
+            raise PromptError(
+                f"the prompt {asked!r} is not in this export; {hint}It knows: {', '.join(known)}. "
+                f"Export again with --prompt {text!r}"
+            )
+        return concept, self._tokens[row : row + 1]
+
+    def _embedding(self, image: Image) -> tuple[NDArray[np.float32], SquareFrame]:
+        key = f"{image.sha256()} {image.region_px}"
+        if self._last is None or self._last[0] != key:
+            pixels, frame = model_input(
+                image.pixels[_region(image)], self.record.side_px, self.record.normalise
+            )
+            self._last = (key, self._encoder.run(None, {"image": pixels})[0], frame)
+        return self._last[1], self._last[2]
+
+    def _decode(
+        self,
+        embedding: NDArray[np.float32],
+        frame: SquareFrame,
+        token: NDArray[np.float32],
+        points: NDArray[np.float64],
+        labels: Sequence[int],
+    ) -> _Pass:
+        logits, iou = self._decoder.run(
+            None,
+            {
+                "embedding": embedding,
+                "text_tokens": token,
+                "points": points.reshape(1, -1, 2).astype(np.float32),
+                "labels": np.array([labels], dtype=np.int64),
+            },
+        )
+        threshold = self.record.mask_threshold
+        full = frame.logits_to_image(logits[0, 0])
+        return _Pass(full, full > np.log(threshold / (1 - threshold)), float(iou[0, 0]))
+
+    def _answer(
+        self,
+        image: Image,
+        embedding: NDArray[np.float32],
+        frame: SquareFrame,
+        asked: str,
+        concept: str | None,
+        token: NDArray[np.float32],
+        refine: int | None,
+    ) -> Segmentation:
+        record = self.record
+        times = record.refine_for.get(concept or "", record.refine) if refine is None else refine
+        final = self._decode(embedding, frame, token, np.zeros((0, 2)), ())
+        for _ in range(times):
+            geometry = box_and_centroid(final.mask)
+            if geometry is None:
+                break
+            box, centroid = geometry
+            points = np.vstack([centroid, box[:2], box[2:]])
+            if not record.authors_frame:
+                points = frame.to_model(points)
+            final = self._decode(
+                embedding, frame, token, points, (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
+            )
+        inner = sigmoid(final.logits)
+        if record.score == "iou_head":
+            score = min(max(final.iou, 0.0), 1.0)
+        else:
+            score = float(inner[final.mask].mean()) if final.mask.any() else 0.0
+        found = bool(final.mask.any()) and score >= record.found_threshold
+        extra: dict[str, object] = {"concept": concept, "refine": times}
+        if final.mask.any() and not found:
+            extra["rejected_area_px"] = int(final.mask.sum())
+        mask = np.zeros(image.size_px, dtype=bool)
+        probability = np.zeros(image.size_px, dtype=np.float32)
+        probability[_region(image)] = inner
+        if found:
+            mask[_region(image)] = final.mask
+        return Segmentation(
+            mask=mask,
+            probability=probability,
+            score=score,
+            found=found,
+            prompt=asked,
+            image=image,
+            adapter=record.adapter,
+            model=record.preset,
+            extra=extra,
+        )
+
+
+def _region(image: Image) -> tuple[slice, slice]:
+    """The rows and columns of the image that the model sees."""
+    if image.region_px is None:
+        return slice(None), slice(None)
+    x_min, y_min, x_max, y_max = image.region_px
+    return slice(y_min, y_max + 1), slice(x_min, x_max + 1)
+
+
+def _read_tokens(path: Path, record: ExportRecord) -> NDArray[np.float32]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    wanted = (len(record.prompts) + len(record.words), _TOKEN_CHANNELS)
+    try:
+        tokens = load_file(path).get("tokens")
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file ({error}); export the model again"
+        ) from error
+    if tokens is None or tokens.shape != wanted or tokens.dtype != np.float32:
+        got = "no table" if tokens is None else f"{tokens.dtype} {tokens.shape}"
+        raise WeightsError(
+            f"{path} holds {got} where {len(record.prompts)} concepts and {len(record.words)} "
+            f"words need float32 {wanted}; export the model again"
+        )
+    return tokens

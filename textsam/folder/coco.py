@@ -1,0 +1,98 @@
+"""One COCO file of a whole run, written from its records in memory that does not grow with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import textsam
+from textsam.folder.errors import OutputError
+from textsam.folder.manifest import InputRecord
+from textsam.io.atomic import atomic_path
+
+__all__ = ["write_run_coco"]
+
+
+def write_run_coco(
+    path: Path, prompts: Sequence[str], records: Callable[[], Iterable[InputRecord]]
+) -> Path:
+    """Write a COCO file, complete or not at all; https://cocodataset.org/#format-data.
+
+    It says what `textsam.io.coco.CocoWriter` would say, and is never in memory as a whole.
+
+    Args:
+        path: the file.
+        prompts: the categories, numbered from 1.
+        records: gives the run's records; called twice. Results hold "rle" where their mask is not
+            empty.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts), start=1)}
+    info = {
+        "description": "Segmentations by TextSAM",
+        "version": textsam.__version__,
+        "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    categories = [
+        {"id": number, "name": prompt, "supercategory": ""} for prompt, number in numbers.items()
+    ]
+    try:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(f'{{"info": {json.dumps(info)}, "licenses": [], "images": [')
+            file.writelines(_joined(_images(records(), len(prompts))))
+            file.write(f'], "categories": {json.dumps(categories)}, "annotations": [')
+            file.writelines(_joined(_annotations(records(), len(prompts), numbers)))
+            file.write("]}\n")
+    except OSError as error:
+        raise OutputError.of(path, error) from error
+    return path
+
+
+def _joined(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
+    before = "\n"
+    for entry in entries:
+        yield before + json.dumps(entry)
+        before = ",\n"
+
+
+def _images(records: Iterable[InputRecord], prompts: int) -> Iterator[dict[str, Any]]:
+    number = 0
+    for record in records:
+        # The results about one image stand together, one per prompt.
+        for result in record.results[::prompts]:
+            number += 1
+            yield {
+                "id": number,
+                "file_name": record.input,
+                "width": result["image"]["width"],
+                "height": result["image"]["height"],
+                "frame_index": result["image"]["index"],
+            }
+
+
+def _annotations(
+    records: Iterable[InputRecord], prompts: int, categories: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    place = number = 0
+    for record in records:
+        for result in record.results:
+            place += 1
+            if "rle" not in result:
+                continue
+            number += 1
+            x_min, y_min, x_max, y_max = result["box"]
+            yield {
+                "id": number,
+                "image_id": (place - 1) // prompts + 1,
+                "category_id": categories[result["prompt"]],
+                "segmentation": result["rle"],
+                "area": result["area_px"],
+                "bbox": [x_min, y_min, x_max - x_min + 1, y_max - y_min + 1],
+                "iscrowd": 0,
+                "score": result["score"],
+            }

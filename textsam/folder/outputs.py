@@ -1,0 +1,167 @@
+"""Write what is asked of one input: masks as they come, volumes when all are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from textsam.errors import TextSAMError
+from textsam.folder.errors import OutputError, is_disk_error
+from textsam.folder.formats import Format
+from textsam.folder.held import HeldAnswers
+from textsam.folder.plan import Input, Plan
+from textsam.folder.sheet import draw_tile
+from textsam.folder.volumes import WHOLE_FORMATS, write_whole
+from textsam.io.raster import write_mask, write_picture
+from textsam.io.stack import Stack
+from textsam.result import Segmentation
+
+__all__ = ["TILE_FOLDER", "OutputWriter"]
+
+TILE_FOLDER = "thumbnails"
+_RASTER_ENDS = {"png": ".png", "tiff": ".tiff"}
+
+
+class OutputWriter:
+    """The output files of one input.
+
+    Memory: none that grows, but for formats of a whole input, whose masks are held in a bit per
+    pixel.
+
+    Args:
+        plan: says what to write and where.
+        item: the input.
+        stack: its images.
+        formats: what to write, all of which fit the input.
+        fingerprint: of the adapter.
+
+    Attributes:
+        written: all files written so far.
+        numbered: whether the input has several images, whose numbers are part of the names.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        item: Input,
+        stack: Stack,
+        formats: Sequence[Format],
+        fingerprint: str,
+    ) -> None:
+        self._plan = plan
+        self._item = item
+        self._stack = stack
+        self._fingerprint = fingerprint
+        self.written: list[Path] = []
+        self.numbered = len(stack) > 1
+        self._rasters = [name for name in formats if name in _RASTER_ENDS]
+        self._whole = [name for name in formats if name in WHOLE_FORMATS]
+        self._held: HeldAnswers | None = None
+        if self._whole:
+            fractional = plan.options.fractional and "seg" in self._whole
+            self._held = HeldAnswers(fractional=fractional)
+
+    def add(self, index: int, answers: Sequence[Segmentation]) -> list[dict[str, str]]:
+        """Write what can be written of image `index`.
+
+        Returns:
+            Per prompt, kind of file -> its path relative to the output folder. "mask" is the mask's
+            file; "tiff" is there beside it where PNG is written too.
+
+        Raises:
+            OutputError: nothing can be written any more.
+            TextSAMError: this one file cannot be.
+        """
+        files: list[dict[str, str]] = []
+        for number, answer in enumerate(answers):
+            made: dict[str, str] = {}
+            for name in self._rasters:
+                path = self._path(number, index, _RASTER_ENDS[name])
+                made[name if made else "mask"] = self._write(path, partial(write_mask, answer.mask))
+            if self._plan.options.overlay:
+                path = self._path(number, index, "_overlay.png")
+                made["overlay"] = self._write(path, partial(write_picture, answer.overlay()))
+            if self._plan.options.sheet:
+                path = self._plan.out / TILE_FOLDER / self._name(number, index, ".jpg")
+                tile = draw_tile(answer, self._label(index))
+                made["thumbnail"] = self._write(path, partial(write_picture, tile))
+            files.append(made)
+        if self._held is not None:
+            self._held.hold(index, answers)
+        return files
+
+    def finish(self) -> list[dict[str, str]]:
+        """Write the formats of a whole input, once all its images were added.
+
+        Returns:
+            Per prompt, kind of file -> its path relative to the output folder.
+
+        Raises:
+            OutputError, TextSAMError: as `add`.
+        """
+        files: list[dict[str, str]] = [{} for _ in self._plan.prompts]
+        if self._held is None:
+            return files
+        for name in self._whole:
+            with _writing(self._plan.out / self._item.base):
+                shown, paths = write_whole(
+                    name, self._plan, self._item, self._stack, self._held, self._fingerprint
+                )
+            for made, path in zip(files, shown, strict=True):
+                made[name] = self._relative(path)
+            self.written += paths
+        return files
+
+    @property
+    def whole(self) -> list[str]:
+        """The formats that `finish` writes."""
+        return list(self._whole)
+
+    def sizes(self) -> dict[str, int]:
+        """Path relative to the output folder -> bytes, of all files written.
+
+        Raises:
+            OutputError: a file is gone already.
+        """
+        sizes: dict[str, int] = {}
+        for path in self.written:
+            try:
+                sizes[self._relative(path)] = path.stat().st_size
+            except OSError as error:
+                raise OutputError.of(path, error) from error
+        return sizes
+
+    def _label(self, index: int) -> str:
+        return f"{self._item.name} [{index}]" if self.numbered else self._item.name
+
+    def _name(self, prompt: int, index: int, end: str) -> str:
+        number = f"_{index:04d}" if self.numbered else ""
+        return f"{self._item.base}_{self._plan.slugs[prompt]}{number}{end}"
+
+    def _path(self, prompt: int, index: int, end: str) -> Path:
+        mask = self._plan.mask_file
+        if mask is None:
+            return self._plan.out / self._name(prompt, index, end)
+        return mask.with_name(mask.stem + end) if end.startswith("_") else mask
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._plan.out).as_posix()
+
+    def _write(self, path: Path, write: Callable[[Path], Path]) -> str:
+        with _writing(path):
+            write(path)
+        self.written.append(path)
+        return self._relative(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell a disk that takes nothing any more from an answer that one file cannot hold."""
+    try:
+        yield
+    except (TextSAMError, OSError) as error:
+        if is_disk_error(error):
+            raise OutputError.of(path, error) from error
+        raise

@@ -1,0 +1,220 @@
+"""A run over many inputs that keeps a manifest, goes on where it was stopped, and sums up."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textsam.errors import ConfigError
+from textsam.folder.coco import write_run_coco
+from textsam.folder.listener import Listener
+from textsam.folder.manifest import InputRecord, Manifest, file_identity
+from textsam.folder.options import Options
+from textsam.folder.plan import Input, Plan, make_plan
+from textsam.folder.process import model_identity, process
+from textsam.folder.report import write_report
+from textsam.folder.sheet import write_sheets
+from textsam.folder.summary import write_summary
+
+if TYPE_CHECKING:
+    from textsam.segmenter import Segmenter
+
+__all__ = ["FolderSummary", "check_fresh", "run_plan", "segment_folder"]
+
+
+@dataclass(frozen=True)
+class FolderSummary:
+    """What came of a run.
+
+    Attributes:
+        plan: what was to be done.
+        done: inputs segmented now, all of whose images succeeded.
+        failed: inputs with an image that failed.
+        skipped: inputs that an earlier run had done.
+        no_picture: DICOM files that hold something else than a picture.
+        images: images answered now.
+        seconds: time of this call.
+        manifest: one JSON line per finished input.
+        summary: the CSV table of all inputs of the plan, skipped ones too.
+        report: what the run depended on, and all answers, as JSON.
+        coco: the COCO file, where it was asked for.
+        sheets: the contact sheets, where they were asked for.
+    """
+
+    plan: Plan
+    done: int
+    failed: int
+    skipped: int
+    no_picture: int
+    images: int
+    seconds: float
+    manifest: Path
+    summary: Path
+    report: Path
+    coco: Path | None
+    sheets: tuple[Path, ...]
+    _manifest: Manifest
+
+    def records(self) -> Iterator[InputRecord]:
+        """The records of all inputs of the plan, in order, read one by one from the manifest."""
+        return _records(self.plan, self._manifest)
+
+
+def segment_folder(
+    segmenter: Segmenter,
+    sources: str | Path | Sequence[str | Path],
+    prompts: str | Sequence[str],
+    out: str | Path,
+    options: Options | None = None,
+    *,
+    recursive: bool = False,
+    series: bool = False,
+    shard: tuple[int, int] = (1, 1),
+    resume: bool = False,
+    batch_size: int | None = None,
+    listener: Listener | None = None,
+) -> FolderSummary:
+    """Segment all images of a folder into files, whatever their number, in constant memory.
+
+    One line per finished input goes into `manifest-i-of-n.jsonl` in `out`, after the input's
+    outputs are in place; at the end all inputs go into `summary.csv`. An input that fails is noted
+    there and does not stop the others.
+
+    Args:
+        segmenter: from `load_model`.
+        sources, prompts, out, options, recursive, series, shard: as for `make_plan`. Shards may
+            run at the same time with the same `out`.
+        resume: go on with what is in `out`: leave out inputs that are in a manifest with the same
+            content, prompts, adapter and options, and whose outputs are all there in their size.
+        batch_size: as for `Segmenter.segment_batch`.
+        listener: is told how the run goes.
+
+    Raises:
+        ConfigError: no input, contradicting options, outputs over inputs, or a manifest of an
+            earlier run without `resume`.
+        PromptError: a prompt that cannot be used.
+        DataError: a damaged manifest.
+        OutputError: outputs cannot be written any more; what was finished stays in the manifest.
+    """
+    plan = make_plan(
+        sources, prompts, out, options, recursive=recursive, series=series, shard=shard
+    )
+    return run_plan(segmenter, plan, resume=resume, batch_size=batch_size, listener=listener)
+
+
+def check_fresh(plan: Plan, *, resume: bool) -> None:
+    """Refuse to begin anew in a folder where a run was begun.
+
+    Raises:
+        ConfigError: there is a manifest of the same shard, or of another number of shards.
+    """
+    if resume:
+        return
+    for path in sorted(plan.out.glob("manifest-*-of-*.jsonl")):
+        same = path == Manifest.file_for(plan.out, plan.label)
+        if same or not path.stem.endswith(f"-of-{plan.shard[1]}"):
+            raise ConfigError(
+                f"{path} is there from an earlier run; go on with that run by --resume, give "
+                "another -o, or delete it to do everything again"
+            )
+
+
+def run_plan(
+    segmenter: Segmenter,
+    plan: Plan,
+    *,
+    resume: bool = False,
+    batch_size: int | None = None,
+    listener: Listener | None = None,
+) -> FolderSummary:
+    """Do what a plan says; see `segment_folder`."""
+    check_fresh(plan, resume=resume)
+    told = listener or Listener()
+    began, started = time.perf_counter(), datetime.now(UTC)
+    count = Counter[str]()
+    images = 0
+    told.planned(plan)
+    with Manifest(plan.out, plan.label) as manifest:
+        left = list(plan.inputs)
+        if resume:
+            left = list(_not_done(segmenter, plan, manifest, told))
+        for record in process(segmenter, plan, left, batch_size=batch_size, listener=told):
+            manifest.add(record)
+            told.finished(record)
+            count[record.status] += 1
+            images += len(record.results) // len(plan.prompts)
+        summary = write_summary(plan.out / f"summary{plan.suffix}.csv", _records(plan, manifest))
+        report = write_report(
+            plan.out / f"report{plan.suffix}.json",
+            segmenter,
+            plan,
+            lambda: _records(plan, manifest),
+            started,
+        )
+        coco = None
+        if "coco" in plan.options.formats:
+            coco = write_run_coco(
+                plan.out / f"coco{plan.suffix}.json",
+                plan.prompts,
+                lambda: _records(plan, manifest),
+            )
+        sheets: list[Path] = []
+        if plan.options.sheet:
+            sheets = write_sheets(_tiles(plan, manifest), plan.out, plan.suffix)
+    return FolderSummary(
+        plan=plan,
+        done=count["done"],
+        failed=count["failed"],
+        no_picture=count["no picture"],
+        skipped=len(plan.inputs) - len(left),
+        images=images,
+        seconds=time.perf_counter() - began,
+        manifest=manifest.path,
+        summary=summary,
+        report=report,
+        coco=coco,
+        sheets=tuple(sheets),
+        _manifest=manifest,
+    )
+
+
+def _not_done(
+    segmenter: Segmenter, plan: Plan, manifest: Manifest, told: Listener
+) -> Iterator[Input]:
+    model, options = model_identity(segmenter), plan.options.fingerprint()
+    for item in plan.inputs:
+        record = manifest.get(item.name)
+        if record is not None and _holds(record, item, plan, model, options):
+            told.skipped(record)
+        else:
+            yield item
+
+
+def _holds(record: InputRecord, item: Input, plan: Plan, model: str, options: str) -> bool:
+    """Whether doing an input again would give what its record says."""
+    asked = (item.name, item.base, plan.prompts, model, options)
+    if record.question() != asked or not record.is_complete(plan.out):
+        return False
+    try:
+        return record.files == file_identity(item.paths)
+    except OSError:
+        return False
+
+
+def _records(plan: Plan, manifest: Manifest) -> Iterator[InputRecord]:
+    for item in plan.inputs:
+        record = manifest.get(item.name)
+        if record is not None:
+            yield record
+
+
+def _tiles(plan: Plan, manifest: Manifest) -> Iterator[Path]:
+    for record in _records(plan, manifest):
+        for result in record.results:
+            if "thumbnail" in result["files"]:
+                yield plan.out / result["files"]["thumbnail"]

@@ -1,0 +1,90 @@
+"""Open files so that no length in them, true or not, decides how much memory is spent."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from pathlib import Path
+
+from textsam.errors import ImageError
+from textsam.io.limits import Limits
+
+__all__ = ["ClampedReader", "has_dicom_prefix", "inflate", "open_clamped"]
+
+_PREFIX_AT = 128
+_SMALL = 1 << 13
+_COMPRESSED_CHUNK = 1 << 16
+_INFLATED_CHUNK = 1 << 20
+
+
+class ClampedReader(io.BufferedReader):
+    """A file whose `read` never sets aside more memory than the file has bytes left.
+
+    `BufferedReader.read(n)` allocates n bytes first, and n may be any length a damaged file names.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        status = os.fstat(raw.fileno())
+        self.size_bytes = status.st_size
+        self.changed_ns = status.st_mtime_ns
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes, and fewer where the file ends before."""
+        if size is None or size < 0:
+            # pydicom inflates deflated files whole, from such a read.
+            raise ValueError("a read has to say how many bytes it is of")
+        if size > _SMALL:
+            size = max(0, min(size, self.size_bytes - self.tell()))
+        return super().read(size)
+
+
+def open_clamped(path: Path) -> ClampedReader:
+    """Open an existing file for reading.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
+    try:
+        return ClampedReader(io.FileIO(path, "rb"))
+    except OSError as error:
+        raise ImageError(
+            f"{path}: the file cannot be opened ({error.strerror}); check that it is there and may "
+            "be read"
+        ) from error
+
+
+def has_dicom_prefix(path: Path) -> bool:
+    """Whether "DICM" follows the 128 bytes of preamble (PS3.10 7.1)."""
+    with open_clamped(path) as stream:
+        return stream.read(_PREFIX_AT + 4)[_PREFIX_AT:] == b"DICM"
+
+
+def inflate(stream: ClampedReader, limits: Limits, source: str) -> io.BytesIO:
+    """Inflate the rest of a file with a deflated transfer syntax (PS3.5 A.5), within the limit.
+
+    Raises:
+        ImageError: it inflates to more than `max_inflated_bytes`, found out on the way there, or
+            the compressed data is damaged or incomplete.
+    """
+    inflated = io.BytesIO()
+    # Deflated data in DICOM has no zlib header, which the negative window size says.
+    machine = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        while not machine.eof and (chunk := stream.read(_COMPRESSED_CHUNK)):
+            while chunk and not machine.eof:
+                inflated.write(machine.decompress(chunk, _INFLATED_CHUNK))
+                limits.check_inflated(inflated.tell(), source)
+                chunk = machine.unconsumed_tail
+    except zlib.error as error:
+        raise ImageError(
+            f"{source}: the deflated data is damaged ({error}); copy or export the file again"
+        ) from error
+    if not machine.eof:
+        raise ImageError(
+            f"{source}: the deflated data ends before its end; the file is truncated, copy or "
+            "export it again"
+        )
+    inflated.seek(0)
+    return inflated

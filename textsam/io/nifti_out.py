@@ -1,0 +1,227 @@
+"""Masks as a NIfTI volume: lying exactly over a NIfTI file, or over a DICOM series."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.errors import ConfigError, ImageError, TextSAMError
+from textsam.io.atomic import atomic_path
+from textsam.io.stack import Stack
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
+    from textsam.io.dicom import DicomStack
+    from textsam.io.nifti import NiftiStack
+    from textsam.io.seg_source import FrameGeometry
+
+__all__ = ["write_nifti"]
+
+_SCANNER, _ALIGNED = 1, 2  # NIFTI_XFORM codes of nifti1.h
+_MM, _SECONDS = 2, 8
+# Slices may lie this far from where even spacing puts them, in mm and as a share of the spacing.
+_UNEVEN_MM = 0.01
+_UNEVEN_SHARE = 0.01
+_COSINE_TOLERANCE = 1e-3
+# LPS, as in DICOM and `Placement`, to RAS, as in NIfTI.
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def write_nifti(path: str | Path, stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Path:
+    """Write the masks of one prompt as a volume of 0 and 1 (uint8).
+
+    Args:
+        path: ends in ".nii", or ".nii.gz", which is compressed.
+        stack: the images the masks belong to:
+
+            * a NIfTI file gives a volume of its shape, affine, q-form and s-form codes and units;
+            * a DICOM series or enhanced file, whose slices are of one orientation, size and spacing
+              and evenly spaced along their normal, gives (columns, rows, slices) with the affine of
+              the headers as s-form and q-form, code 1 (scanner). Slices keep the order of the
+              stack, or are sorted by position where that order goes back and forth;
+            * a single picture without a place in the patient gives (columns, rows), placed as
+              programs built on ITK place pictures: the first pixel at the origin, columns to the
+              patient's left and rows to the back, code 2 (aligned to another file). One pixel is
+              one mm where the spacing is not known; the unit is "unknown" then.
+
+        masks: image index -> (H, W) bool; images left out are empty.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: another ending.
+        ImageError: several pictures or frames without places, or slices that make no even volume;
+            an index outside the stack; a mask of another shape or type.
+        TextSAMError: nibabel is not installed, or the file cannot be written.
+    """
+    path = Path(path)
+    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+    if suffix not in (".nii", ".nii.gz"):
+        raise ConfigError(f"{path}: a NIfTI file ends in .nii or .nii.gz; give such a name")
+    if find_spec("nibabel") is None:
+        raise TextSAMError(
+            f"{path}: writing NIfTI needs nibabel, which is not installed; run "
+            '`pip install "textsam[medical]"`'
+        )
+    content = _image(stack, masks).to_bytes()
+    try:
+        with atomic_path(path, suffix) as temporary:
+            if suffix == ".nii":
+                temporary.write_bytes(content)
+            else:
+                # Without the time: the same masks make the same file.
+                with temporary.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, 0) as packed:
+                    packed.write(content)
+    except OSError as error:
+        raise TextSAMError(
+            f"{path}: the file cannot be written ({error}); check the folder, its permissions and "
+            "the free space"
+        ) from error
+    return path
+
+
+def _image(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
+    if stack.format == "nifti":
+        return _over_nifti(cast("NiftiStack", stack), masks)
+    for index in masks:
+        if not 0 <= index < len(stack):
+            raise ImageError(
+                f"{stack.source}: there is no image {index} to put a mask into; there are "
+                f"{len(stack)}, counted from 0"
+            )
+    if stack.format == "dicom":
+        series = cast("DicomStack", stack)
+        geometry = _geometry(series)
+        if geometry is not None:
+            return _over_planes(series, geometry, masks)
+    if len(stack) > 1:
+        raise ImageError(
+            f"{stack.source}: its {len(stack)} images have no places in the patient, so they make "
+            "no volume; write masks as PNG, or DICOM images as DICOM SEG"
+        )
+    return _over_picture(stack, masks)
+
+
+def _over_nifti(stack: NiftiStack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
+    like: Any = stack.header_image
+    header = like.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 1
+    header.set_intent("none")
+    header["descrip"] = b"mask by TextSAM"
+    header.set_data_offset(0)  # no extensions, so right after the header
+    volume = stack.to_volume(masks).view(np.uint8)
+    # Given no affine, nibabel leaves those of the header alone.
+    made: Nifti1Image = type(like)(volume, None, header)
+    return made
+
+
+def _geometry(stack: DicomStack) -> list[FrameGeometry] | None:
+    """The plane of each image, None where none has one."""
+    from textsam.io.dicom.guard import damage_reported
+    from textsam.io.seg_source import frame_geometry
+
+    headers, found = stack.headers, []
+    with damage_reported(stack.source, "a header cannot be read"):
+        for index in range(len(stack)):
+            file, frame = stack.where(index)
+            found.append(frame_geometry(headers[file], frame, stack.source, reference=False))
+        sizes = {(int(header.Rows), int(header.Columns)) for header in headers}
+    placed = [one for one in found if one is not None]
+    if not placed:
+        return None
+    if len(placed) < len(found):
+        raise _no_volume(stack, f"{len(found) - len(placed)} of its images have no place")
+    if len(sizes) > 1:
+        raise _no_volume(stack, "its images differ in size")
+    return placed
+
+
+def _over_planes(
+    stack: DicomStack, geometry: Sequence[FrameGeometry], masks: Mapping[int, NDArray[np.bool_]]
+) -> Nifti1Image:
+    first = geometry[0]
+    for one in geometry[1:]:
+        if one.frame_of_reference != first.frame_of_reference:
+            raise _no_volume(stack, "its slices differ in their frame of reference")
+        if np.abs(np.subtract(one.orientation, first.orientation)).max() > _COSINE_TOLERANCE:
+            raise _no_volume(stack, "its slices differ in orientation")
+        if not np.allclose(one.spacing, first.spacing, rtol=1e-3):
+            raise _no_volume(stack, "its slices differ in pixel spacing")
+    positions = np.array([one.position for one in geometry])
+    along = positions @ first.normal
+    steps = np.diff(along)
+    order = np.arange(len(along))
+    if not ((steps > 0).all() or (steps < 0).all()):
+        order = np.argsort(along, kind="stable")
+    step_mm = first.normal * (first.thickness or first.spacing[0])
+    if len(order) > 1:
+        step_mm = first.normal * ((along[order[-1]] - along[order[0]]) / (len(order) - 1))
+        even = positions[order[0]] + np.outer(np.arange(len(order)), step_mm)
+        apart_mm = np.linalg.norm(positions[order] - even, axis=1).max()
+        if not np.linalg.norm(step_mm) > 1e-6 or apart_mm > max(
+            _UNEVEN_MM, _UNEVEN_SHARE * float(np.linalg.norm(step_mm))
+        ):
+            raise _no_volume(stack, "its slices are not evenly spaced along their normal")
+    affine = first.affine_mm
+    affine[:3, 2] = step_mm
+    affine[:3, 3] = positions[order[0]]
+    header = stack.headers[0]
+    height, width = int(header.Rows), int(header.Columns)
+    volume = np.zeros((width, height, len(order)), dtype=np.uint8)
+    for slot, index in enumerate(order.tolist()):
+        if index in masks:
+            volume[:, :, slot] = _checked(stack, index, masks[index], (height, width)).T
+    return _made(volume, _TO_RAS @ affine, _SCANNER, known_mm=True)
+
+
+def _over_picture(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
+    image = stack.read(0)
+    row_mm, column_mm = image.spacing_mm or (1.0, 1.0)
+    plane = np.zeros((image.width, image.height), dtype=np.uint8)
+    if 0 in masks:
+        plane[:] = _checked(stack, 0, masks[0], image.size_px).T
+    affine = _TO_RAS @ np.diag([column_mm, row_mm, 1.0, 1.0])
+    return _made(plane, affine, _ALIGNED, known_mm=image.spacing_mm is not None)
+
+
+def _made(
+    volume: NDArray[np.uint8], affine: NDArray[np.float64], code: int, *, known_mm: bool
+) -> Nifti1Image:
+    from nibabel import nifti1
+
+    kind: Any = nifti1.Nifti1Image
+    made: Any = kind(volume, affine)
+    made.set_sform(affine, code)
+    made.set_qform(affine, code)
+    made.header["xyzt_units"] = _MM if known_mm else 0
+    made.header["cal_min"], made.header["cal_max"] = 0, 1
+    made.header["descrip"] = b"mask by TextSAM"
+    image: Nifti1Image = made
+    return image
+
+
+def _checked(
+    stack: Stack, index: int, mask: NDArray[np.bool_], size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    if mask.dtype != np.bool_ or mask.shape != size:
+        raise ImageError(
+            f"{stack.source}: the mask of image {index} is {mask.dtype} {mask.shape}; it must be "
+            f"bool {size}"
+        )
+    return mask
+
+
+def _no_volume(stack: Stack, why: str) -> ImageError:
+    return ImageError(
+        f"{stack.source}: {why}, so they make no NIfTI volume; write DICOM SEG, or masks as PNG"
+    )

@@ -1,0 +1,270 @@
+"""What DICOM SEG needs to know of the images it is about: their headers, places and groups.
+
+No pixels are read here; headers alone say how many SEG instances a stack will give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.errors import ConfigError, ImageError
+from textsam.io.dicom.geometry import perpendicular_axes
+from textsam.io.dicom.guard import damage_reported
+from textsam.io.dicom.values import numbers_or_none, whole_number
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["DicomSource", "FrameGeometry", "SegGroup", "frame_geometry", "group_frames"]
+
+# Slices whose orientation or spacing differ by less are of one volume: scanners round these numbers
+# slice by slice. 1e-4 of a direction cosine moves the far corner of 512 pixels by 0.05 pixels.
+_COSINE_TOLERANCE = 1e-4
+_SPACING_TOLERANCE_MM = 1e-4
+_POSITION_TOLERANCE_MM = 1e-4
+
+
+class DicomSource(Protocol):
+    """The part of `textsam.io.dicom.DicomStack` that SEG is made from.
+
+    Attributes:
+        source: what was opened, for messages.
+        headers: one dataset per file, without pixels.
+    """
+
+    source: str
+
+    @property
+    def headers(self) -> Sequence[Dataset]:
+        """One dataset per file, in order, without pixels."""
+
+    def __len__(self) -> int: ...
+
+    def where(self, index: int) -> tuple[int, int]:
+        """(number of the file, number of the frame in it), both from 0, of image `index`."""
+
+
+@dataclass(frozen=True)
+class FrameGeometry:
+    """The plane of one frame in patient coordinates (LPS, mm), as its header says.
+
+    Attributes:
+        frame_of_reference: UID of the coordinate system, "" where none is given.
+        position: (x, y, z) of the centre of the top-left pixel.
+        orientation: direction cosines: of a row, that is of growing column numbers, then of a
+            column.
+        spacing: (between rows, between columns).
+        thickness: of the slice, None where unknown.
+    """
+
+    frame_of_reference: str
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+    thickness: float | None
+
+    @cached_property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector perpendicular to the plane, row direction × column direction."""
+        return np.cross(self.orientation[:3], self.orientation[3:])
+
+    @property
+    def affine_mm(self) -> NDArray[np.float64]:
+        """(4, 4): (x, y, 0, 1) in pixels -> patient coordinates; as `Placement.affine_mm`."""
+        row, column = np.array(self.orientation[:3]), np.array(self.orientation[3:])
+        affine = np.eye(4)
+        affine[:3, 0] = row * self.spacing[1]
+        affine[:3, 1] = column * self.spacing[0]
+        affine[:3, 2] = self.normal * (self.thickness or 1.0)
+        affine[:3, 3] = self.position
+        return affine
+
+
+def frame_geometry(
+    header: Dataset, frame: int, source: str = "", *, reference: bool = True
+) -> FrameGeometry | None:
+    """The place of frame `frame` (from 0) of a file in the patient.
+
+    With `reference=False` a file without Frame of Reference UID has a place too: one that can be
+    compared with other images of the file or series, and with nothing else.
+
+    None where the header does not give all of Frame of Reference UID, position, orientation and
+    pixel spacing, or the orientation is not two perpendicular directions. Attributes are those of
+    the Image Plane Module (PS3.3 C.7.6.2), or for multi-frame files those of the Plane Position,
+    Plane Orientation and Pixel Measures functional groups (PS3.3 C.7.6.16.2).
+
+    Raises:
+        ImageError: the header is damaged; `source` names it.
+    """
+    uid = str(header.get("FrameOfReferenceUID") or "")
+    if not uid and reference:
+        return None
+    if "SharedFunctionalGroupsSequence" in header or "PerFrameFunctionalGroupsSequence" in header:
+        plane = _functional_group(header, frame, "PlanePositionSequence")
+        turned = _functional_group(header, frame, "PlaneOrientationSequence")
+        measured = _functional_group(header, frame, "PixelMeasuresSequence")
+    elif whole_number(header, "NumberOfFrames", source, 1) == 1:
+        plane = turned = measured = header
+    else:
+        # One position for many frames says where one of them is, at best.
+        return None
+    position = numbers_or_none(plane, "ImagePositionPatient", 3, source)
+    orientation = numbers_or_none(turned, "ImageOrientationPatient", 6, source)
+    spacing = numbers_or_none(measured, "PixelSpacing", 2, source)
+    if position is None or orientation is None or spacing is None or min(spacing) <= 0:
+        return None
+    if perpendicular_axes(orientation) is None:
+        return None
+    thickness = numbers_or_none(measured, "SliceThickness", 1, source)
+    if thickness is not None and thickness[0] <= 0:
+        thickness = None
+    return FrameGeometry(
+        uid,
+        position,
+        orientation,
+        spacing,
+        None if thickness is None else thickness[0],
+    )
+
+
+def _functional_group(header: Dataset, frame: int, keyword: str) -> Dataset | None:
+    """The first item of a functional group: the frame's own, else the one all frames share."""
+    frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
+    for place in (*frames[frame : frame + 1], *shared[:1]):
+        items = place.get(keyword)
+        if items:
+            found: Dataset = items[0]
+            return found
+    return None
+
+
+@dataclass(frozen=True)
+class SegGroup:
+    """The images that go into one SEG instance.
+
+    Attributes:
+        indices: of the stack, in order.
+        geometry: of each, or None: one image whose place in the patient is not known.
+    """
+
+    indices: tuple[int, ...]
+    geometry: tuple[FrameGeometry, ...] | None
+
+    @property
+    def thickness_mm(self) -> float | None:
+        """Of its slices, None where their place in the patient is not known.
+
+        Readers need a number: where the header has none it is the smallest distance between
+        neighbours, and for a single slice the distance between rows.
+        """
+        if self.geometry is None:
+            return None
+        first = self.geometry[0]
+        if first.thickness is not None:
+            return first.thickness
+        along = np.sort([float(first.normal @ one.position) for one in self.geometry])
+        return float(np.diff(along).min()) if len(along) > 1 else first.spacing[0]
+
+
+def group_frames(stack: DicomSource, indices: Iterable[int] | None = None) -> list[SegGroup]:
+    """Divide images into SEG instances.
+
+    Images of one series, size, frame of reference, orientation and spacing, and at different
+    positions along their normal, go into one instance; where several lie at one position (the
+    phases of a beating heart), the first of each position make an instance, then the second, and so
+    on. An image whose place in the patient is not known is an instance of its own, as highdicom
+    requires: nothing in a SEG but its position tells one frame from another.
+
+    Args:
+        stack: a `DicomStack`.
+        indices: which images; None means all.
+
+    Raises:
+        ConfigError: no images, or an index outside the stack.
+        ImageError: a file lacks the UIDs that a reference to it needs, or its rows and columns.
+    """
+    chosen = range(len(stack)) if indices is None else sorted(set(indices))
+    if not chosen:
+        raise ConfigError(f"{stack.source}: no image is chosen; give answers for at least one")
+    if chosen[0] < 0 or chosen[-1] >= len(stack):
+        raise ConfigError(
+            f"{stack.source} has images 0 to {len(stack) - 1}, answers name image "
+            f"{chosen[0] if chosen[0] < 0 else chosen[-1]}; give answers of this stack"
+        )
+    with damage_reported(stack.source, "a header cannot be read"):
+        return _grouped(stack, chosen)
+
+
+def _grouped(stack: DicomSource, chosen: Sequence[int]) -> list[SegGroup]:
+    headers = stack.headers
+    families: dict[tuple[object, ...], list[_Family]] = {}
+    groups: list[SegGroup] = []
+    for index in chosen:
+        file, frame = stack.where(index)
+        header = headers[file]
+        _check_header(header, stack.source, file)
+        geometry = frame_geometry(header, frame, stack.source)
+        if geometry is None:
+            groups.append(SegGroup((index,), None))
+            continue
+        key = (
+            str(header.SeriesInstanceUID),
+            int(header.Rows),
+            int(header.Columns),
+            geometry.frame_of_reference,
+        )
+        alike = families.setdefault(key, [])
+        family = next((one for one in alike if one.fits(geometry)), None)
+        if family is None:
+            family = _Family(geometry)
+            alike.append(family)
+        family.add(index, geometry)
+    groups += [
+        SegGroup(tuple(i for i, _ in volume), tuple(g for _, g in volume))
+        for alike in families.values()
+        for family in alike
+        for volume in family.volumes
+    ]
+    return sorted(groups, key=lambda group: group.indices[0])
+
+
+class _Family:
+    """Images with one orientation and spacing, divided into volumes of distinct positions."""
+
+    def __init__(self, first: FrameGeometry) -> None:
+        self.first = first
+        self.volumes: list[list[tuple[int, FrameGeometry]]] = []
+        self._seen: dict[int, int] = {}
+
+    def fits(self, geometry: FrameGeometry) -> bool:
+        turned = np.abs(np.subtract(geometry.orientation, self.first.orientation)).max()
+        scaled = np.abs(np.subtract(geometry.spacing, self.first.spacing)).max()
+        return bool(turned <= _COSINE_TOLERANCE and scaled <= _SPACING_TOLERANCE_MM)
+
+    def add(self, index: int, geometry: FrameGeometry) -> None:
+        distance_mm = float(self.first.normal @ geometry.position)
+        place = round(distance_mm / _POSITION_TOLERANCE_MM)
+        turn = self._seen.get(place, 0)
+        self._seen[place] = turn + 1
+        if turn == len(self.volumes):
+            self.volumes.append([])
+        self.volumes[turn].append((index, geometry))
+
+
+def _check_header(header: Dataset, source: str, file: int) -> None:
+    needed = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    lacking = [name for name in needed if not header.get(name)]
+    if not header.get("Rows") or not header.get("Columns"):
+        lacking.append("Rows and Columns")
+    if lacking:
+        raise ImageError(
+            f"{source}: file {file + 1} lacks {', '.join(lacking)}, so a DICOM SEG cannot refer to "
+            "it; write its masks in another format"
+        )

@@ -1,0 +1,74 @@
+"""The work of one run, in steps that can be shown and stopped; knows neither Qt nor napari."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from textsam.errors import TextSAMError
+
+if TYPE_CHECKING:
+    from textsam.napari_plugin.planes import Planes
+    from textsam.result import Segmentation
+    from textsam.segmenter import Segmenter
+
+__all__ = ["Load", "Outcome", "load", "segment_planes"]
+
+Load: TypeAlias = "Callable[[str, str | None], Segmenter]"
+"""Preset and adapter (a name, a folder, or None for the preset's own) -> the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        model: preset and adapter, as text.
+        answers: per plane, one per prompt; empty after an error.
+        error: what stopped the run, or None.
+    """
+
+    model: str
+    answers: list[list[Segmentation]]
+    error: TextSAMError | None = None
+
+
+def load(preset: str, adapter: str | None) -> Segmenter:
+    """Load a model on the best device.
+
+    Raises:
+        TextSAMError: as `textsam.load_model`.
+    """
+    from textsam.api import load_model
+
+    return load_model(preset, adapter)
+
+
+def segment_planes(
+    load_segmenter: Load,
+    preset: str,
+    adapter: str | None,
+    planes: Planes,
+    prompts: Sequence[str],
+    refine: int | None,
+) -> Generator[int, None, Outcome]:
+    """Segment planes, yielding how many are done, from 0 when the model is loaded.
+
+    Errors of the family `TextSAMError` are part of the outcome: they are for the user to read.
+    """
+    name = preset
+    try:
+        segmenter = load_segmenter(preset, adapter)
+        name = f"{segmenter.preset} / {segmenter.adapter_name}"
+        yield 0
+        answers: list[list[Segmentation]] = []
+        readers = [plane.read for plane in planes.planes]
+        for answer in segmenter.segment_batch(readers, list(prompts), refine=refine):
+            if answer.error is not None:
+                raise answer.error
+            answers.append(list(answer.answers))
+            yield len(answers)
+    except TextSAMError as error:
+        return Outcome(name, [], error)
+    return Outcome(name, answers)

@@ -1,0 +1,335 @@
+"""`PacsClient`: the questions that are put to an archive over DICOMweb (DICOM PS3.18)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import requests
+
+from textsam.errors import ConfigError, PacsError
+from textsam.io.limits import Limits
+from textsam.pacs.address import Address, Credentials, credentials, parse_address
+from textsam.pacs.answers import (
+    UID_PATTERN,
+    InstanceEntry,
+    SeriesEntry,
+    failures,
+    instance_entry,
+    referenced_series,
+    series_entry,
+    warnings_of,
+)
+from textsam.pacs.guard import ask, ask_again
+from textsam.pacs.session import GuardedSession
+
+if TYPE_CHECKING:
+    from dicomweb_client import DICOMwebClient
+    from pydicom import Dataset
+
+__all__ = ["PacsClient", "Stored", "check_uid", "connect"]
+
+T = TypeVar("T")
+
+_PAGE = 1000
+_CONNECT_S = 10.0
+_MULTIPART_BYTES = 64 * 1024
+# Segmentations are small next to their images; a body in one piece, with a Content-Length, is taken
+# by every server, a chunked one is not.
+_ONE_PIECE_BYTES = 2**31
+
+
+def check_uid(uid: str, what: str) -> str:
+    """`uid` itself, where it has the form of a DICOM UID and so cannot change a URL's path.
+
+    Raises:
+        PacsError: anything but digits and dots, or more than 64 of them.
+    """
+    if not UID_PATTERN.fullmatch(uid):
+        raise PacsError(f"the {what} {uid!r} is not a DICOM UID; give digits and dots, at most 64")
+    return uid
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the archive said to an object it took.
+
+    Attributes:
+        sop_instance_uid: of the object.
+        warning: reason code of a warning, such as "B000" (elements were changed), "" for none.
+    """
+
+    sop_instance_uid: str
+    warning: str
+
+
+def connect(
+    url: str,
+    *,
+    login: Credentials | None = None,
+    ca: str | Path | None = None,
+    timeout_s: float = 60.0,
+    retries: int = 2,
+    allow_http: bool = False,
+    limits: Limits | None = None,
+) -> PacsClient:
+    """A client for the DICOMweb service at `url`; nothing is sent yet.
+
+    Args:
+        url: root of the service, such as "https://pacs.example/dicom-web".
+        login: None reads the environment, see `textsam.pacs.address.credentials`.
+        ca: file of certificates (PEM) to trust instead of the usual ones.
+        timeout_s: longest wait for the next bytes of an answer, in seconds.
+        retries: how often a question is put again when the network or the server fails; objects
+            are never sent twice.
+        allow_http: let images cross a network unencrypted.
+        limits: None takes the defaults.
+
+    Raises:
+        ConfigError: an address, a file or a number that cannot be used, or credentials that
+            contradict each other.
+        PacsError: dicomweb-client is not installed.
+    """
+    address = parse_address(url, allow_http=allow_http)
+    if not 0 < timeout_s < 86_400:
+        raise ConfigError(f"timeout_s is {timeout_s!r}; give seconds above 0 and below 86400")
+    if retries < 0:
+        raise ConfigError(f"retries is {retries}; give 0 or more")
+    if ca is not None and not Path(ca).is_file():
+        raise ConfigError(f"the certificate file {ca} does not exist; give a PEM file")
+    try:
+        from dicomweb_client import DICOMwebClient
+    except ImportError as error:
+        raise PacsError(
+            "talking to an archive needs dicomweb-client and pydicom; install them: "
+            'pip install "textsam[medical]"'
+        ) from error
+    session = GuardedSession(
+        address,
+        credentials() if login is None else login,
+        ca=None if ca is None else str(ca),
+    )
+    web = DICOMwebClient(
+        address.url,
+        session=session,
+        timeout=(min(_CONNECT_S, timeout_s), timeout_s),
+        permissive_uid=True,
+        chunk_size=_ONE_PIECE_BYTES,
+    )
+    # It would repeat store requests as well; `PacsClient` repeats questions only.
+    web.set_http_retry_params(retry=False)
+    return PacsClient(web, session, retries=retries, limits=limits or Limits())
+
+
+class PacsClient:
+    """QIDO-RS, WADO-RS and STOW-RS against one archive; made by `connect`.
+
+    Every method raises `PacsError` for an archive that cannot be reached, refuses, or answers
+    something that is not DICOMweb. Messages hold the host, the HTTP status and UIDs, and nothing
+    else of what the archive sent.
+
+    Args:
+        web: dicomweb-client's client, without retries of its own.
+        session: the one `web` was made with.
+        retries: how often a question is put again.
+        limits: on what is downloaded.
+    """
+
+    def __init__(
+        self, web: DICOMwebClient, session: GuardedSession, *, retries: int, limits: Limits
+    ) -> None:
+        self._web = web
+        self._session = session
+        self._retries = retries
+        self.limits = limits
+
+    @property
+    def address(self) -> Address:
+        """Where the archive is."""
+        return self._session.address
+
+    def close(self) -> None:
+        """Close its connections; the next question opens one again."""
+        self._session.close()
+
+    def __enter__(self) -> PacsClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def series(self, study_uid: str) -> list[SeriesEntry]:
+        """The series of a study (QIDO-RS); an unknown study has none."""
+        check_uid(study_uid, "study")
+        what = f"series of study {study_uid}"
+        found = self._search(
+            lambda offset: self._web.search_for_series(study_uid, limit=_PAGE, offset=offset), what
+        )
+        return [self._read(partial(series_entry, item), what) for item in found]
+
+    def instances(self, study_uid: str, series_uid: str) -> list[InstanceEntry]:
+        """The instances of a series (QIDO-RS), at most `limits.max_images`."""
+        check_uid(study_uid, "study")
+        check_uid(series_uid, "series")
+        what = f"instances of series {series_uid}"
+        found = self._search(
+            lambda offset: self._web.search_for_instances(
+                study_uid, series_uid, limit=_PAGE, offset=offset
+            ),
+            what,
+        )
+        return [self._read(partial(instance_entry, item), what) for item in found]
+
+    def find(self, study_uid: str, series_uid: str) -> list[InstanceEntry]:
+        """The instances of a series that need not exist (QIDO-RS): [] where there is none."""
+        check_uid(study_uid, "study")
+        check_uid(series_uid, "series")
+        what = f"instances of series {series_uid}"
+        found = self._search(
+            lambda offset: self._web.search_for_instances(
+                study_uid,
+                search_filters={"SeriesInstanceUID": series_uid},
+                limit=_PAGE,
+                offset=offset,
+            ),
+            what,
+        )
+        entries = [self._read(partial(instance_entry, item), what) for item in found]
+        # A server that does not know the filter lists the whole study.
+        return [entry for entry in entries if entry.series_uid == series_uid]
+
+    def referenced_series(
+        self, study_uid: str, series_uid: str, sop_instance_uid: str
+    ) -> frozenset[str]:
+        """UIDs of the series an instance refers to, by its metadata (WADO-RS)."""
+        what = f"metadata of instance {sop_instance_uid}"
+        answer = self._ask(
+            lambda: self._web.retrieve_instance_metadata(study_uid, series_uid, sop_instance_uid),
+            what,
+        )
+        return self._read(partial(referenced_series, answer), what)
+
+    def download(
+        self, study_uid: str, series_uid: str, sop_instance_uid: str, path: Path, room_bytes: int
+    ) -> int:
+        """Fetch an instance as it is stored (WADO-RS) into a file; returns its size in bytes.
+
+        Args:
+            study_uid: of its study.
+            series_uid: of its series.
+            sop_instance_uid: its own.
+            path: file to write.
+            room_bytes: the most it may have; `limits.max_inflated_bytes` counts as well, since an
+                instance is held in memory while it is fetched.
+        """
+        check_uid(study_uid, "study")
+        check_uid(series_uid, "series")
+        check_uid(sop_instance_uid, "instance")
+        limit_bytes = min(room_bytes, self.limits.max_inflated_bytes) + _MULTIPART_BYTES
+        what = f"instance {sop_instance_uid}"
+
+        def fetch() -> Dataset:
+            with self._session.at_most(limit_bytes), warnings.catch_warnings():
+                # pydicom warns of odd headers; whoever opens the file judges them.
+                warnings.simplefilter("ignore")
+                return self._web.retrieve_instance(
+                    study_uid,
+                    series_uid,
+                    sop_instance_uid,
+                    media_types=(("application/dicom", "*"),),
+                )
+
+        def write() -> int:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if dataset.SOPInstanceUID != sop_instance_uid:
+                    raise ValueError("another instance than the one asked for")
+                dataset.save_as(path)  # elements that nobody touched are written as they came
+            return path.stat().st_size
+
+        dataset = self._ask(fetch, what)
+        return self._read(write, what)
+
+    def store(self, dataset: Dataset, study_uid: str) -> Stored:
+        """Send one object to the archive (STOW-RS), once.
+
+        Raises:
+            PacsError: as all methods, and where the archive lists the object as failed.
+        """
+        check_uid(study_uid, "study")
+        uid = str(dataset.SOPInstanceUID)
+        what = f"storing {uid}"
+        if not getattr(dataset, "preamble", None):
+            dataset.preamble = bytes(128)
+
+        def send() -> Dataset:
+            try:
+                return self._web.store_instances([dataset], study_instance_uid=study_uid)
+            except requests.HTTPError as error:
+                return _why_refused(error)
+
+        answer = ask(self.address, self._session.has_login, self._released(send), what)
+        if failed := self._read(partial(failures, answer), what):
+            raise PacsError(
+                f"{self.address.label}: {what} failed, reason {', '.join(failed)}; look into the "
+                "archive's log for this UID"
+            )
+        return Stored(uid, ", ".join(self._read(partial(warnings_of, answer), what)))
+
+    def _ask(self, call: Callable[[], T], what: str) -> T:
+        login = self._session.has_login
+        released = self._released(call)
+        return ask_again(self.address, login, released, what, retries=self._retries)
+
+    def _released(self, call: Callable[[], T]) -> Callable[[], T]:
+        """`call`, after which no answer holds a connection."""
+
+        def run() -> T:
+            try:
+                return call()
+            finally:
+                self._session.release()
+
+        return run
+
+    def _read(self, call: Callable[[], T], what: str) -> T:
+        """Take an answer apart: no request, so nothing to repeat."""
+        return ask(self.address, self._session.has_login, call, what)
+
+    def _search(
+        self, page: Callable[[int | None], list[dict[str, Any]]], what: str
+    ) -> list[dict[str, Any]]:
+        """All pages of a list; a server that repeats itself does not keep us for ever."""
+        items: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        while True:
+            answer = self._ask(partial(page, len(items) or None), what)
+            # A page may be shorter than asked for, so only one without news is the last.
+            fresh = [item for item in answer if repr(item) not in seen]
+            if not fresh:
+                return items
+            seen.update(repr(item) for item in fresh)
+            items += fresh
+            if len(items) > self.limits.max_images:
+                raise PacsError(
+                    f"{self.address.label}: {what}: more than {self.limits.max_images:,} entries, "
+                    "the limit; raise --max-images (max_images of Limits)"
+                )
+
+
+def _why_refused(error: requests.HTTPError) -> Dataset:
+    """The reasons in the body of a 409, none was stored (PS3.18 10.5.3); else raise the error."""
+    from pydicom import Dataset
+
+    if error.response is not None and error.response.status_code == 409:
+        try:
+            answer = Dataset.from_json(error.response.json())
+        except Exception:  # noqa: BLE001  # without a readable body, the status has to do
+            raise error from None
+        if "FailedSOPSequence" in answer:
+            return answer
+    raise error

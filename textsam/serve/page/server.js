@@ -1,0 +1,61 @@
+// Talking to the server that sent this page.
+
+const RETRIES = 8;
+
+export class Problem extends Error {
+  constructor(status, error) {
+    super(error.message || `The server answered with status ${status}.`);
+    this.status = status;
+    this.type = error.type || "";
+    this.frames = error.frames;
+  }
+}
+
+let token = "";
+
+export function setToken(value) {
+  token = value.trim();
+}
+
+function headers() {
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+const pause = (seconds) => new Promise((done) => { setTimeout(done, 1000 * seconds); });
+
+async function problemOf(response) {
+  try {
+    return new Problem(response.status, (await response.json()).error);
+  } catch {
+    return new Problem(response.status, {});
+  }
+}
+
+async function ask(path, options) {
+  try {
+    return await fetch(path, { ...options, headers: headers() });
+  } catch {
+    throw new Problem(0, { message: "The server cannot be reached. Is it still running?" });
+  }
+}
+
+export async function facts(path) {
+  const response = await ask(path, {});
+  if (!response.ok) throw await problemOf(response);
+  return response.json();
+}
+
+// Fields: [name, value] or [name, file, file name].
+// A busy server says how long to wait; `waiting` is told, and it is asked again.
+export async function segment(fields, waiting) {
+  for (let tries = 0; ; tries += 1) {
+    const form = new FormData();
+    for (const field of fields) form.append(...field);
+    const response = await ask("/segment", { method: "POST", body: form });
+    if (response.ok) return response;
+    if (response.status !== 429 || tries === RETRIES) throw await problemOf(response);
+    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    waiting(seconds);
+    await pause(seconds);
+  }
+}

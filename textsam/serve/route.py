@@ -1,0 +1,186 @@
+"""`POST /segment`: from a request to the worker and back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, File, Form, Request, UploadFile
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from textsam.batch import BatchAnswer
+from textsam.errors import PromptError
+from textsam.prompts import normalise
+from textsam.segmenter import Segmenter
+from textsam.serve.answers import MaskEncoding, check_seg, json_answer, png_answer, seg_answer
+from textsam.serve.problems import Refusal
+from textsam.serve.settings import ServeSettings
+from textsam.serve.upload import Upload, View, saved_upload
+from textsam.serve.worker import Job, Worker
+
+__all__ = ["add_segment_route"]
+
+_MAX_REFINE = 16
+# All masks of an answer together may have this many times the pixels of the largest image.
+_ANSWER_IMAGES = 4
+
+_PROBLEM: dict[str, Any] = {
+    "description": "Refused; the body says why.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "error": {
+                        "type": "object",
+                        "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+                    }
+                },
+            }
+        }
+    },
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The masks.",
+        "content": {"application/json": {}, "image/png": {}, "application/dicom": {}},
+    },
+    **dict.fromkeys((400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504), _PROBLEM),
+}
+
+
+def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> None:
+    """Add the route; `app.state.folder` is where uploads lie while they are looked at."""
+
+    @app.post(
+        "/segment",
+        summary="Find what prompts name in an image",
+        response_class=Response,
+        responses=_ANSWERS,
+    )
+    async def segment(
+        request: Request,
+        file: Annotated[
+            UploadFile, File(description="PNG, JPEG, BMP, TIFF, NIfTI or DICOM; its name is unused")
+        ],
+        prompts: Annotated[list[str], Form(description="a word or more; repeatable")],
+        refine: Annotated[
+            int | None, Form(ge=0, le=_MAX_REFINE, description="refinement passes")
+        ] = None,
+        strict: Annotated[bool, Form(description="refuse unknown prompts")] = False,
+        frame: Annotated[int | None, Form(ge=0, description="frame, page or slice, from 0")] = None,
+        axis: Annotated[
+            int | None, Form(ge=0, le=2, description="of a volume: the axis it is cut across")
+        ] = None,
+        window: Annotated[int, Form(ge=0, description="of DICOM: which window, from 0")] = 0,
+        answer_format: Annotated[Literal["json", "png", "seg"], Form(alias="format")] = "json",
+        masks: Annotated[MaskEncoding, Form(description="how JSON holds masks")] = "rle",
+        overlay: Annotated[bool, Form(description="pictures of the masks in JSON")] = False,
+        preview: Annotated[bool, Form(description="what the model saw, in JSON")] = False,
+    ) -> Response:
+        words = tuple(prompts)
+        if answer_format == "png" and len(words) != 1:
+            raise PromptError(
+                f"format=png holds one mask and {len(words)} prompts were asked; ask one, or take "
+                "format=json with masks=png"
+            )
+        warnings = _unknown(worker.segmenter, words, strict, settings.max_prompts)
+        began = time.perf_counter()
+        with ExitStack() as kept:
+            path, kind = await run_in_threadpool(
+                kept.enter_context, saved_upload(file.file, request.app.state.folder)
+            )
+            upload = await run_in_threadpool(
+                Upload,
+                path,
+                kind,
+                View(frame, axis, window),
+                limits=settings.limits,
+                prompts=len(words),
+                max_answer_px=_ANSWER_IMAGES * settings.limits.max_pixels,
+            )
+            if answer_format == "seg":
+                check_seg(upload)
+            answer = await _answered(request, worker, Job(upload.read, words, refine))
+            if answer.error is not None:
+                raise answer.error
+            results = answer.answers
+            if answer_format == "png":
+                return await run_in_threadpool(png_answer, results[0])
+            if answer_format == "seg":
+                return await run_in_threadpool(
+                    seg_answer,
+                    results,
+                    upload,
+                    fingerprint=worker.segmenter.fingerprint,
+                    settings="" if refine is None else f"refine={refine}",
+                )
+            return await run_in_threadpool(
+                json_answer,
+                results,
+                upload,
+                masks=masks,
+                overlay=overlay,
+                preview=preview,
+                warnings=warnings,
+                seconds=time.perf_counter() - began,
+            )
+
+
+def _unknown(
+    segmenter: Segmenter, prompts: Sequence[str], strict: bool, max_prompts: int
+) -> list[str]:
+    """What to say about prompts the adapter was not trained for.
+
+    Raises:
+        PromptError: an empty or overlong prompt, too many, or, with `strict`, an unknown one.
+    """
+    if len(prompts) > max_prompts:
+        raise PromptError(f"{len(prompts)} prompts were asked, at most {max_prompts} are answered")
+    warnings = []
+    for prompt in prompts:
+        normalise(prompt)
+        try:
+            segmenter.questions(prompt, strict=True)
+        except PromptError as error:
+            if strict:
+                raise
+            warnings.append(str(error))
+    return warnings
+
+
+async def _answered(request: Request, worker: Worker, job: Job) -> BatchAnswer:
+    """Wait for the worker, no longer than the request's deadline and its client last.
+
+    Raises:
+        Refusal: 503 when the worker has stopped, 504 when the time is up; 499, for the log alone,
+            when the client has gone.
+    """
+    if not worker.alive:
+        raise Refusal(503, "StoppingError", "the server is stopping; try again later")
+    deadline: float = request.scope["state"]["deadline"]
+    worker.submit(job)
+    answer = asyncio.wrap_future(job.future)
+    gone = asyncio.ensure_future(_disconnected(request))
+    either: set[asyncio.Future[Any]] = {answer, gone}
+    try:
+        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        await asyncio.wait(either, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        if gone.done():
+            raise Refusal(499, "ClientGone", "the client closed the connection")
+        raise Refusal(504, "TimeoutError", "the answer took too long; ask less, or try again later")
+    finally:
+        gone.cancel()
+        answer.cancel()
+        worker.discard(job)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
