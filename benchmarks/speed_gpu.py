@@ -37,9 +37,8 @@ def matmul_tflops(device: str, side: int = 8192, repeats: int = 20) -> float:
 
 def encoder_tflop(preset: str, side: int) -> float:
     """10^12 operations of encoding one image; a multiplication and an addition are two."""
-    with torch.device("meta"):  # shapes alone: nothing is computed
-        encoder = raw_modules(preset)["image_encoder"].eval()
-        image = torch.empty(1, 3, side, side)
+    encoder = raw_modules(preset)["image_encoder"].eval().to("meta")  # shapes alone are computed
+    image = torch.empty(1, 3, side, side, device="meta")
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         encoder(image)

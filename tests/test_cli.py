@@ -99,7 +99,14 @@ def test_models_lists_the_presets() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["models"], ["prompts", "--adapter", "."], ["train", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["models"],
+        ["prompts", "--adapter", "."],
+        ["train", "--help"],
+        ["segment", "--help"],
+    ],
 )
 def test_light_commands_do_not_import_torch(tmp_path: Path, arguments: list[str]) -> None:
     write_adapter(tmp_path)

@@ -245,6 +245,15 @@ def test_volumes_come_back_as_volumes(segmenter: Segmenter, tmp_path: Path) -> N
         assert made.shape == values.shape
         areas = [result["area_px"] for result in results if result["prompt"] == prompt]
         assert [np.count_nonzero(made[:, :, n]) for n in range(9)] == areas
+    shutil.copy(bundled("examples_ybr_color.dcm"), source / "clip.dcm")
+    both = Options(formats=("nifti", "seg"))
+    mixed = segment_folder(segmenter, source, "tumor", tmp_path / "both", both)
+    volume, clip = mixed.records()
+    assert (volume.status, clip.status) == ("done", "failed")
+    assert "make no volume" in clip.failures[0]["error"]
+    assert [result["files"] for result in clip.results[:2]] == [{"seg": "clip_seg"}] * 2
+    assert len(clip.outputs) == len(clip.results) == 30
+    (source / "clip.dcm").unlink()
     other = segment_folder(segmenter, source, "tumor", tmp_path / "x", Options(axis=0))
     assert other.images == 20
 

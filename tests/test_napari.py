@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -166,6 +167,39 @@ def test_every_label_has_a_colour() -> None:
     assert table[0] == table[None] == (0, 0, 0, 0)
     assert [table[i][:3] for i in range(1, 10)] == [*COLOURS, *COLOURS[:2]]
     assert all(table[i][3] == 1 for i in range(1, 10))
+
+
+# --- native libraries -------------------------------------------------------------------------
+
+LLVM = sorted(Path("/usr/lib").glob("*-linux-gnu/libLLVM*.so*")) if sys.platform == "linux" else []
+
+
+@pytest.mark.skipif(not LLVM, reason="no LLVM of Mesa's OpenGL drivers on this machine")
+def test_torch_is_imported_after_mesa_has_loaded_another_llvm() -> None:
+    code = (
+        "import ctypes, os, sys\n"
+        "ctypes.CDLL(sys.argv[1], mode=os.RTLD_GLOBAL | os.RTLD_NOW)\n"
+        "from textsam.napari_plugin.native import separate_triton\n"
+        "library = separate_triton()\n"
+        "import torch._dynamo\n"
+        "assert (library is None) == ('triton' not in sys.modules)\n"
+        "assert separate_triton() is None or 'triton' not in sys.modules\n"
+    )
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, LLVM[0]], check=True, cwd=root)
+
+
+def test_the_plugin_separates_triton_before_it_imports_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from textsam import api
+    from textsam.napari_plugin import native, work
+
+    order: list[object] = []
+    monkeypatch.setattr(native, "separate_triton", lambda: order.append("separate"))
+    monkeypatch.setattr(api, "load_model", lambda *given: order.append(given))
+    work.load("lite", None)
+    assert order == ["separate", ("lite", None)]
 
 
 # --- manifest ---------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -84,6 +86,20 @@ class Segmenter:
     def adapter_name(self) -> str:
         """Name of the adapter."""
         return self.config.name
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that answers depend on besides image, prompt and options.
+
+        The adapter's tensors and settings, the preset and the precision, as 64 hexadecimal digits.
+        """
+        facts = [
+            self.preset,
+            self.fingerprint,
+            self.config.model_dump(mode="json"),
+            str(self.precision),
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
     def preset(self) -> str:

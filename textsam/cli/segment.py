@@ -167,8 +167,10 @@ def segment(
                 check_fresh(plan, resume=resume)
         except ConfigError as error:
             raise usage_error(str(error)) from error
+        from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
 
+        keep_freed_memory()
         segmenter = load_model(
             model,
             adapter,

@@ -109,15 +109,16 @@ class InputJob:
             self._listener.answered(self.opened.item, entry)
 
     def _write_whole(self, writer: OutputWriter) -> None:
-        try:
-            files = writer.finish()
-        except OutputError:
-            raise
-        except TextSAMError as error:
-            self._fail(None, str(error))
-            return
-        for number, entry in enumerate(self.record.results):
-            entry["files"].update(files[number % len(files)])
+        for name in writer.whole:
+            try:
+                files = writer.finish(name)
+            except OutputError:
+                raise
+            except TextSAMError as error:
+                self._fail(None, str(error))  # the other formats may be possible
+                continue
+            for number, entry in enumerate(self.record.results):
+                entry["files"].update(files[number % len(files)])
 
     def _fail(self, frame: int | None, error: str) -> None:
         numbered = self._writer is not None and self._writer.numbered

@@ -92,8 +92,8 @@ class OutputWriter:
             self._held.hold(index, answers)
         return files
 
-    def finish(self) -> list[dict[str, str]]:
-        """Write the formats of a whole input, once all its images were added.
+    def finish(self, name: str) -> list[dict[str, str]]:
+        """Write one of the formats in `whole`, once all images of the input were added.
 
         Returns:
             Per prompt, kind of file -> its path relative to the output folder.
@@ -101,22 +101,17 @@ class OutputWriter:
         Raises:
             OutputError, TextSAMError: as `add`.
         """
-        files: list[dict[str, str]] = [{} for _ in self._plan.prompts]
-        if self._held is None:
-            return files
-        for name in self._whole:
-            with _writing(self._plan.out / self._item.base):
-                shown, paths = write_whole(
-                    name, self._plan, self._item, self._stack, self._held, self._fingerprint
-                )
-            for made, path in zip(files, shown, strict=True):
-                made[name] = self._relative(path)
-            self.written += paths
-        return files
+        assert self._held is not None  # there is a format of the whole input
+        with _writing(self._plan.out / self._item.base):
+            shown, paths = write_whole(
+                name, self._plan, self._item, self._stack, self._held, self._fingerprint
+            )
+        self.written += paths
+        return [{name: self._relative(path)} for path in shown]
 
     @property
     def whole(self) -> list[str]:
-        """The formats that `finish` writes."""
+        """The formats that `finish` is to be asked for."""
         return list(self._whole)
 
     def sizes(self) -> dict[str, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -20,18 +18,7 @@ from textsam.io.image import Image
 if TYPE_CHECKING:
     from textsam.segmenter import Segmenter
 
-__all__ = ["model_identity", "process"]
-
-
-def model_identity(segmenter: Segmenter) -> str:
-    """Hash of the adapter's tensors and settings, the preset and the precision."""
-    facts = [
-        segmenter.preset,
-        segmenter.fingerprint,
-        segmenter.config.model_dump(mode="json"),
-        str(segmenter.precision),
-    ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+__all__ = ["process"]
 
 
 def process(
@@ -59,7 +46,7 @@ def process(
         PromptError: a prompt that the adapter cannot be asked.
     """
     told = listener or Listener()
-    model, options = model_identity(segmenter), plan.options.fingerprint()
+    model, options = segmenter.identity, plan.options.fingerprint()
     waiting: deque[tuple[InputJob, int]] = deque()
 
     def begin(opened: Opened) -> InputJob:

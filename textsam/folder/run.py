@@ -16,7 +16,7 @@ from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord, Manifest, file_identity
 from textsam.folder.options import Options
 from textsam.folder.plan import Input, Plan, make_plan
-from textsam.folder.process import model_identity, process
+from textsam.folder.process import process
 from textsam.folder.report import write_report
 from textsam.folder.sheet import write_sheets
 from textsam.folder.summary import write_summary
@@ -186,7 +186,7 @@ def run_plan(
 def _not_done(
     segmenter: Segmenter, plan: Plan, manifest: Manifest, told: Listener
 ) -> Iterator[Input]:
-    model, options = model_identity(segmenter), plan.options.fingerprint()
+    model, options = segmenter.identity, plan.options.fingerprint()
     for item in plan.inputs:
         record = manifest.get(item.name)
         if record is not None and _holds(record, item, plan, model, options):

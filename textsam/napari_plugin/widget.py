@@ -86,6 +86,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
             ]
         )
         self.adapter.native.setPlaceholderText("the model's own")
+        self.status.native.setWordWrap(True)
         self.run.changed.connect(self._run_or_stop)
         self.model.changed.connect(self._offer_prompts)
         self.adapter.changed.connect(self._offer_prompts)

@@ -40,6 +40,9 @@ def load(preset: str, adapter: str | None) -> Segmenter:
     Raises:
         TextSAMError: as `textsam.load_model`.
     """
+    from textsam.napari_plugin.native import separate_triton
+
+    separate_triton()  # before the next line, which imports torch
     from textsam.api import load_model
 
     return load_model(preset, adapter)

@@ -97,7 +97,7 @@ def segment_study(
     """
     questions = segmenter.questions(prompts, strict=strict, stacklevel=3)
     words = tuple(question.asked for question in questions)
-    settings = _settings(segmenter, segmenter.passes(questions, refine), window, crop)
+    settings = _settings(segmenter.passes(questions, refine), window, crop)
     plan = plan_study(client, study_uid, series_uid)
     order = _Order(segmenter, client, study_uid, words, fractional, refine, window, crop, settings)
     done: list[SeriesSummary] = []
@@ -125,24 +125,9 @@ def segment_study(
     )
 
 
-def _settings(segmenter: Segmenter, passes: Sequence[int], window: int, crop: bool) -> str:
-    """What answers depend on besides images, prompts and the adapter's tensors, as text."""
-    config = segmenter.config
-    return json.dumps(
-        {
-            "preset": config.preset,
-            "adapter": config.name,
-            "concepts": list(config.prompts),
-            "mask_threshold": config.mask_threshold,
-            "found_threshold": config.found_threshold,
-            "score": config.score,
-            "authors_frame": config.authors_frame,
-            "passes": list(passes),
-            "window": window,
-            "crop": crop,
-        },
-        sort_keys=True,
-    )
+def _settings(passes: Sequence[int], window: int, crop: bool) -> str:
+    """What answers depend on besides images, prompts and the model, as text."""
+    return json.dumps({"passes": list(passes), "window": window, "crop": crop}, sort_keys=True)
 
 
 def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
@@ -155,7 +140,7 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
         identity = seg_identity(
             stack,
             order.prompts,
-            order.segmenter.fingerprint,
+            order.segmenter.identity,
             fractional=order.fractional,
             settings=order.settings,
         )
@@ -211,7 +196,7 @@ def _segment_and_store(
                 stack,
                 answers,
                 fractional=order.fractional,
-                fingerprint=order.segmenter.fingerprint,
+                fingerprint=order.segmenter.identity,
                 settings=order.settings,
             )
         )

@@ -116,7 +116,7 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
                     seg_answer,
                     results,
                     upload,
-                    fingerprint=worker.segmenter.fingerprint,
+                    fingerprint=worker.segmenter.identity,
                     settings="" if refine is None else f"refine={refine}",
                 )
             return await run_in_threadpool(
