@@ -28,7 +28,7 @@ class InputJob:
         plan: of the run.
         opened: the input.
         record: about it, still without outputs and results.
-        fingerprint: of the adapter.
+        fingerprint: of the model and its settings.
         listener: is told of answers and failures.
     """
 

@@ -35,7 +35,7 @@ class OutputWriter:
         item: the input.
         stack: its images.
         formats: what to write, all of which fit the input.
-        fingerprint: of the adapter.
+        fingerprint: of the model and its settings.
 
     Attributes:
         written: all files written so far.

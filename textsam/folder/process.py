@@ -59,7 +59,7 @@ def process(
             model=model,
             options=options,
         )
-        return InputJob(plan, opened, record, segmenter.fingerprint, told)
+        return InputJob(plan, opened, record, segmenter.identity, told)
 
     def images() -> Generator[Callable[[], Image]]:
         with closing(open_ahead(inputs, plan.options)) as opening:

@@ -28,7 +28,7 @@ def write_whole(
         item: the input.
         stack: its images.
         held: its answers.
-        fingerprint: of the adapter.
+        fingerprint: of the model and its settings.
 
     Returns:
         Per prompt the file, or the folder of the files, that its answers are in; and all files.

@@ -125,7 +125,7 @@ def seg_answer(
     Args:
         results: one per prompt.
         upload: the file they are of.
-        fingerprint: of the adapter.
+        fingerprint: of the model and its settings.
         settings: options the results depend on.
 
     Raises:
