@@ -18,6 +18,7 @@ import textsam
 from textsam.model import chunked_mlp, cpu_tinyvit, relpos_attention
 from textsam.model.backbones import build_sam
 from textsam.model.chunked_mlp import ChunkedMlp
+from textsam.model.cpu_decoder import CpuMaskDecoder
 from textsam.model.cpu_tinyvit import CpuTinyViT
 from textsam.model.decode import decode_masks
 from textsam.model.relpos_attention import (
@@ -25,7 +26,7 @@ from textsam.model.relpos_attention import (
     attend_by_chunks,
     attend_fused,
 )
-from textsam.model.tuning import fold_batch_norms
+from textsam.model.tuning import fold_batch_norms, merge_for_inference
 
 # --- SAM's attention ----------------------------------------------------------------------------
 
@@ -204,7 +205,8 @@ def test_the_real_encoder_in_strips_gives_the_same_masks(monkeypatch: pytest.Mon
     fast = textsam.load_model(device="cpu", precision="float32")
     half = textsam.load_model(device="cpu", precision="bfloat16")
     assert type(fast.built.model.image_encoder) is CpuTinyViT
-    monkeypatch.setattr("textsam.api.CpuTinyViT", lambda encoder, _: encoder)
+    assert type(fast.built.model.fast_decoder) is CpuMaskDecoder
+    monkeypatch.setattr("textsam.api._rearrange", lambda *_: None)
     plain = textsam.load_model(device="cpu", precision="float32")
     prepared = plain.prepare(picture)
     with torch.inference_mode():
@@ -251,6 +253,55 @@ def test_one_mask_of_the_decoder_is_sams_first() -> None:
             torch.testing.assert_close(each[0][i : i + 1], alone[0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(each[1][i : i + 1], alone[1], rtol=1e-4, atol=1e-4)
     assert (each[0][0] - each[0][1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 9])
+def test_the_decoder_for_a_cpu_is_sams(tokens: int) -> None:
+    built = loud_model()
+    merge_for_inference(built.model)
+    model = built.model
+    # Norms at one and zero would hide a mistake in their use.
+    torch.manual_seed(4)
+    for module in model.mask_decoder.modules():
+        if "Norm" in type(module).__name__:
+            nn.init.normal_(module.weight, 1.0, 0.3)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+    pe = model.prompt_encoder.get_dense_pe()
+    ours = CpuMaskDecoder(model.mask_decoder, pe)
+    before = {name: tensor.clone() for name, tensor in model.mask_decoder.state_dict().items()}
+    embedding, dense = torch.randn(1, 256, 8, 8), torch.randn(1, 256, 8, 8)
+    sparse = torch.randn(1, tokens, 256)
+    with torch.inference_mode():
+        wanted = model.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=pe,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        got = ours(embedding, sparse, dense)
+    for mine, sams in zip(got, wanted, strict=True):
+        assert mine.shape == sams.shape
+        torch.testing.assert_close(mine, sams, rtol=1e-4, atol=1e-4)
+        assert sams.abs().max() > 0.05
+    after = model.mask_decoder.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_decoder_for_a_cpu_is_asked_one_by_one_only() -> None:
+    built = loud_model()
+    merge_for_inference(built.model)
+    model = built.model
+    embedding, text = torch.randn(1, 256, 8, 8), torch.randn(2, 256)
+    with torch.inference_mode():
+        plain = [model(embedding, text[:1]), model(embedding, text)]
+        model.fast_decoder = CpuMaskDecoder(model.mask_decoder, model.prompt_encoder.get_dense_pe())
+        calls: list[int] = []
+        model.fast_decoder.register_forward_hook(lambda *_: calls.append(1))
+        fast = [model(embedding, text[:1]), model(embedding, text)]
+    assert calls == [1]
+    for mine, other in zip(fast, plain, strict=True):
+        torch.testing.assert_close(mine[0], other[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_decoder_still_learns_through_the_one_mask() -> None:

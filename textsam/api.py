@@ -8,13 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
+
 from textsam import weights
 from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter, read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
-from textsam.model.build import build_model
-from textsam.model.cpu_tinyvit import CpuTinyViT
+from textsam.model.build import BuiltModel, build_model
+from textsam.model.cpu_decoder import CpuMaskDecoder
 from textsam.model.tuning import merge_for_inference
 from textsam.presets import Preset, preset
 from textsam.segmenter import Segmenter
@@ -84,12 +86,20 @@ def load_model(
     load_adapter(folder, built)
     merge_for_inference(built.model)
     built.model.to(where)
-    if where.type == "cpu" and info.name == "lite":
-        built.model.image_encoder = CpuTinyViT(built.model.image_encoder, dtype)
+    if where.type == "cpu":
+        _rearrange(built, dtype)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})
     fingerprint = sha256_of(folder / TENSORS_FILE)
     return Segmenter(built, config, device=where, precision=dtype, fingerprint=fingerprint)
+
+
+def _rearrange(built: BuiltModel, dtype: torch.dtype) -> None:
+    """Order a merged model's sums for a CPU; outputs agree to rounding."""
+    model = built.model
+    if built.backbone.cpu_encoder is not None:
+        model.image_encoder = built.backbone.cpu_encoder(model.image_encoder, dtype)
+    model.fast_decoder = CpuMaskDecoder(model.mask_decoder, model.prompt_encoder.get_dense_pe())
 
 
 def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path | None) -> None:

@@ -118,6 +118,9 @@ def _over_nifti(stack: NiftiStack, masks: Mapping[int, NDArray[np.bool_]]) -> Ni
     header["cal_min"], header["cal_max"] = 0, 1
     header.set_intent("none")
     header["descrip"] = b"mask by TextSAM"
+    for field in ("aux_file", "db_name"):  # NIfTI-2 has no db_name
+        if field in header.keys():  # noqa: SIM118
+            header[field] = b""
     header.set_data_offset(0)  # no extensions, so right after the header
     volume = stack.to_volume(masks).view(np.uint8)
     # Given no affine, nibabel leaves those of the header alone.

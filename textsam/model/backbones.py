@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import (
     ImageEncoderViT,
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from textsam.errors import WeightsError
 from textsam.model.chunked_mlp import ChunkedMlp
+from textsam.model.cpu_tinyvit import CpuTinyViT
 from textsam.model.lora import Layout
 from textsam.model.relpos_attention import RelativePositionAttention
 from textsam.model.state import load_exactly
@@ -50,6 +52,8 @@ class Backbone:
         qkv_layout: order of the fused qkv of its attentions.
         fixed_parts: submodules of the image encoder that stay frozen when the encoder is tuned
             in full: the convolutional stem, costly to differentiate and general already.
+        cpu_encoder: makes of the merged image encoder one that does the same faster on a CPU, in
+            the given dtype; None where there is no such thing.
     """
 
     image_encoder: nn.Module
@@ -59,6 +63,7 @@ class Backbone:
     normalise: PixelNormaliser
     qkv_layout: Layout
     fixed_parts: tuple[str, ...] = ()
+    cpu_encoder: Callable[[nn.Module, torch.dtype], nn.Module] | None = None
 
     def load(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load the base weights of all three parts, exactly.
@@ -140,6 +145,7 @@ def build_litemedsam() -> Backbone:
         normalise=MinMaxPixels(),
         qkv_layout="per_head",
         fixed_parts=("patch_embed", "layers.0"),
+        cpu_encoder=CpuTinyViT,
     )
 
 

@@ -45,6 +45,8 @@ class TextSAM(nn.Module):
         self.text_encoder = text_encoder
         self.context = context
         self.adapter = adapter
+        # Set where a merged model is only to answer, on a CPU; see `CpuMaskDecoder`.
+        self.fast_decoder: nn.Module | None = None
 
     def train(self, mode: bool = True) -> TextSAM:
         """Switch to training mode; the text encoder and batch norms stay as at inference.
@@ -110,6 +112,9 @@ class TextSAM(nn.Module):
         Returns:
             (N, 1, 256, 256) logits over the model's square and (N, 1) predicted IoU.
         """
+        if self.fast_decoder is not None and len(sparse) == len(image_embedding) == len(dense) == 1:
+            logits, iou = self.fast_decoder(image_embedding, sparse, dense)
+            return logits, iou
         pe = self.prompt_encoder.get_dense_pe()
         return decode_masks(self.mask_decoder, image_embedding, pe, sparse, dense)
 

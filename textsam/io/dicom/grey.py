@@ -72,14 +72,13 @@ def _shown(
     source: str,
 ) -> NDArray[Any]:
     """(H, W) in [0, 255] before polarity, padding aside."""
-    values, converted = _modality(stored, layout, header, little_endian, source)
+    values, converted, signed = _modality(stored, layout, header, little_endian, source)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(
             f"{source}: the rescale slope and intercept lead to values that are no numbers; the "
             "file is damaged: export it again"
         )
-    signed = layout.signed or (converted and low < 0)
     voi = choose_voi(header.of("FrameVOILUTSequence"), window, signed, little_endian, source)
     if isinstance(voi, LookupTable):
         return voi.apply(values).astype(np.float32) * np.float32(255.0 / voi.full)
@@ -138,18 +137,27 @@ def _modality(
     header: FrameHeader,
     little_endian: bool,
     source: str,
-) -> tuple[NDArray[Any], bool]:
-    """Values in the modality's units (PS3.3 C.11.1), and whether that changed them."""
+) -> tuple[NDArray[Any], bool, bool]:
+    """Values in the modality's units (PS3.3 C.11.1), whether that changed them, and whether there
+    could be negative ones.
+
+    The last is a matter of the header alone: the sign of a VOI LUT's first input depends on it, and
+    must not differ between slices with and without negative values.
+    """
+    signed = layout.signed or layout.floating
     table = first_item(header.header, "ModalityLUTSequence", source)
     if table is not None and not layout.floating:
-        return read_lookup(table, layout.signed, little_endian, source).apply(stored), True
+        return read_lookup(table, layout.signed, little_endian, source).apply(stored), True, False
     dataset = header.of("PixelValueTransformationSequence")
     slope = numbers(dataset, "RescaleSlope", source) or (1.0,)
     intercept = numbers(dataset, "RescaleIntercept", source) or (0.0,)
     if (slope[0], intercept[0]) == (1.0, 0.0):
-        return stored, False
+        return stored, False, signed
     values = _floating(stored, layout)
-    return values * values.dtype.type(slope[0]) + values.dtype.type(intercept[0]), True
+    largest = 2.0**layout.bits_stored - 1
+    ends = (-(largest + 1) / 2, (largest - 1) / 2) if layout.signed else (0.0, largest)
+    signed = layout.floating or min(end * slope[0] for end in ends) + intercept[0] < 0
+    return values * values.dtype.type(slope[0]) + values.dtype.type(intercept[0]), True, signed
 
 
 def _stretched(values: _Floats, padding: NDArray[np.bool_] | None) -> NDArray[Any]:

@@ -117,17 +117,17 @@ class DicomStack(Stack):
             header = FrameHeader(file, frame)
             shown = self._shown(stored, file, header, source)
             region = ultrasound_region(file.header, layout, source)
-            spacing_mm = None if region is None else region.spacing_mm
-            if spacing_mm is None:
-                spacing_mm = frame_spacing_mm(header, source)
-            affine_mm = frame_affine_mm(header, spacing_mm, source)
+            calibrated_mm = None if region is None else region.spacing_mm
+            general_mm = frame_spacing_mm(header, source)
+            # Other programs, and the SEG of this image, place it by Pixel Spacing.
+            affine_mm = frame_affine_mm(header, general_mm or calibrated_mm, source)
         box = None if region is None or not self._crop else region.box_px
         if box == (0, 0, layout.columns - 1, layout.rows - 1):
             box = None
         return Image(
             shown,
             str(file.path),
-            spacing_mm=spacing_mm,
+            spacing_mm=calibrated_mm or general_mm,
             placement=Placement(index, affine_mm),
             region_px=box,
         )
