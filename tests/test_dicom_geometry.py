@@ -13,6 +13,8 @@ from pydicom import Dataset
 from textsam.errors import ImageError
 from textsam.io.dicom import open_dicom
 from textsam.io.image import Image
+from textsam.io.seg import seg_datasets
+from textsam.result import Segmentation
 
 PIXELS = ramp(20, 30, np.uint8)
 
@@ -229,6 +231,29 @@ def test_region_lengths_go_before_pixel_spacing(tmp_path: Path) -> None:
         image = read(ultrasound(tmp_path / "b.dcm", other, **spaced))
         assert image.spacing_mm == (9, 9)
         assert image.region_px == (0, 0, 20, 18)
+
+
+def test_the_place_goes_by_pixel_spacing_and_sizes_by_the_region(tmp_path: Path) -> None:
+    placed = {
+        "PixelSpacing": [0.31, 0.21],
+        "ImagePositionPatient": [1, 2, 3],
+        "ImageOrientationPatient": AXIAL,
+        "FrameOfReferenceUID": "1.2.3.4",
+    }
+    path = ultrasound(tmp_path / "a.dcm", region((0, 0, 20, 18)), **placed)
+    image = read(path)
+    assert image.spacing_mm == pytest.approx((0.3, 0.2))
+    assert image.placement is not None
+    assert image.placement.to_patient_mm(10, 10) == pytest.approx((3.1, 5.1, 3))
+    # A SEG, whose pixels lie where the header says, can be made of it.
+    mask = np.ones(image.size_px, dtype=bool)
+    answer = Segmentation(
+        mask, mask.astype(np.float32), 1.0, True, "tumor", image, "adapter", "lite"
+    )
+    assert answer.area_mm2 == pytest.approx(mask.size * 0.06)
+    (made,) = seg_datasets(open_dicom(path), {0: [answer]})
+    measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert [float(value) for value in measures.PixelSpacing] == [0.31, 0.21]
 
 
 def test_region_one_past_the_last_pixel_is_cut(tmp_path: Path) -> None:

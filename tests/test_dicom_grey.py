@@ -196,6 +196,31 @@ def test_voi_table_of_negative_values(tmp_path: Path) -> None:
     np.testing.assert_allclose(shown(path)[0, :4], [255, 51, 0, 102], atol=1e-4)
 
 
+def test_a_voi_tables_first_input_has_one_sign_whatever_a_slice_holds(tmp_path: Path) -> None:
+    table = lookup(-1024, [min(value // 10, 255) for value in range(2048)], bits=8)
+    for name, stored in (("air.dcm", 0), ("bone.dcm", 1500)):
+        path = save(
+            tmp_path / name,
+            with_values(stored, stored + 500, dtype=np.uint16),
+            RescaleSlope=1,
+            RescaleIntercept=-1024,
+            VOILUTSequence=items(table),
+        )
+        expected = [stored // 10, (stored + 500) // 10]
+        np.testing.assert_allclose(shown(path)[0, :2], expected, rtol=1e-5)
+
+
+def test_what_a_modality_table_gives_has_no_sign(tmp_path: Path) -> None:
+    # Signed pixels, but the VOI table is for the outputs of the modality table.
+    path = save(
+        tmp_path / "a.dcm",
+        with_values(-2, -1, 0, dtype=np.int16),
+        ModalityLUTSequence=items(lookup(-2, [40000, 40001, 40002])),
+        VOILUTSequence=items(lookup(40000, [51, 102, 255], bits=8)),
+    )
+    np.testing.assert_allclose(shown(path)[0, :3], [51, 102, 255], rtol=1e-5)
+
+
 def test_tables_are_counted_before_windows_and_choice_is_by_number(tmp_path: Path) -> None:
     path = save(
         tmp_path / "a.dcm",

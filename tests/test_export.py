@@ -481,6 +481,14 @@ def test_command_with_weights_in_a_file_of_their_own(
         OnnxSegmenter(out)
 
 
+def test_a_model_rearranged_for_speed_is_refused(tmp_path: Path) -> None:
+    segmenter = tiny_segmenter()
+    segmenter.built.model.fast_decoder = torch.nn.Identity()
+    with pytest.raises(ConfigError, match="plain=True"):
+        export_onnx(segmenter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "load_model", lambda *_, **__: tiny_segmenter())
     taken = tmp_path / "taken"
@@ -584,7 +592,7 @@ def phantom() -> NDArray[np.uint8]:
 
 @pytest.mark.slow
 def test_the_shipped_adapter_answers_alike(tmp_path: Path) -> None:
-    original = textsam.load_model("lite", device="cpu", precision="float32")
+    original = textsam.load_model("lite", device="cpu", precision="float32", plain=True)
     exported = OnnxSegmenter(export_onnx(original, tmp_path / "lite"), threads=1)
     bundled = Path(skimage.data.__file__).parent
     images: dict[str, Any] = {"phantom": phantom()}

@@ -157,6 +157,18 @@ def test_scaled_files_and_extensions_leave_no_trace(tmp_path: Path) -> None:
     assert path.stat().st_size == 352 + 1000
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_texts_that_may_name_the_patient_are_not_copied(kind: Any, tmp_path: Path) -> None:
+    source = kind(np.zeros((9, 9, 9), np.uint8), np.eye(4))
+    texts = {"descrip", "aux_file", "db_name", "intent_name"}
+    for name in texts & set(source.header.keys()):
+        source.header[name] = b"Doe^Jane"
+    source.to_filename(tmp_path / "in.nii")
+    assert (tmp_path / "in.nii").read_bytes().count(b"Doe^Jane") >= 3
+    path = write_nifti(tmp_path / "out.nii", open_nifti(tmp_path / "in.nii"), {})
+    assert b"Doe" not in path.read_bytes()
+
+
 def test_the_same_masks_make_the_same_file(tmp_path: Path) -> None:
     image: Any = nibabel.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4))
     image.to_filename(tmp_path / "in.nii")

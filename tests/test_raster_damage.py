@@ -6,11 +6,13 @@ import threading
 import tracemalloc
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from image_bytes import GREY, RGB, png_bytes, ramp
@@ -56,6 +58,27 @@ def test_images_over_pillows_own_limit_are_read(
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
     assert (read_image(path).pixels == 9).all()
     assert PIL.Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+@pytest.mark.parametrize("limit", [100, 800])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_over_pillows_own_limit_are_read(
+    dtype: type, limit: int, compression: str | None, tmp_path: Path, monkeypatch: Any
+) -> None:
+    # Pillow compares the size of a TIFF again when it decodes: over the limit it warns, over twice
+    # the limit it raises.
+    path = tmp_path / "a.tif"
+    colours = np.random.default_rng(0).integers(0, 256, (30, 30, 3)).astype(dtype)
+    colours[0, 0, 0], colours[0, 0, 1] = 0, np.iinfo(dtype).max
+    if dtype == np.uint8:
+        PIL.Image.fromarray(colours).save(path, compression=compression)
+    else:
+        tifffile.imwrite(path, colours, compression="zlib" if compression else None)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+    expected = colours * (255.0 / np.iinfo(dtype).max)
+    np.testing.assert_allclose(read_image(path).pixels, expected, rtol=1e-6)
+    assert PIL.Image.MAX_IMAGE_PIXELS == limit
 
 
 def test_pillow_image_size_is_checked_before_it_is_decoded(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def load_model(
     sam_checkpoint: str | Path | None = None,
     text_encoder: str | Path | None = None,
     authors_frame: bool | None = None,
+    plain: bool = False,
 ) -> Segmenter:
     """Load a model with an adapter, ready to segment.
 
@@ -53,6 +54,8 @@ def load_model(
             instead of the registry's.
         authors_frame: leave refinement prompts in the image's frame as the authors' code does; None
             takes what the adapter says, which is False unless it was converted so.
+        plain: keep the network's modules as they are where they would be rearranged for speed, on a
+            CPU; the answers are the same to rounding. For looking inside, or for exporting.
 
     Raises:
         ConfigError: unknown preset.
@@ -86,7 +89,7 @@ def load_model(
     load_adapter(folder, built)
     merge_for_inference(built.model)
     built.model.to(where)
-    if where.type == "cpu":
+    if where.type == "cpu" and not plain:
         _rearrange(built, dtype)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})

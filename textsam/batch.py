@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["BatchAnswer", "batches"]
 
 _READERS = 4
+# Bad images wait with the good ones; this many times the batch is enough to wait for a full one.
+_WAITING_BATCHES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,11 @@ def _answers(
     reading = _read_ahead(images, prepare, ahead=2 * size)
     exhausted = False
     while True:
-        while not exhausted and sum(read.error is None for read in waiting) < size:
+        while (
+            not exhausted
+            and len(waiting) < _WAITING_BATCHES * size
+            and sum(read.error is None for read in waiting) < size
+        ):
             following = next(reading, None)
             exhausted = following is None
             if following is not None:

@@ -60,6 +60,7 @@ def export(
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
+            plain=True,
         )
         folder = export_onnx(segmenter, out, prompts=prompts or (), opset=opset, refine=refine)
     size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console as Terminal
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["REPORT_FORMAT", "Console", "print_report"]
 
 REPORT_FORMAT = 1
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Console(Listener):
@@ -82,21 +85,20 @@ class Console(Listener):
             self._progress.update(self._task, images=self._images)
         if self._quiet:
             return
-        where = _printable(item.name)
+        where = item.name
         if result["frame"] is not None:
             where += f" [{result['frame']}]"
         mask = result["files"].get("mask")
-        written = f" -> {_printable(str(self._plan.out / mask))}" if mask else ""
+        written = f" -> {self._plan.out / mask}" if mask else ""
         score = f"score {result['score']:.3f}"
         found = f"{result['area_px']} px, {score}" if result["found"] else f"not found ({score})"
-        typer.echo(f"{where}: {result['prompt']}: {found}{written}")
+        _say(f"{where}: {result['prompt']}: {found}{written}", sys.stdout)
 
     def failed(self, item: Input, frame: int | None, error: str) -> None:
         """Say why."""
         where = str(item.path) if frame is None else f"{item.path} [{frame}]"
         named = str(item.path) in error
-        text = f"error: {error}" if named else f"error: {where}: {error}"
-        typer.echo(_printable(text), err=True)
+        _say(f"error: {error}" if named else f"error: {where}: {error}", sys.stderr)
 
     def finished(self, record: InputRecord) -> None:
         """Count it."""
@@ -139,6 +141,12 @@ def _failures(paths: dict[str, str], records: Iterable[InputRecord]) -> Iterator
             yield {"input": paths[record.input], **failure}
 
 
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no characters; they must not stop a run."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _say(text: str, stream: TextIO) -> None:
+    """Print a line with what others named in it, which must neither stop a run nor fake a line.
+
+    File names may hold bytes that are no characters, characters the stream cannot carry, line ends,
+    and orders to a terminal.
+    """
+    shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    encoding = stream.encoding or "utf-8"
+    typer.echo(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream)

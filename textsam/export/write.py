@@ -63,7 +63,8 @@ def export_onnx(
     on random input, before the folder appears.
 
     Args:
-        segmenter: on the CPU and in float32, as `load_model(device="cpu", precision="float32")`.
+        segmenter: on the CPU and in float32, as from
+            `load_model(device="cpu", precision="float32", plain=True)`.
         folder: to write; must not exist or be empty. It appears complete or not at all.
         prompts: further texts to store tokens for. Those that mean one of the adapter's concepts
             are there already.
@@ -89,6 +90,11 @@ def export_onnx(
         raise ConfigError(
             f"the model is on {segmenter.device} in {segmenter.precision}; load it with "
             'device="cpu", precision="float32" to export it'
+        )
+    if segmenter.built.model.fast_decoder is not None:
+        raise ConfigError(
+            "the model's modules were rearranged for a CPU, which makes a graph of thousands of "
+            "pieces; load it with plain=True to export it"
         )
     rule = _normalisation(segmenter.built.preprocessor.normalise)
     _require_libraries()

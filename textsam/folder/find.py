@@ -10,7 +10,7 @@ from textsam.errors import ConfigError
 from textsam.folder.names import IMAGE_SUFFIXES
 from textsam.io.sniff import HEAD_BYTES, sniff
 
-__all__ = ["find_images", "is_dicom"]
+__all__ = ["find_images", "is_dicom", "real_path"]
 
 # An index of other files, itself without an image.
 _INDEX_FILES = frozenset({"DICOMDIR"})
@@ -31,7 +31,13 @@ def find_images(folder: Path, *, recursive: bool, skip: Path) -> list[str]:
     Raises:
         ConfigError: a folder cannot be listed.
     """
-    return sorted(_walk(folder, PurePosixPath(), recursive, skip.resolve(), (folder.resolve(),)))
+    above = (real_path(folder),)
+    return sorted(_walk(folder, PurePosixPath(), recursive, real_path(skip), above))
+
+
+def real_path(path: Path) -> Path:
+    """The path without links; unlike `Path.resolve`, also of a link that leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _walk(
@@ -48,13 +54,20 @@ def _walk(
         if entry.name.startswith(".") or entry.name in _INDEX_FILES:
             continue
         path = folder / entry.name
-        if not entry.is_dir():
+        if not _is_folder(entry):
             if _is_image(path):
                 yield str(inside / entry.name)
             continue
-        real = path.resolve()
+        real = real_path(path)
         if recursive and real != skip and real not in above:
             yield from _walk(path, inside / entry.name, True, skip, (*above, real))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, for one
+        return False
 
 
 def _is_image(path: Path) -> bool:

@@ -8,18 +8,22 @@ again; its outputs then replace what was left of them.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from textsam.errors import ConfigError, DataError, TextSAMError
 from textsam.folder.errors import OutputError
+from textsam.folder.find import real_path
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -83,10 +87,12 @@ def file_identity(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Name, size in bytes and sha256 of files, to tell later whether they are the same.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or is none: a pipe might never come to an end.
     """
     identities: list[dict[str, Any]] = []
     for path in paths:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         digest, size_bytes = hashlib.sha256(), 0
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
@@ -102,7 +108,7 @@ def outputs_before(out: Path) -> frozenset[Path]:
     Raises:
         DataError: a manifest in it is damaged.
     """
-    root = out.resolve()
+    root = real_path(out)
     return frozenset(
         root / name
         for path in _manifests(out)
@@ -136,8 +142,9 @@ class Manifest:
                 out.mkdir(parents=True, exist_ok=True)
                 self._lock = _locked(out / f".{self.path.stem}.lock")
                 undo.callback(self._lock.release)
-                self._file: IO[bytes] = undo.enter_context(self.path.open("ab+"))
-                self._drop_torn_end()
+                # Without a buffer, as what a full disk did not take would be written by closing.
+                self._file: FileIO = undo.enter_context(self.path.open("ab", buffering=0))
+                self._file.truncate(_whole_bytes(self.path))
             except OSError as error:
                 raise OutputError.of(self.path, error) from error
             for path in _manifests(out):
@@ -157,10 +164,11 @@ class Manifest:
             OutputError: it cannot be written.
         """
         line = json.dumps({"format": MANIFEST_FORMAT, **dataclasses.asdict(record)})
+        left = memoryview(line.encode("utf-8") + b"\n")
         try:
             offset = self._file.seek(0, os.SEEK_END)
-            self._file.write(line.encode("utf-8") + b"\n")
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError.of(self.path, error) from error
@@ -190,14 +198,11 @@ class Manifest:
         if before is None or record.finished >= before[2]:
             self._where[record.input] = (path, offset, record.finished)
 
-    def _drop_torn_end(self) -> None:
-        """Cut off a line that was being written when an earlier run was killed."""
-        self._file.seek(0)
-        whole = 0
-        for line in self._file:
-            if line.endswith(b"\n"):
-                whole += len(line)
-        self._file.truncate(whole)
+
+def _whole_bytes(path: Path) -> int:
+    """Bytes up to the last line end; what follows was being written when a run was killed."""
+    with path.open("rb") as file:
+        return sum(len(line) for line in file if line.endswith(b"\n"))
 
 
 def _locked(path: Path) -> BaseFileLock:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from textsam.errors import ConfigError, PromptError
-from textsam.folder.find import find_images, is_dicom
+from textsam.folder.find import find_images, is_dicom, real_path
 from textsam.folder.manifest import outputs_before
 from textsam.folder.names import IMAGE_SUFFIXES, bases, slugs
 from textsam.folder.options import Options
@@ -156,10 +156,10 @@ def _found_in(
     if not source.is_dir():
         return [(source.name, (source,))]
     names = find_images(source, recursive=recursive, skip=out)
-    if source.resolve().is_relative_to(out.resolve()):
+    if real_path(source).is_relative_to(real_path(out)):
         # The outputs lie between the inputs; those of an earlier run are no inputs of this one.
         earlier = outputs_before(out)
-        names = [name for name in names if (source / name).resolve() not in earlier]
+        names = [name for name in names if real_path(source / name) not in earlier]
     if series:
         return _by_series(source, names)
     return [(name, (source / name,)) for name in names]
@@ -214,12 +214,14 @@ def _keep_inputs(plan: Plan) -> None:
 
     How many images an input holds is not known yet, so names with a slice number count as well.
     """
-    root = plan.out.resolve() if plan.mask_file is None else plan.mask_file.resolve().parent
+    root = real_path(plan.out if plan.mask_file is None else plan.mask_file.parent)
     inside = [
-        (path, path.resolve().relative_to(root).as_posix())
+        (path, place.relative_to(root).as_posix())
         for item in plan.inputs
         for path in item.paths
-        if path.resolve().is_relative_to(root)
+        # What a link leads to, and the link itself.
+        for place in {real_path(path), real_path(path.parent) / path.name}
+        if place.is_relative_to(root)
     ]
     if not inside:
         return
@@ -231,7 +233,8 @@ def _keep_inputs(plan: Plan) -> None:
     for path, name in inside:
         if name in written or _without_ends(name) in written:
             raise ConfigError(
-                f"{path}: a mask of this name would overwrite an input image; give another -o"
+                f"{path}: a mask of this name would overwrite an input image; give another -o, or, if "
+                "a killed run left it there, delete it"
             )
 
 

@@ -19,7 +19,11 @@ COLUMNS = (
     "x_max_px", "y_max_px", "seconds", "status", "error",
 )  # fmt: skip
 """Of the table. Coordinates in pixels as in `Segmentation`, in mm to the patient's left, back and
-head; empty where there is nothing to say. `seconds` is the image's model time for all prompts."""
+head; empty where there is nothing to say. `seconds` is the image's model time for all prompts.
+Text that a spreadsheet would take for a formula is made harmless: a path gets "./" before it, other
+text an apostrophe (owasp.org, "CSV Injection")."""
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_summary(path: Path, records: Iterable[InputRecord]) -> Path:
@@ -50,9 +54,9 @@ def rows_of(record: InputRecord) -> Iterator[dict[str, Any]]:
         place = result.get("centroid_mm") or ("", "", "")
         box = result["box"] or ("", "", "", "")
         yield {
-            "path": record.input,
+            "path": _harmless(record.input, "./"),
             "frame": _text(result["frame"]),
-            "prompt": result["prompt"],
+            "prompt": _harmless(result["prompt"], "'"),
             "found": "true" if result["found"] else "false",
             "score": result["score"],
             "area_px": result["area_px"],
@@ -66,13 +70,17 @@ def rows_of(record: InputRecord) -> Iterator[dict[str, Any]]:
     for failure in record.failures:
         for prompt in record.prompts:
             yield {
-                "path": record.input,
+                "path": _harmless(record.input, "./"),
                 "frame": _text(failure["frame"]),
-                "prompt": prompt,
+                "prompt": _harmless(prompt, "'"),
                 "status": record.status,
-                "error": failure["error"],
+                "error": _harmless(failure["error"], "'"),
             }
 
 
 def _text(value: object) -> object:
     return "" if value is None else value
+
+
+def _harmless(text: str, before: str) -> str:
+    return before + text if text.startswith(_FORMULA_STARTS) else text

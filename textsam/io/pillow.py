@@ -121,6 +121,7 @@ def decode_file(
     with _opened(path, directory, source) as stream:
         picture = _checked(stream, source, max_pixels, directory)
         with _truncation_refused:
+            _set_memory_aside(picture)
             _repair_byte_order(picture)
             deep = _deep_rawmode(picture, source)
             if deep is None:
@@ -181,6 +182,16 @@ def _open(stream: IO[bytes], source: str) -> PIL.Image.Image:
                 "files (TIFF with 1 to 16-bit, int32 or float32 values), DICOM and NIfTI. Export "
                 "it as PNG, or load it yourself and pass the numpy array"
             ) from error
+
+
+def _set_memory_aside(picture: PIL.Image.Image) -> None:
+    """Make the image that a TIFF is decoded into.
+
+    Pillow would when it decodes, and compare the size with its own limit once more.
+    """
+    if isinstance(picture, PIL.TiffImagePlugin.TiffImageFile) and picture.tile:
+        with _header_unlimited:
+            picture.load_prepare()
 
 
 def _refuse_pages(picture: PIL.Image.Image, source: str) -> None:
@@ -301,6 +312,7 @@ def _read_deep(
         pair = both[:, :, upper::2] * np.uint16(256) + both[:, :, lower::2]
         return np.concatenate([np.repeat(pair[:, :, :1], 3, axis=2), pair[:, :, 1:]], axis=2)
     other = _open(stream, source)
+    _set_memory_aside(other)
     _set_rawmode(other, f"{channels};16{'B' if order == 'L' else 'L'}")
     low = np.asarray(other)
     # The first handle's decoder starts from its own offset, so the order of reading is free.

@@ -41,6 +41,7 @@ class CpuMaskDecoder(nn.Module):
             own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
             self.register_buffer("own_tokens", own.detach().clone(), persistent=False)
         self.own_tokens: Tensor
+        self.eval()
 
     def forward(
         self, image_embedding: Tensor, sparse: Tensor, dense: Tensor

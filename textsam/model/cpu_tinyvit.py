@@ -41,6 +41,7 @@ class CpuTinyViT(nn.Module):
         self.stem_merging = _PatchMerging(stem.downsample, dtype)
         self.layers = nn.ModuleList(_Layer(layer, dtype) for layer in encoder.layers[1:])
         self.neck = _neck(encoder.neck, dtype)
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images, one after the other.
