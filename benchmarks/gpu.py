@@ -13,6 +13,11 @@ There, one command per part, then train until done, then measure:
     python3 benchmarks/gpu.py receive gpu_pack/part-0
     python3 benchmarks/gpu.py train configs/lite-generalist.yaml --minutes 8 --out OUT
     python3 benchmarks/gpu.py measure --sets busi/fold1/test --out OUT
+    python3 benchmarks/gpu.py speed --out OUT
+
+`speed` is `benchmarks/speed.py` on the card, in the slices it cuts itself into: give the command
+again, with the `speed-gpu.json` it wrote in OUT, until it says that nothing is left. It needs no
+data, only the wheels.
 
 Image files are stored at `--side` pixels, twice the side the `lite` model sees, so that cropping
 augmentation loses nothing. `gpu_pack/` is not part of the repository.
@@ -223,6 +228,21 @@ def measure(arguments: argparse.Namespace) -> None:
     print(summary.table())
 
 
+def speed(arguments: argparse.Namespace) -> None:
+    """Run what is left of the speed benchmark; exits with 75 while something is."""
+    out = Path(arguments.out) / "speed-gpu.json"
+    kept = PLACE / "speed-gpu.json"  # OUT is empty at every command, this place is not
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "speed.py"), "--device", "cuda"]
+    command += ["--cases", "a,b,c,e,g", "--minutes", str(arguments.minutes), "--out", str(kept)]
+    paths = [str(PLACE / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    done = subprocess.run(command, env=environment, check=False)
+    for path in (kept, kept.with_suffix(".md")):
+        if path.exists():
+            shutil.copy(path, out.with_suffix(path.suffix))
+    sys.exit(done.returncode)
+
+
 def main() -> None:
     """Read the command and call it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -251,6 +271,10 @@ def main() -> None:
     p.add_argument("--device", default="auto")
     p.add_argument("--out", required=True)
     p.set_defaults(call=measure)
+    p = commands.add_parser("speed")
+    p.add_argument("--minutes", type=float, default=8.0)
+    p.add_argument("--out", required=True)
+    p.set_defaults(call=speed)
     arguments = parser.parse_args()
     arguments.call(arguments)
 
