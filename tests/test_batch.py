@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,25 @@ def test_a_bad_image_is_an_answer_and_the_others_go_on(tmp_path: Path) -> None:
         assert [isinstance(answer.error, ImageError) for answer in got] == [0, 1, 0, 1, 0]
         assert [len(answer.answers) for answer in got] == [1, 0, 1, 0, 1]
         assert got[4].answers[0].image.source == str(paths[4])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_bad_images_are_answered_before_a_good_one_comes(batch_size: int) -> None:
+    taken: list[int] = []
+
+    def bad() -> Image:
+        raise ImageError("bad")
+
+    def images() -> Iterator[Any]:
+        yield pictures(1)[0]
+        for number in range(1000):
+            taken.append(number)
+            yield bad
+
+    answers = tiny_segmenter().segment_batch(images(), "tumor", batch_size=batch_size)
+    assert [next(answers).error is None for _ in range(3)] == [True, False, False]
+    assert len(taken) < 12 * batch_size
+    assert sum(1 for _ in answers) == 998
 
 
 def test_a_callable_is_called_where_the_image_is_needed(tmp_path: Path) -> None:

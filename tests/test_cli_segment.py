@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from cli_runs import run, use_tiny_model, write_image
 from click.testing import Result
 from dicom_files import bundled
 from PIL import Image
+from typer.testing import CliRunner
 
 import textsam
 from textsam import api
+from textsam.cli import app
 from textsam.segmenter import Segmenter, UnknownPromptWarning
 
 RESULT_KEYS = {
@@ -374,3 +377,16 @@ def test_a_full_disk_is_one_error(
     result = run("segment", tmp_path / "in", "tumor", "-o", tmp_path / "out")
     assert result.exit_code == 1
     assert result.stderr.count("No space left") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")
+def test_names_cannot_fake_lines_or_stop_a_run(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    names = ["b\nerror: all is lost.png", "c\x1b[2J.png", "\udcff.png", "\u00fc.png"]
+    for name in names:
+        write_image(tmp_path / "in" / "a.png").rename(tmp_path / "in" / name)
+    arguments = ["segment", str(tmp_path / "in"), "tumor", "-o", str(tmp_path / "out")]
+    result = CliRunner(charset="ascii").invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert sorted(line.split(": tumor")[0] for line in result.stdout.splitlines()) == sorted(
+        [r"b\x0aerror: all is lost.png", r"c\x1b[2J.png", r"\udcff.png", r"\xfc.png"]
+    )

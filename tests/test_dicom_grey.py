@@ -12,7 +12,7 @@ from dicom_files import item, items, make, ramp, save
 from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from textsam.errors import ImageError
+from textsam.errors import ConfigError, ImageError
 from textsam.io.dicom import open_dicom
 
 
@@ -248,7 +248,7 @@ def test_window_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path)
     with pytest.raises(ImageError, match=r"no window 1, the file has 0"):
         open_dicom(plain, window=1).read(0)
     for wrong in (-2, 1.0, True, "1"):
-        with pytest.raises(ImageError, match="window must be a whole number from 0, or -1"):
+        with pytest.raises(ConfigError, match="window must be a whole number from 0, or -1"):
             open_dicom(path, window=wrong)  # type: ignore[arg-type]
 
 

@@ -270,8 +270,13 @@ def test_prompts_that_cannot_be_answered(folder: Path) -> None:
         exported.segment(IMAGES["wide"], "zebra")
     with pytest.raises(PromptError, match="list of prompts is empty"):
         exported.segment(IMAGES["wide"], [])
-    with pytest.raises(PromptError, match="refine is -1"):
-        exported.segment(IMAGES["wide"], "lung", refine=-1)
+    for refine in (-1, 1.5, "1"):
+        with pytest.raises(PromptError, match=f"refine is {refine!r}; give 0 or more passes"):
+            exported.segment(IMAGES["wide"], "lung", refine=refine)  # type: ignore[call-overload]
+    # A set has no order for the answers to follow.
+    for prompt in (None, b"lung", {"lung"}):
+        with pytest.raises(PromptError, match="give a word or a list of words"):
+            exported.segment(IMAGES["wide"], prompt)
 
 
 def rewrite(folder: Path, **changes: Any) -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -462,10 +463,13 @@ def test_outputs_between_the_inputs_are_not_taken_for_inputs(
     segmenter: Segmenter, tmp_path: Path
 ) -> None:
     write_image(tmp_path / "a.png")
-    segment_folder(segmenter, tmp_path, "tumor", tmp_path, Options(overlay=True))
-    told = Counting()
-    summary = segment_folder(segmenter, tmp_path, "lung", tmp_path, resume=True, listener=told)
-    assert (told.over, summary.failed) == (["a.png"], 0)
+    options = Options(overlay=True, sheet=True)
+    for word in ("tumor", "lung"):
+        told = Counting()
+        summary = segment_folder(
+            segmenter, tmp_path, word, tmp_path, options, recursive=True, resume=True, listener=told
+        )
+        assert (told.over, summary.failed) == (["a.png"], 0)
 
 
 def test_a_full_disk_ends_the_run_at_once(
@@ -492,6 +496,64 @@ def test_a_full_disk_ends_the_run_at_once(
     monkeypatch.setattr(PIL.Image.Image, "save", saved)
     summary = segment_folder(segmenter, source, "tumor", out, resume=True)
     assert (summary.done, summary.skipped) == (3, 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_manifest_that_the_disk_does_not_take(tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def run_out_of_space() -> None:
+        with Manifest(tmp_path, "1-of-1") as manifest:
+            manifest.add(record("a.png"))
+            room = manifest.path.stat().st_size + 10
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+            manifest.add(record("b.png"))
+
+    try:
+        with pytest.raises(OutputError, match=r"manifest-1-of-1\.jsonl.*--resume"):
+            run_out_of_space()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Manifest(tmp_path, "1-of-1") as manifest:
+        assert manifest.get("b.png") is None
+        manifest.add(record("c.png"))
+    assert [line["input"] for line in lines_of(manifest.path)] == ["a.png", "c.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe and signals")
+def test_a_pipe_called_like_an_image_fails_at_once(segmenter: Segmenter, tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    # A run that waits for the pipe gets what is no image after a while, and fails here.
+    waited = threading.Event()
+    timer = threading.Timer(20, lambda: (waited.set(), (tmp_path / "in/pipe.png").open("r+b")))
+    timer.start()
+    try:
+        summary = segment_folder(segmenter, tmp_path / "in", "tumor", tmp_path / "out")
+    finally:
+        timer.cancel()
+    assert not waited.is_set()
+    assert (summary.done, summary.failed) == (1, 1)
+    assert "not a regular file" in rows_of(summary)[1]["error"]
+
+
+def test_names_are_no_formulas_in_the_table(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["+1.png", "-2.png", "=1+1.png", "@SUM(A1).png", "a.png"]
+    for name in names:
+        write_image(tmp_path / name)
+    (tmp_path / "=bad.png").write_bytes(b"nothing")
+    monkeypatch.chdir(tmp_path)
+    rows = rows_of(segment_folder(segmenter, ".", "tumor", tmp_path / "out"))
+    assert [row["path"] for row in rows] == [
+        "./+1.png", "./-2.png", "./=1+1.png", "./=bad.png", "./@SUM(A1).png", "a.png",
+    ]  # fmt: skip
+    assert all(Path(row["path"]).is_file() for row in rows)
+    assert not any(value.startswith(tuple("=+-@")) for row in rows for value in row.values())
+    assert rows[3]["error"].startswith("'=bad.png: ")
 
 
 def test_an_output_folder_that_is_a_file(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -714,5 +776,7 @@ def test_pages_of_a_contact_sheet(tmp_path: Path) -> None:
     with PIL.Image.open(pages[1]) as page:
         assert page.size == (172, 206)
     (out / "sheet-of-my-own.png").write_bytes(b"")
+    (out / "sheet-2024.png").write_bytes(b"")
     assert len(write_sheets(tiles[:1], out, "")) == 1
-    assert {path.name for path in out.iterdir()} == {"sheet-001.png", "sheet-of-my-own.png"}
+    own = {"sheet-of-my-own.png", "sheet-2024.png"}
+    assert {path.name for path in out.iterdir()} == {"sheet-001.png", *own}

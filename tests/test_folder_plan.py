@@ -55,6 +55,22 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     assert found == ["a/one.png", "b/one.png", "linked/two.png"]
 
 
+def test_links_that_lead_nowhere_or_to_themselves(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    for link, target in (("loop", "loop"), ("x.png", "x.png"), ("gone", "missing")):
+        (tmp_path / link).symlink_to(target)
+    # What is called like an image is one that cannot be read, and said to be so when it is.
+    assert names_of(tmp_path, tmp_path, recursive=True) == ["a.png", "x.png"]
+
+
+def test_a_link_that_is_an_input_is_not_replaced(tmp_path: Path) -> None:
+    write_image(tmp_path / "scans" / "a.png")
+    write_image(tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "scans" / "a_tumor.png").symlink_to(tmp_path / "elsewhere" / "b.png")
+    with pytest.raises(ConfigError, match="would overwrite"):
+        make_plan(tmp_path / "scans", "tumor", tmp_path / "scans")
+
+
 def test_a_pipe_does_not_hold_a_run_up(tmp_path: Path) -> None:
     write_image(tmp_path / "in" / "a.png")
     os.mkfifo(tmp_path / "in" / "pipe")
@@ -166,6 +182,17 @@ def test_outputs_may_not_replace_inputs(tmp_path: Path, name: str) -> None:
         make_plan(tmp_path, "tumor", tmp_path)
     if "seg" not in name:
         assert len(make_plan(tmp_path, "lung", tmp_path).inputs) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["sheet-001.png", "thumbnails/a_tumor.jpg", "thumbnails/a_tumor_0003.jpg"]
+)
+def test_contact_sheets_may_not_replace_inputs(tmp_path: Path, name: str) -> None:
+    write_image(tmp_path / "a.png")
+    write_image(tmp_path / name)
+    with pytest.raises(ConfigError, match="would overwrite"):
+        make_plan(tmp_path, "tumor", tmp_path, Options(sheet=True), recursive=True)
+    assert len(make_plan(tmp_path, "tumor", tmp_path, recursive=True).inputs) == 2
 
 
 def test_series_are_one_input_each(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_several_volumes_are_refused_with_a_remedy_that_works(tmp_path: Path) ->
     assert len(open_nifti(tmp_path / "one.nii.gz")) == 8
 
 
-@pytest.mark.parametrize("axis", [3, -1, True, 1.5, "0"])
+@pytest.mark.parametrize("axis", [3, -1, True, 1.5, 1.0, "0"])
 def test_an_axis_that_cannot_be(axis: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "v.nii", numbered((9, 9, 9)))
     with pytest.raises(ConfigError, match="must be 0, 1 or 2"):

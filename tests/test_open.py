@@ -192,8 +192,13 @@ def test_read_image_takes_any_source_of_one_image(kind: str, tmp_path: Path) -> 
 def test_read_image_of_several_says_how_to_choose(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind}"
     path.write_bytes(SOURCES[kind][0])
-    with pytest.raises(ImageError, match=r"\(3\).*textsam\.io\.open\.open_stack.*--frame.*--axis"):
+    with pytest.raises(
+        ImageError, match=r"\(3\).*textsam\.io\.open\.open_stack\(path\)\[0\].*--frame"
+    ) as caught:
         read_image(path)
+    # What does not apply is not advised.
+    assert ("--axis" in str(caught.value)) == ("nii" in kind)
+    assert ("PIL.Image.open" in str(caught.value)) == (kind == "pages.tif")
 
 
 def test_read_image_keeps_place_and_spacing(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_a_file_of_one_image(suffix: str, tmp_path: Path) -> None:
     assert image.placement is not None
     assert (image.placement.index, image.placement.affine_mm) == (0, None)
     assert np.array_equal(stack[-1].pixels, values)
+    with pytest.raises(TypeError, match="'slice' object cannot be interpreted as an integer"):
+        stack[0:1]
     with pytest.raises(IndexError, match="1 images, there is no number 1"):
         stack[1]
 

@@ -78,7 +78,7 @@ def test_tiffs_over_pillows_own_limit_are_read(
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
     expected = colours * (255.0 / np.iinfo(dtype).max)
     np.testing.assert_allclose(read_image(path).pixels, expected, rtol=1e-6)
-    assert PIL.Image.MAX_IMAGE_PIXELS == limit
+    assert limit == PIL.Image.MAX_IMAGE_PIXELS
 
 
 def test_pillow_image_size_is_checked_before_it_is_decoded(tmp_path: Path) -> None:

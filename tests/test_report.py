@@ -135,7 +135,13 @@ def test_a_report_is_made_from_a_manifest(tmp_path: Path) -> None:
         ("{not json", r"run\.jsonl, line 2: not JSON"),
         ("[1]", "line 2: not an entry"),
         ('{"status": "done"}', "line 2: not an entry"),
+        ('{"path": ["a"], "status": "done"}', "line 2: not an entry"),
         ('{"path": "a", "status": "running"}', "no entry of a report"),
+        ('{"path": "a", "status": ["done"]}', "no entry of a report"),
+        ('{"path": "a", "status": "done", "results": 3}', "no entry of a report"),
+        ('{"path": "a", "status": "done", "results": [3]}', "no entry of a report"),
+        ('{"path": "a", "status": "done", "results": [{}]}', "no entry of a report"),
+        ('{"path": "a", "status": "done", "results": [{"found": true, "image": {}}]}', "no entry"),
     ],
 )
 def test_other_lines_are_refused(line: str, message: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
 from dicom_sources import AXIAL, base, rotation, save, write_enhanced, write_series
@@ -25,6 +26,7 @@ import textsam
 import textsam.io.seg as seg_module
 from textsam.errors import ConfigError, ImageError, PromptError, TextSAMError
 from textsam.io.dicom import DicomStack, open_dicom, open_series
+from textsam.io.open import open_stack
 from textsam.io.seg import iter_seg_datasets, seg_datasets, seg_identity, write_seg
 from textsam.io.seg_source import frame_geometry, group_frames
 from textsam.result import Segmentation
@@ -637,6 +639,13 @@ def test_a_file_without_uids_cannot_be_referred_to(tmp_path: Path) -> None:
         seg_datasets(stack, {0: [answer(stack, 0, ~empty(stack, 0))]})
     with pytest.raises(ImageError, match="another format"):
         seg_identity(stack, ["tumor"])
+
+
+def test_other_images_than_dicom_cannot_be_referred_to(tmp_path: Path) -> None:
+    PIL.Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    stack: Any = open_stack(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="this is none; write its masks as NIfTI, COCO or PNG"):
+        write_seg(tmp_path / "seg.dcm", stack, {0: []})
 
 
 def test_one_file_for_several_instances_is_refused_before_any_is_written(tmp_path: Path) -> None:

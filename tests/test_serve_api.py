@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from serving import ask, encoded, error_of, mask_of, picture, png, served, small_limits
+from serving import ask, encoded, error_of, mask_of, multipart, picture, png, served, small_limits
 from tiny import tiny_segmenter
 
 import textsam
@@ -155,6 +155,14 @@ def test_strict_refuses_an_unknown_prompt(client: TestClient) -> None:
 )
 def test_what_cannot_be_asked(client: TestClient, fields: dict[str, Any], kind: str) -> None:
     assert error_of(ask(client, **fields)) == (422, kind)
+
+
+def test_half_a_character_is_no_mistake_of_the_server(client: TestClient) -> None:
+    body, kind = multipart(png(), [r"tumor \ud800"])
+    kind += "; charset=unicode_escape"
+    response = client.post("/segment", content=body, headers={"Content-Type": kind})
+    assert error_of(response) == (422, "PromptError")
+    assert "UTF-8" in response.json()["error"]["message"]
 
 
 def test_request_without_a_file(client: TestClient) -> None:

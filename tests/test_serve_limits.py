@@ -264,6 +264,8 @@ def test_without_a_token_none_is_asked_for(segmenter: Segmenter) -> None:
         ("127.0.0.1.evil.example", 400),
         ("localhost.evil.example:8765", 400),
         ("[::2]:8765", 400),
+        ("[::1]evil.example", 400),
+        ("[::1]evil.example:8765", 400),
         ("", 400),
     ],
 )
@@ -289,6 +291,7 @@ def test_other_hosts_may_have_any_name(segmenter: Segmenter) -> None:
         ("http://evil.example", 403),
         ("http://127.0.0.1:9999", 403),
         ("null", 403),
+        ("http://[", 403),
     ],
 )
 def test_pages_of_other_sites_are_refused(segmenter: Segmenter, origin: str, status: int) -> None:

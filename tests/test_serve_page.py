@@ -226,6 +226,21 @@ def test_absent_and_unknown_are_said(browser: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_markup_in_names_and_words_stays_text(browser: Any, server: str, tmp_path: Path) -> None:
+    markup = "<img src=x onerror=alert(1)>"
+    file = tmp_path / f"{markup}.png"
+    file.write_bytes(encoded(picture()))
+    segment(browser, server, file, markup)
+    wait(browser, answered)
+    assert markup in by_id(browser, "file-name").text
+    assert markup in by_id(browser, "results").text
+    assert markup in by_id(browser, "warnings").text
+    assert browser.find_elements("tag name", "img") == []
+    # An alert would make this raise; a script kept out by the policy would be a problem.
+    assert problems(browser) == []
+
+
+@pytest.mark.slow
 def test_errors_are_shown_and_gone_after(browser: Any, server: str, tmp_path: Path) -> None:
     file = tmp_path / "notes.png"
     file.write_bytes(b"this is text")

@@ -6,6 +6,11 @@ shown to a user as it stands.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 __all__ = [
     "AdapterError",
     "ConfigError",
@@ -13,6 +18,7 @@ __all__ = [
     "DeviceError",
     "ImageError",
     "LimitError",
+    "OutputError",
     "PacsError",
     "PromptError",
     "TextSAMError",
@@ -30,6 +36,18 @@ class ImageError(TextSAMError):
 
 class LimitError(ImageError):
     """An input image asks for more bytes, pixels or images than the limits allow."""
+
+
+class OutputError(TextSAMError):
+    """An output cannot be written: a full disk, missing permissions, a folder that is a file."""
+
+    @classmethod
+    def of(cls, path: Path, error: BaseException) -> OutputError:
+        """The error for a file of a run over many inputs, not written because of `error`."""
+        return cls(
+            f"{path}: cannot be written ({error}); free space or check the permissions, then go on "
+            "with --resume"
+        )
 
 
 class PacsError(TextSAMError):

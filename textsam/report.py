@@ -166,9 +166,9 @@ class RunReport:
         """Add an entry made before, such as a line of a manifest.
 
         Raises:
-            TextSAMError: it has no "path", or a "status" other than "done" and "failed".
+            TextSAMError: it is not of the form that `done_entry` and `failed_entry` give.
         """
-        if "path" not in entry or entry.get("status") not in ("done", "failed"):
+        if not _is_entry(entry):
             raise TextSAMError(
                 f"{str(entry)[:80]!r} is no entry of a report; make entries with done_entry and "
                 "failed_entry"
@@ -195,7 +195,7 @@ class RunReport:
                 raise TextSAMError(
                     f"{source}, line {number}: not JSON ({error}); remove the line, or run again"
                 ) from error
-            if not isinstance(entry, dict) or "path" not in entry:
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
                 raise TextSAMError(
                     f"{source}, line {number}: not an entry of a report; remove the line, or run "
                     "again"
@@ -266,6 +266,20 @@ class RunReport:
                 "and the free space"
             ) from error
         return path
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has what `RunReport.to_dict` counts."""
+    if not isinstance(entry.get("path"), str) or entry.get("status") not in ("done", "failed"):
+        return False
+    results = entry.get("results", ())
+    return isinstance(results, list | tuple) and all(
+        isinstance(one, Mapping)
+        and "found" in one
+        and isinstance(one.get("image"), Mapping)
+        and isinstance(one["image"].get("index"), int)
+        for one in results
+    )
 
 
 def _iso(when: datetime) -> str:

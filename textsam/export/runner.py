@@ -122,12 +122,18 @@ class OnnxSegmenter:
 
         Raises:
             ImageError: the image cannot be used.
-            PromptError: no prompt, one that is empty, or one whose token was not exported.
+            PromptError: no prompt, one that is empty, or one whose token was not exported; passes
+                that are not a whole number of at least 0.
         """
-        asked = [prompt] if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            asked = [prompt]
+        elif isinstance(prompt, Sequence | np.ndarray) and not isinstance(prompt, bytes):
+            asked = list(prompt)
+        else:
+            raise PromptError(f"the prompt is {prompt!r}; give a word or a list of words")
         if not asked:
             raise PromptError("the list of prompts is empty; give at least one word")
-        if refine is not None and refine < 0:
+        if refine is not None and not (isinstance(refine, int | np.integer) and refine >= 0):
             raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
         questions = [(text, *self._token(text)) for text in asked]
         picture = read_image(image)
@@ -197,7 +203,8 @@ class OnnxSegmenter:
         refine: int | None,
     ) -> Segmentation:
         record = self.record
-        times = record.refine_for.get(concept or "", record.refine) if refine is None else refine
+        wanted = record.refine_for.get(concept or "", record.refine) if refine is None else refine
+        times = int(wanted)
         final = self._decode(embedding, frame, token, np.zeros((0, 2)), ())
         for _ in range(times):
             geometry = box_and_centroid(final.mask)

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textsam.folder.errors import OutputError
+    from textsam.errors import OutputError
     from textsam.folder.listener import Listener
     from textsam.folder.manifest import InputRecord
     from textsam.folder.options import Options
@@ -33,21 +33,21 @@ __all__ = [
 ]
 
 _LAZY = {
-    "FolderSummary": "run",
-    "InputRecord": "manifest",
-    "Listener": "listener",
-    "Options": "options",
-    "OutputError": "errors",
-    "Plan": "plan",
-    "make_plan": "plan",
-    "run_plan": "run",
-    "segment_folder": "run",
+    "FolderSummary": "textsam.folder.run",
+    "InputRecord": "textsam.folder.manifest",
+    "Listener": "textsam.folder.listener",
+    "Options": "textsam.folder.options",
+    "OutputError": "textsam.errors",
+    "Plan": "textsam.folder.plan",
+    "make_plan": "textsam.folder.plan",
+    "run_plan": "textsam.folder.run",
+    "segment_folder": "textsam.folder.run",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import textsam
-from textsam.folder.errors import OutputError
+from textsam.errors import OutputError
 from textsam.folder.manifest import InputRecord
 from textsam.io.atomic import atomic_path
 

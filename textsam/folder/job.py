@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from textsam.errors import PromptError, TextSAMError
-from textsam.folder.errors import OutputError
+from textsam.errors import OutputError, PromptError, TextSAMError
 from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord
 from textsam.folder.opened import Opened

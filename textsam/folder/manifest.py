@@ -21,9 +21,9 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from textsam.errors import ConfigError, DataError, TextSAMError
-from textsam.folder.errors import OutputError
+from textsam.errors import ConfigError, DataError, OutputError, TextSAMError
 from textsam.folder.find import real_path
+from textsam.folder.names import SHEET_NAME
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -108,13 +108,16 @@ def outputs_before(out: Path) -> frozenset[Path]:
     Raises:
         DataError: a manifest in it is damaged.
     """
+    names: set[str] = set()
+    sheets = False
+    for path in _manifests(out):
+        for _, record in _lines(path):
+            names.update(record.outputs)
+            sheets = sheets or any("thumbnail" in result["files"] for result in record.results)
+    if sheets:
+        names.update(path.name for path in out.iterdir() if SHEET_NAME.fullmatch(path.name))
     root = real_path(out)
-    return frozenset(
-        root / name
-        for path in _manifests(out)
-        for _, record in _lines(path)
-        for name in record.outputs
-    )
+    return frozenset(root / name for name in names)
 
 
 class Manifest:

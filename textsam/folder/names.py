@@ -7,13 +7,27 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-__all__ = ["IMAGE_SUFFIXES", "bases", "distinct", "slugs", "stem_of"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SHEET_NAME",
+    "TILE_FOLDER",
+    "bases",
+    "distinct",
+    "slugs",
+    "stem_of",
+]
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm", ".dicom",
     ".ima",
 )  # fmt: skip
 """Ends of file names that say "image". Files named otherwise are known by their first bytes."""
+
+TILE_FOLDER = "thumbnails"
+"""Where the small pictures of contact sheets lie in the output folder."""
+
+SHEET_NAME = re.compile(r"sheet(-\d+-of-\d+)?-\d{3,}\.png")
+"""What pages of contact sheets are called."""
 
 _LONGEST_SLUG = 60
 

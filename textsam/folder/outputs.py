@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from textsam.errors import TextSAMError
-from textsam.folder.errors import OutputError, is_disk_error
+from textsam.errors import OutputError, TextSAMError
 from textsam.folder.formats import Format
 from textsam.folder.held import HeldAnswers
+from textsam.folder.names import TILE_FOLDER
 from textsam.folder.plan import Input, Plan
 from textsam.folder.sheet import draw_tile
 from textsam.folder.volumes import WHOLE_FORMATS, write_whole
@@ -18,9 +19,8 @@ from textsam.io.raster import write_mask, write_picture
 from textsam.io.stack import Stack
 from textsam.result import Segmentation
 
-__all__ = ["TILE_FOLDER", "OutputWriter"]
+__all__ = ["OutputWriter"]
 
-TILE_FOLDER = "thumbnails"
 _RASTER_ENDS = {"png": ".png", "tiff": ".tiff"}
 
 
@@ -157,6 +157,16 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (TextSAMError, OSError) as error:
-        if is_disk_error(error):
+        if _is_disk_error(error):
             raise OutputError.of(path, error) from error
         raise
+
+
+def _is_disk_error(error: BaseException) -> bool:
+    """Whether an error comes from the disk as a whole, and not from the one file."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen.errno != errno.ENAMETOOLONG
+        seen = seen.__cause__
+    return False

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from textsam.errors import ConfigError, PromptError
 from textsam.folder.find import find_images, is_dicom, real_path
 from textsam.folder.manifest import outputs_before
-from textsam.folder.names import IMAGE_SUFFIXES, bases, slugs
+from textsam.folder.names import IMAGE_SUFFIXES, SHEET_NAME, TILE_FOLDER, bases, slugs
 from textsam.folder.options import Options
 from textsam.prompts import normalise
 
@@ -230,11 +230,18 @@ def _keep_inputs(plan: Plan) -> None:
         written |= {f"{item.base}_{end}" for item in plan.inputs for end in ("seg", "coco")}
     else:
         written = {plan.mask_file.name, plan.mask_file.stem}
+    sheet = plan.options.sheet
     for path, name in inside:
-        if name in written or _without_ends(name) in written:
+        small = re.sub(r"(_\d{4,})?\.jpg$", "", name.removeprefix(f"{TILE_FOLDER}/"))
+        if (
+            name in written
+            or _without_ends(name) in written
+            or (sheet and SHEET_NAME.fullmatch(name))
+            or (sheet and name.startswith(f"{TILE_FOLDER}/") and small in written)
+        ):
             raise ConfigError(
-                f"{path}: a mask of this name would overwrite an input image; give another -o, or, if "
-                "a killed run left it there, delete it"
+                f"{path}: an output of this name would overwrite an input image; give another -o, "
+                "or, if a killed run left it there, delete it"
             )
 
 

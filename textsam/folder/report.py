@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textsam.folder.errors import OutputError
+from textsam.errors import OutputError
 from textsam.folder.manifest import InputRecord
 from textsam.folder.plan import Plan
 from textsam.folder.stream import write_object

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def write_sheets(tiles: Iterable[Path], out: Path, suffix: str) -> list[Path]:
         suffix: goes into the names: sheetSUFFIX-001.png, sheetSUFFIX-002.png, …
 
     Returns:
-        The pages. Pages of the same name beyond the last, of an earlier run, are removed.
+        The pages. Those that follow in number, of an earlier run, are removed.
 
     Raises:
         ImageError: a picture cannot be read, or a page not be written.
@@ -104,10 +103,15 @@ def write_sheets(tiles: Iterable[Path], out: Path, suffix: str) -> list[Path]:
             page = []
     if page:
         pages.append(_write_page(page, out, suffix, len(pages) + 1))
-    for path in out.glob(f"sheet{suffix}-*.png"):
-        if path not in pages and re.fullmatch(rf"sheet{suffix}-\d+\.png", path.name):
-            path.unlink()
+    number = len(pages) + 1
+    while (page_before := _page_path(out, suffix, number)).is_file():
+        page_before.unlink()
+        number += 1
     return pages
+
+
+def _page_path(out: Path, suffix: str, number: int) -> Path:
+    return out / f"sheet{suffix}-{number:03d}.png"
 
 
 def _write_page(tiles: list[PIL.Image.Image], out: Path, suffix: str, number: int) -> Path:
@@ -118,4 +122,4 @@ def _write_page(tiles: list[PIL.Image.Image], out: Path, suffix: str, number: in
     for index, tile in enumerate(tiles):
         row, column = divmod(index, _COLUMNS)
         page.paste(tile, (_GAP_PX + column * width, _GAP_PX + row * height))
-    return write_picture(page, out / f"sheet{suffix}-{number:03d}.png")
+    return write_picture(page, _page_path(out, suffix, number))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from textsam.folder.errors import OutputError
+from textsam.errors import OutputError
 from textsam.folder.manifest import InputRecord
 from textsam.io.atomic import atomic_path
 

@@ -33,7 +33,8 @@ def open_stack(
             in it and not by its name; or a folder that holds one DICOM series.
         axis: for NIfTI, the voxel axis to slice across (0, 1 or 2; None takes the third, unless
             another one alone has a single voxel). Other formats have no such choice and ignore it.
-        window: for DICOM, which of the file's windows of grey values is used, from 0.
+        window: for DICOM, which of the file's windows of grey values is used, from 0; -1 shows all
+            values.
         crop: for DICOM ultrasound, whether the model sees the ultrasound region alone.
         limits: what the source may ask for; None for the defaults.
 

@@ -93,11 +93,18 @@ def _only_image(path: Path, limit: int) -> Image:
         path, limits=Limits(max_bytes=max(Limits.max_bytes, 16 * limit), max_pixels=limit)
     )
     if len(stack) != 1:
+        # Of the formats, NIfTI alone has a direction to choose, and Pillow alone opens TIFF.
+        further = {
+            "nifti": ", which takes axis= for the direction of slices (on the command line: "
+            "--frame and --axis)",
+            "dicom": " (on the command line: --frame)",
+            "raster": " (on the command line: --frame), or open it with "
+            "`page = PIL.Image.open(path)`, `page.seek(0)` and pass `page`",
+        }[stack.format]
         raise ImageError(
             f"{path}: the file holds several pages, frames or slices ({len(stack)}) and it is not "
-            "known which one is meant; choose one with textsam.io.open.open_stack(path)[0], which "
-            "takes axis= for the direction of slices (on the command line: --frame and --axis), or "
-            "open a TIFF with `page = PIL.Image.open(path)`, `page.seek(0)` and pass `page`"
+            "known which one is meant; choose one with textsam.io.open.open_stack(path)[0]"
+            f"{further}"
         )
     return stack[0]
 

@@ -188,8 +188,14 @@ def group_frames(stack: DicomSource, indices: Iterable[int] | None = None) -> li
 
     Raises:
         ConfigError: no images, or an index outside the stack.
-        ImageError: a file lacks the UIDs that a reference to it needs, or its rows and columns.
+        ImageError: not DICOM, or a file lacks its rows and columns or the UIDs that a reference to
+            it needs.
     """
+    if getattr(stack, "format", "dicom") != "dicom":
+        raise ImageError(
+            f"{stack.source}: a DICOM SEG refers to DICOM images and this is none; write its masks "
+            "as NIfTI, COCO or PNG"
+        )
     chosen = range(len(stack)) if indices is None else sorted(set(indices))
     if not chosen:
         raise ConfigError(f"{stack.source}: no image is chosen; give answers for at least one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -40,7 +41,8 @@ class Stack(Sequence[Image], ABC):
         """
 
     def __getitem__(self, index: int) -> Image:  # type: ignore[override]  # no slices
-        number = index + len(self) if index < 0 else index
+        number = operator.index(index)  # a TypeError for slices, too
+        number += len(self) if number < 0 else 0
         if not 0 <= number < len(self):
             raise IndexError(f"{self.source} has {len(self)} images, there is no number {index}")
         return self.read(number)

@@ -63,10 +63,7 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
-        if (
-            origin is not None
-            and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
-        ):
+        if origin is not None and _netloc(origin) != headers.get("host", "").lower():
             raise Refusal(
                 403,
                 "OriginError",
@@ -87,9 +84,16 @@ class Guard:
             )
 
 
+def _netloc(origin: str) -> str | None:
+    """Host and port of an Origin header; None for one that no browser sends."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
+
+
 def _name(host: str) -> str:
     """The host of a Host header without its port; IPv6 addresses stay in brackets."""
     host = host.strip().lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    name, _, port = host.rpartition(":")
+    return name if name and port.isdecimal() and not name.endswith(":") else host

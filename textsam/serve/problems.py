@@ -77,7 +77,8 @@ def problem(
     """A JSON answer that says what is wrong."""
     body = {"error": {"type": kind, "message": message, **(extra or {})}}
     return Response(
-        json.dumps(body, ensure_ascii=False).encode(),
+        # Half a character, quoted from what was sent, becomes its escape in JSON.
+        json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace"),
         status_code=status,
         headers=dict(headers or {}),
         media_type="application/json",

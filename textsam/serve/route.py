@@ -143,6 +143,8 @@ def _unknown(
         raise PromptError(f"{len(prompts)} prompts were asked, at most {max_prompts} are answered")
     warnings = []
     for prompt in prompts:
+        if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise PromptError("a prompt holds half of a character; send the form as UTF-8")
         normalise(prompt)
         try:
             segmenter.questions(prompt, strict=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from textsam.errors import ImageError
 from textsam.io.dicom.guard import damage_reported, require_pydicom
 from textsam.io.dicom.layout import PixelLayout, read_layout
-from textsam.io.dicom.stream import ClampedReader, inflate, open_clamped
+from textsam.io.dicom.stream import DicomReader, inflate, open_clamped
 from textsam.io.dicom.values import text
 from textsam.io.limits import Limits
 from textsam.io.paths import existing_file
@@ -84,7 +84,7 @@ def read_file(path: str | Path, limits: Limits) -> DicomFile:
             return _read(path, stream, stamp, limits)
 
 
-def _read(path: Path, stream: ClampedReader, stamp: tuple[int, int], limits: Limits) -> DicomFile:
+def _read(path: Path, stream: DicomReader, stamp: tuple[int, int], limits: Limits) -> DicomFile:
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.filereader import read_dataset
 
@@ -200,7 +200,7 @@ def open_pixels(file: DicomFile, limits: Limits) -> BinaryIO:
         raise
 
 
-def _skip_meta(stream: ClampedReader) -> None:
+def _skip_meta(stream: DicomReader) -> None:
     from pydicom.filereader import read_dataset
 
     stream.seek(_AFTER_PREFIX)

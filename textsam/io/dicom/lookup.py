@@ -56,10 +56,6 @@ def _descriptor(dataset: Dataset, keyword: str, signed: bool, source: str) -> tu
     return count, first - (1 << 16) if signed and first >= 1 << 15 else first, int(described[2])
 
 
-def _raw(dataset: Dataset, keyword: str) -> Any:
-    return dataset.get(keyword)
-
-
 def _entries(
     raw: Any, count: int, bits: int, little_endian: bool, name: str, source: str
 ) -> NDArray[np.uint16]:
@@ -93,7 +89,7 @@ def read_lookup(item: Dataset, signed: bool, little_endian: bool, source: str) -
         ImageError: descriptor and data are missing or do not fit.
     """
     count, first, bits = _descriptor(item, "LUTDescriptor", signed, source)
-    entries = _entries(_raw(item, "LUTData"), count, bits, little_endian, "LUTData", source)
+    entries = _entries(item.get("LUTData"), count, bits, little_endian, "LUTData", source)
     return LookupTable(first, entries, (1 << bits) - 1)
 
 
@@ -117,13 +113,13 @@ def _palette_table(
 ) -> LookupTable:
     name = f"{colour}PaletteColorLookupTable"
     count, first, bits = _descriptor(header, f"{name}Descriptor", signed, source)
-    raw = _raw(header, f"{name}Data")
+    raw = header.get(f"{name}Data")
     if raw is not None:
         if isinstance(raw, bytes) and len(raw) in (count, count + 1) and count > 2:
             bits = 8  # whatever the descriptor says
         entries = _entries(raw, count, bits, little_endian, f"{name}Data", source)
         return LookupTable(first, entries, (1 << bits) - 1)
-    segmented = _raw(header, f"Segmented{name}Data")
+    segmented = header.get(f"Segmented{name}Data")
     if not isinstance(segmented, bytes):
         raise ImageError(
             f"{source}: the image has PALETTE COLOR pixels and no {name}Data; the file is damaged: "

@@ -45,6 +45,7 @@ def open_dicom(
     Raises:
         ImageError: not a DICOM image, damaged, over a limit, or compressed in a way no decoder is
             installed for. Limits are checked before pixels are decoded.
+        ConfigError: a `window` that is not a whole number from -1.
     """
     limits = limits or Limits()
     return DicomStack(str(path), [read_file(path, limits)], limits=limits, window=window, crop=crop)
@@ -78,6 +79,7 @@ def open_series(
     Raises:
         ImageError: no series or several, a damaged file, the same image twice, or what
             `open_dicom` raises.
+        ConfigError: as `open_dicom`.
     """
     limits = limits or Limits()
     if isinstance(folder_or_paths, str | os.PathLike):

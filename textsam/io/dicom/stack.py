@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.errors import ImageError
+from textsam.errors import ConfigError
 from textsam.io.dicom.colour import show_colour, show_palette
 from textsam.io.dicom.decode import FrameReader, check_decodable
 from textsam.io.dicom.geometry import frame_affine_mm, frame_spacing_mm, ultrasound_region
@@ -44,8 +44,8 @@ class DicomStack(Stack):
         crop: whether images of ultrasound get the `region_px` that their header calls tissue.
 
     Raises:
-        ImageError: more frames than `limits` allows, a transfer syntax no decoder is there for, or
-            a `window` below -1.
+        ImageError: more frames than `limits` allows, or a transfer syntax no decoder is there for.
+        ConfigError: a `window` that is not a whole number from -1.
     """
 
     format: SourceFormat = "dicom"
@@ -60,7 +60,7 @@ class DicomStack(Stack):
         crop: bool = True,
     ) -> None:
         if isinstance(window, bool) or not isinstance(window, int) or window < NO_WINDOW:
-            raise ImageError(
+            raise ConfigError(
                 f"{source}: window must be a whole number from 0, or {NO_WINDOW} to show all "
                 f"values, got {window!r}"
             )

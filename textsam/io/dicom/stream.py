@@ -8,25 +8,26 @@ import zlib
 from pathlib import Path
 
 from textsam.errors import ImageError
+from textsam.io.clamped import ClampedReader
 from textsam.io.limits import Limits
 
-__all__ = ["ClampedReader", "has_dicom_prefix", "inflate", "open_clamped"]
+__all__ = ["DicomReader", "has_dicom_prefix", "inflate", "open_clamped"]
 
 _PREFIX_AT = 128
-_SMALL = 1 << 13
 _COMPRESSED_CHUNK = 1 << 16
 _INFLATED_CHUNK = 1 << 20
 
 
-class ClampedReader(io.BufferedReader):
-    """A file whose `read` never sets aside more memory than the file has bytes left.
+class DicomReader(ClampedReader):
+    """A file with its size and the time of its last change, of which no read is without bounds.
 
-    `BufferedReader.read(n)` allocates n bytes first, and n may be any length a damaged file names.
+    Args:
+        raw: the file, open for reading.
     """
 
     def __init__(self, raw: io.FileIO) -> None:
-        super().__init__(raw)
         status = os.fstat(raw.fileno())
+        super().__init__(raw, status.st_size)
         self.size_bytes = status.st_size
         self.changed_ns = status.st_mtime_ns
 
@@ -35,19 +36,17 @@ class ClampedReader(io.BufferedReader):
         if size is None or size < 0:
             # pydicom inflates deflated files whole, from such a read.
             raise ValueError("a read has to say how many bytes it is of")
-        if size > _SMALL:
-            size = max(0, min(size, self.size_bytes - self.tell()))
         return super().read(size)
 
 
-def open_clamped(path: Path) -> ClampedReader:
+def open_clamped(path: Path) -> DicomReader:
     """Open an existing file for reading.
 
     Raises:
         ImageError: it cannot be opened.
     """
     try:
-        return ClampedReader(io.FileIO(path, "rb"))
+        return DicomReader(io.FileIO(path, "rb"))
     except OSError as error:
         raise ImageError(
             f"{path}: the file cannot be opened ({error.strerror}); check that it is there and may "
@@ -61,7 +60,7 @@ def has_dicom_prefix(path: Path) -> bool:
         return stream.read(_PREFIX_AT + 4)[_PREFIX_AT:] == b"DICM"
 
 
-def inflate(stream: ClampedReader, limits: Limits, source: str) -> io.BytesIO:
+def inflate(stream: DicomReader, limits: Limits, source: str) -> io.BytesIO:
     """Inflate the rest of a file with a deflated transfer syntax (PS3.5 A.5), within the limit.
 
     Raises:

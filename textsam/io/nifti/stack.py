@@ -200,7 +200,7 @@ def open_nifti(path: Path, *, axis: int | None = None, limits: Limits | None = N
     header = parse_header(inflate_head(path, HEADER_BYTES) if compressed else head, source)
     if axis is None:
         axis = default_axis(header.shape)
-    elif isinstance(axis, bool) or axis not in (0, 1, 2):
+    elif isinstance(axis, bool) or not isinstance(axis, int) or axis not in (0, 1, 2):
         raise ConfigError(f"{source}: axis is {axis!r}; it must be 0, 1 or 2")
     plane = plane_of(header, axis)
     check_size(plane.height, plane.width, f"{source}, axis {axis}", limits.max_pixels)
