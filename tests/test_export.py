@@ -30,10 +30,12 @@ from textsam.cli import app
 from textsam.errors import AdapterError, ConfigError, PromptError, TextSAMError, WeightsError
 from textsam.export import OnnxSegmenter, export_onnx, write
 from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
+from textsam.export.plain import plain_blocks
 from textsam.export.record import ExportRecord, Normalisation, read_record, write_record
 from textsam.export.session import open_session
 from textsam.io.image import Image
 from textsam.metrics import iou
+from textsam.model import chunked_mlp, relpos_attention
 from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Frame, MinMaxPixels, Preprocessor, StandardPixels
 from textsam.refine import box_and_centroid as torch_box_and_centroid
@@ -484,6 +486,31 @@ def test_command_with_weights_in_a_file_of_their_own(
     change_a_byte(out / "encoder.onnx.data")
     with pytest.raises(WeightsError, match=r"encoder\.onnx\.data has sha256"):
         OnnxSegmenter(out)
+
+
+def test_blocks_are_plain_for_the_graph_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relpos_attention, "_CHUNK_SCORES", 64)
+    monkeypatch.setattr(relpos_attention, "_CHUNK_TOKENS", 16)
+    monkeypatch.setattr(chunked_mlp, "_CHUNK_TOKENS", 16)
+    encoder = standard_segmenter().built.model.image_encoder
+    modules = dict(encoder.named_modules())
+    images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 4 - 2
+    ours = (relpos_attention.RelativePositionAttention, chunked_mlp.ChunkedMlp)
+    assert sum(isinstance(module, ours) for module in modules.values()) == 4
+
+    def n_nodes() -> int:
+        return len(torch.export.export(encoder, (images[:1],)).graph.nodes)
+
+    with torch.inference_mode():
+        wanted, in_chunks = encoder(images), n_nodes()
+        with pytest.raises(ZeroDivisionError), plain_blocks(encoder):
+            assert not any(isinstance(module, ours) for module in encoder.modules())
+            np.testing.assert_allclose(encoder(images), wanted, rtol=0, atol=1e-5)
+            # A graph has no loops: every chunk would be there with all its operations.
+            assert n_nodes() * 3 < in_chunks
+            raise ZeroDivisionError
+    assert dict(encoder.named_modules()) == modules
+    assert wanted.abs().max() > 1
 
 
 def test_a_model_rearranged_for_speed_is_refused(tmp_path: Path) -> None:

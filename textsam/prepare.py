@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageLike", "Prepared", "prepare"]
 
-ImageLike: TypeAlias = (
-    "str | Path | PIL.Image.Image | NDArray[Any] | Image | Callable[[], Image]"
-)
+ImageLike: TypeAlias = "str | Path | PIL.Image.Image | NDArray[Any] | Image | Callable[[], Image]"
 """What can be segmented; a callable is called, where the image is needed, and returns it."""
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from textsam import __version__
 from textsam.errors import ConfigError, TextSAMError
 from textsam.export.graphs import DecoderGraph
+from textsam.export.plain import plain_blocks
 from textsam.export.record import (
     DECODER_FILE,
     ENCODER_FILE,
@@ -182,7 +183,10 @@ def _write_graphs(folder: Path, encoder: nn.Module, decoder: DecoderGraph, opset
     prompt = (embedding, token, points, labels)
     # Named once each: PyTorch finds out by itself that the other inputs share them.
     several, any_number, same = "prompts", "points", torch.export.Dim.DYNAMIC
-    _write_graph(folder / ENCODER_FILE, encoder, (image,), ("image",), ("embedding",), None, opset)
+    with plain_blocks(encoder):
+        _write_graph(
+            folder / ENCODER_FILE, encoder, (image,), ("image",), ("embedding",), None, opset
+        )
     _write_graph(
         folder / DECODER_FILE,
         decoder.eval(),

@@ -239,9 +239,10 @@ def _keep_inputs(plan: Plan) -> None:
             or (sheet and SHEET_NAME.fullmatch(name))
             or (sheet and name.startswith(f"{TILE_FOLDER}/") and small in written)
         ):
+            left = "" if plan.mask_file else ", or, if a killed run left it there, delete it"
             raise ConfigError(
-                f"{path}: an output of this name would overwrite an input image; give another -o, "
-                "or, if a killed run left it there, delete it"
+                f"{path}: an output of this name would overwrite an input image; give another "
+                f"-o{left}"
             )
 
 
