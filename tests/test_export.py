@@ -498,19 +498,29 @@ def test_blocks_are_plain_for_the_graph_and_come_back(monkeypatch: pytest.Monkey
     ours = (relpos_attention.RelativePositionAttention, chunked_mlp.ChunkedMlp)
     assert sum(isinstance(module, ours) for module in modules.values()) == 4
 
-    def n_nodes() -> int:
-        return len(torch.export.export(encoder, (images[:1],)).graph.nodes)
-
     with torch.inference_mode():
-        wanted, in_chunks = encoder(images), n_nodes()
-        with pytest.raises(ZeroDivisionError), plain_blocks(encoder):
+        wanted = encoder(images)
+        with plain_blocks(encoder):
             assert not any(isinstance(module, ours) for module in encoder.modules())
             np.testing.assert_allclose(encoder(images), wanted, rtol=0, atol=1e-5)
-            # A graph has no loops: every chunk would be there with all its operations.
-            assert n_nodes() * 3 < in_chunks
-            raise ZeroDivisionError
+            graph = torch.export.export(encoder, (images[:1],)).graph
     assert dict(encoder.named_modules()) == modules
     assert wanted.abs().max() > 1
+    # A graph has no loops: in chunks this small it would have thousands of nodes.
+    assert len(graph.nodes) < 400
+
+
+def test_blocks_come_back_after_an_error() -> None:
+    encoder = standard_segmenter().built.model.image_encoder
+    modules = dict(encoder.named_modules())
+
+    def fail() -> None:
+        with plain_blocks(encoder):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert dict(encoder.named_modules()) == modules
 
 
 def test_a_model_rearranged_for_speed_is_refused(tmp_path: Path) -> None:
