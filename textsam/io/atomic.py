@@ -23,7 +23,9 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{suffix}")
+    # Not longer than the target's name may be: the longest names a file system takes are legal.
+    stem = target.name[:32] if target.name.isascii() else ""
+    temporary = target.with_name(f".{stem}.{os.getpid()}.{secrets.token_hex(4)}{suffix}")
     try:
         yield temporary
         temporary.replace(target)
