@@ -16,7 +16,7 @@ There, one command per part, then train until done, then measure:
     python3 benchmarks/gpu.py speed --out OUT
 
 `speed` is `benchmarks/speed.py` on the card, in the slices it cuts itself into: give the command
-again, with the `speed-gpu.json` it wrote in OUT, until it says that nothing is left. It needs no
+again, on the same machine, until it says that nothing is left. It needs no
 data, only the wheels.
 
 Image files are stored at `--side` pixels, twice the side the `lite` model sees, so that cropping
@@ -237,9 +237,9 @@ def speed(arguments: argparse.Namespace) -> None:
     paths = [str(PLACE / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     done = subprocess.run(command, env=environment, check=False)
-    for path in (kept, kept.with_suffix(".md")):
-        if path.exists():
-            shutil.copy(path, out.with_suffix(path.suffix))
+    for suffix in (".json", ".md", ".samples.json"):
+        if kept.with_suffix(suffix).exists():
+            shutil.copy(kept.with_suffix(suffix), out.with_suffix(suffix))
     sys.exit(done.returncode)
 
 

@@ -40,9 +40,9 @@ FIELDS = (
 )
 
 INTRODUCTION = (
-    "Made by `python benchmarks/speed.py`; numbers and single samples are in the JSON file beside "
-    "this one. Seconds are medians with quartiles. *Theirs* is the authors' procedure on the same "
-    "weights (`benchmarks/authors_procedure.py`)."
+    "Made by `python benchmarks/speed.py`; the numbers are in the JSON file beside this one, the "
+    "single samples in `….samples.json`. Seconds are medians with quartiles. *Theirs* is the "
+    "authors' procedure on the same weights (`benchmarks/authors_procedure.py`)."
 )
 
 
@@ -245,19 +245,27 @@ def growth(memory_mib: Sequence[float], images: int) -> float | None:
 
 def read(path: Path) -> dict[str, Any]:
     """What earlier commands measured, or an empty record."""
-    if not path.is_file():
+    samples = samples_file(path)
+    if not samples.is_file():
         return {"header": {}, "rows": [], "samples": {}}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    content: dict[str, Any] = json.loads(samples.read_text(encoding="utf-8"))
+    return {**content, "rows": []}
+
+
+def samples_file(path: Path) -> Path:
+    """Where the single samples behind the rows in `path` lie."""
+    return path.with_suffix(".samples.json")
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON and, beside it, Markdown."""
+    """Write the rows as a JSON list and, beside it, the samples and a Markdown table."""
     from textsam.io.atomic import atomic_path
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {key: value for key, value in record.items() if key != "rows"}
     for target, text in (
-        (path, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
+        (path, json.dumps(record["rows"], indent=1, ensure_ascii=False) + "\n"),
+        (samples_file(path), json.dumps(kept, indent=1, ensure_ascii=False) + "\n"),
         (path.with_suffix(".md"), markdown(record)),
     ):
         with atomic_path(target) as temporary:

@@ -564,7 +564,7 @@ def test_an_output_folder_that_is_a_file(segmenter: Segmenter, tmp_path: Path) -
 
 
 def test_a_name_that_is_too_long_concerns_one_input(segmenter: Segmenter, tmp_path: Path) -> None:
-    write_image(tmp_path / "in" / f"{'x' * 240}.png")
+    write_image(tmp_path / "in" / f"{'x' * 250}.png")  # with the prompt's name, over 255 bytes
     write_image(tmp_path / "in" / "y.png")
     summary = segment_folder(segmenter, tmp_path / "in", "tumor", tmp_path / "out")
     assert (summary.done, summary.failed) == (1, 1)

@@ -246,6 +246,13 @@ def test_each_image_is_encoded_once_per_flip(root: Path, monkeypatch: pytest.Mon
     assert log_rows(warm) == log_rows(cold)
 
 
+def test_a_first_answer_lies_in_memory_like_a_stored_one(tmp_path: Path) -> None:
+    image = torch.full((3, 4, 4), 0.1)
+    cache = EmbeddingCache(tmp_path, "encoder")
+    # Or what is computed from it later is rounded in another order.
+    assert cache(image, lambda _: torch.rand(7, 5).t()).is_contiguous()
+
+
 def test_a_stored_answer_is_the_first_answer(tmp_path: Path) -> None:
     calls = []
 

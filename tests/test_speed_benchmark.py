@@ -389,13 +389,14 @@ def test_contenders_take_turns_after_a_warm_up_and_the_worst_agreement_is_kept(
         *["ours 2", "ours 2", "authors 2"],
         *["authors 3", "ours 3", "ours 3"],
     ]
-    record = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    record = json.loads((tmp_path / "speed.samples.json").read_text(encoding="utf-8"))
+    rows = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
     assert len(list(tmp_path.glob("*.npy"))) == 3, "only the warm-ups' answers may be left"
     assert {"processor", "cores", "torch", "threads", "date", "seeds", "commands"} <= set(
         record["header"]
     )
     assert record["header"]["commands"] == ["python benchmarks/speed.py --cases a"]
-    (row,) = [row for row in record["rows"] if row["name"] == "vit_b float32"]
+    (row,) = [row for row in rows if row["name"] == "vit_b float32"]
     assert (row["ours_n"], row["ratio"], row["agreement"]["iou"]) == (3, 4, 7 / 8)
     assert row["met"] is False  # fast enough, and the masks do not agree
     table = (tmp_path / "speed.md").read_text(encoding="utf-8")
@@ -430,7 +431,7 @@ def test_samples_of_other_code_are_dropped_and_of_another_machine_refused(
         run.masks("vit_b")
         assert len(run.record["samples"]["a vit_b"]["authors"]["seconds"]) == 2
         assert len([item for item in FakeWorker.asked if item == "authors 1"]) == 2
-    path = tmp_path / "speed.json"
+    path = tmp_path / "speed.samples.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["header"]["cores"] = 4096
     path.write_text(json.dumps(record), encoding="utf-8")

@@ -37,12 +37,13 @@ class EmbeddingCache:
     def __call__(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """The (1, 256, 64, 64) embedding of a (3, S, S) image, computed once.
 
-        A first answer is rounded like a stored one, so that both are the same.
+        A first answer is rounded and laid out in memory like a stored one, so that both are the
+        same, and so is all that is computed from them.
         """
         path = self.path_of(image)
         if path.is_file():
             return load_file(path)["embedding"].to(image.device, torch.float32)
-        embedding = encode(image[None]).detach().to("cpu", torch.float16)
+        embedding = encode(image[None]).detach().to("cpu", torch.float16).contiguous()
         with atomic_path(path) as temporary:
-            save_file({"embedding": embedding.contiguous()}, temporary)
+            save_file({"embedding": embedding}, temporary)
         return embedding.to(image.device, torch.float32)
