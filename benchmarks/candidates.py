@@ -179,6 +179,7 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
     """JSON and, beside it, a Markdown table."""
     import torch
 
+    presets = sorted({row["preset"] for row in rows})
     plain = {row["preset"]: row for row in rows if row["candidate"] == "plain"}
     lines = ["| preset | candidate | s | × | s, memory kept | × | embedding moved |"]
     lines.append("|---|---|---|---|---|---|---|")
@@ -191,7 +192,7 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
         cells.append(f"{row['moved']:.1e}" if "moved" in row else row.get("failed", "–"))
         lines.append("| " + " | ".join(cells) + " |")
     facts = {
-        "command": "python benchmarks/candidates.py lite vit_b",
+        "command": "python benchmarks/candidates.py " + " ".join(presets),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "torch": torch.__version__,
