@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 from torch import Tensor
+
+from textsam.frame import SquareGeometry, resize_pixels
 
 __all__ = [
     "Frame",
@@ -25,40 +26,8 @@ PixelNormaliser = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How one image lies inside the model's square input.
-
-    The image's longer side is resized to `side_px`; the rest of the square, to the right and
-    below, is padding. Points are (x, y), x to the right and y down, in pixels.
-
-    Attributes:
-        image_px: (height, width) of the image.
-        side_px: side of the model's square input.
-    """
-
-    image_px: tuple[int, int]
-    side_px: int
-
-    @property
-    def valid_px(self) -> tuple[int, int]:
-        """(height, width) of the resized image inside the square, at least 1 each."""
-        height, width = self.image_px
-        scale = self.side_px / max(height, width)
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-    def to_model(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Map (..., 2) points from the image's frame to the model's.
-
-        The scaling is SAM's own (`ResizeLongestSide`): coordinates are multiplied by the ratio of
-        the resized to the original side, per axis; SAM's prompt encoder adds the half pixel.
-        """
-        (height, width), (valid_height, valid_width) = self.image_px, self.valid_px
-        return np.asarray(points, dtype=np.float64) * (valid_width / width, valid_height / height)
-
-    def to_image(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Map (..., 2) points from the model's frame back to the image's."""
-        (height, width), (valid_height, valid_width) = self.image_px, self.valid_px
-        return np.asarray(points, dtype=np.float64) * (width / valid_width, height / valid_height)
+class Frame(SquareGeometry):
+    """How one image lies inside the model's square input, with logits as tensors."""
 
     def logits_to_image(self, logits: Tensor) -> Tensor:
         """Bring decoder logits to the image's own resolution: enlarge, cut the padding, resize.
@@ -79,30 +48,6 @@ class Frame:
             mode="bilinear",
             align_corners=False,
         )
-
-
-def resize_pixels(pixels: NDArray[np.generic], size_px: tuple[int, int]) -> NDArray[np.generic]:
-    """Resize as SAM was trained: Pillow's bilinear filter, which averages when it shrinks.
-
-    Args:
-        pixels: (H, W, 3), uint8 or float32.
-        size_px: (height, width) wanted.
-
-    Returns:
-        (height, width, 3) of the same type; uint8 stays rounded to uint8, as in SAM.
-    """
-    if pixels.shape[:2] == size_px:
-        return pixels
-    size = (size_px[1], size_px[0])
-    if pixels.dtype == np.uint8:
-        image = PILImage.fromarray(np.ascontiguousarray(pixels))
-        return np.array(image.resize(size, PILImage.Resampling.BILINEAR))
-    channels = [
-        PILImage.fromarray(np.ascontiguousarray(pixels[..., i], dtype=np.float32))
-        for i in range(pixels.shape[-1])
-    ]
-    resized = [np.array(c.resize(size, PILImage.Resampling.BILINEAR)) for c in channels]
-    return np.stack(resized, axis=-1)
 
 
 class StandardPixels:

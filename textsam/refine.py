@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textsam.frame import box_and_centroid
 from textsam.model.textsam import TextSAM
 from textsam.preprocess import Frame
 
@@ -45,29 +46,6 @@ class Pass:
     logits: Tensor
     iou: Tensor
     masks: list[NDArray[np.bool_]]
-
-
-def box_and_centroid(
-    mask: NDArray[np.bool_],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Inclusive bounds (x_min, y_min, x_max, y_max) and centre of mass (x, y) of a mask.
-
-    Returns:
-        (4,) and (2,), in pixels, or None for an empty mask.
-    """
-    columns, rows = mask.any(0), mask.any(1)
-    if not columns.any():
-        return None
-    xs, ys = np.flatnonzero(columns), np.flatnonzero(rows)
-    per_row, per_column = mask.sum(1, dtype=np.float64), mask.sum(0, dtype=np.float64)
-    total = per_row.sum()
-    centroid = np.array(
-        [
-            (per_column * np.arange(mask.shape[1])).sum() / total,
-            (per_row * np.arange(mask.shape[0])).sum() / total,
-        ]
-    )
-    return np.array([xs[0], ys[0], xs[-1], ys[-1]], dtype=np.float64), centroid
 
 
 def geometry_of_mask(mask: NDArray[np.bool_]) -> Geometry | None:

@@ -74,7 +74,7 @@ def iter_seg_datasets(
         fractional: store probabilities (FRACTIONAL, PROBABILITY, 255 steps) and not masks (BINARY).
             Probabilities are stored also where the answer was "not found".
         series_description: of the new series, at most 64 characters; None names the prompts.
-        fingerprint: tells adapters of one name apart (`Segmenter.fingerprint`).
+        fingerprint: tells adapters of one name apart (`Segmenter.identity`).
         settings: further options the answers depend on, as text; they enter the UIDs.
 
     Yields:
