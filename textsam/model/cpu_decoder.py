@@ -101,8 +101,8 @@ def _heads(x: Tensor, count: int) -> Tensor:
     return x.view(len(x), count, -1).transpose(0, 1)
 
 
-class _TokensFromImage(nn.Module):
-    """The prompt's tokens ask the image's."""
+class _CrossAttention(nn.Module):
+    """The parameters of one of SAM's attentions, which it goes on to share."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -110,6 +110,10 @@ class _TokensFromImage(nn.Module):
         self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
         self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
         self.scale = (attention.internal_dim // attention.num_heads) ** -0.5
+
+
+class _TokensFromImage(_CrossAttention):
+    """The prompt's tokens ask the image's."""
 
     def from_image(self) -> tuple[tuple[nn.Linear, bool], tuple[nn.Linear, bool]]:
         """What of it is applied to the image: keys, with positions, and values, without."""
@@ -124,15 +128,8 @@ class _TokensFromImage(nn.Module):
         return out
 
 
-class _ImageFromTokens(nn.Module):
+class _ImageFromTokens(_CrossAttention):
     """The image's tokens ask the prompt's."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.heads: int = attention.num_heads
-        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
-        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
-        self.scale = (attention.internal_dim // attention.num_heads) ** -0.5
 
     def forward(self, image: Tensor, asking: Tensor, placed: Tensor, tokens: Tensor) -> Tensor:
         """Tokens (n, C) of the image, their queries (n, d), the prompt's with and without places.
