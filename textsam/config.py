@@ -23,6 +23,7 @@ __all__ = [
     "GeometrySettings",
     "LossSettings",
     "OptimSettings",
+    "SmallerSide",
     "TrainConfig",
     "TuningSettings",
     "read_config",
@@ -143,6 +144,18 @@ class OptimSettings(_Settings):
     grad_clip: float | None = Field(None, gt=0)
 
 
+class SmallerSide(_Settings):
+    """A part of the run at a smaller image side.
+
+    Attributes:
+        side_px: of the model's square input.
+        share: part of all optimiser steps.
+    """
+
+    side_px: int = Field(ge=4)
+    share: float = Field(gt=0, lt=1)
+
+
 class TrainConfig(_Settings):
     """One training run.
 
@@ -155,6 +168,9 @@ class TrainConfig(_Settings):
         batch_size: images per optimiser step and forward pass.
         accumulate: forward passes per optimiser step.
         precision: of the image encoder; "bfloat16" uses autocast.
+        progressive: smaller image sides the run begins with, in this order; what their shares leave
+            is trained at the preset's own side. A step costs about as the square of the side. Only
+            for backbones without a table of positions ("lite").
         val_every: optimiser steps between validations; default once per epoch.
         val_limit: at most this many validation images, evenly spread.
         select: what makes an adapter the best.
@@ -182,6 +198,7 @@ class TrainConfig(_Settings):
     batch_size: int = Field(1, ge=1)
     accumulate: int = Field(1, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
+    progressive: tuple[SmallerSide, ...] = ()
     device: str = "auto"
     val_every: int | None = Field(None, ge=1)
     val_limit: int | None = Field(None, ge=1)
@@ -202,6 +219,10 @@ class TrainConfig(_Settings):
             raise ValueError(
                 f"context.depth is {self.context.depth}; the text encoder of {self.preset!r} has "
                 f"{layers} layers"
+            )
+        if sum(part.share for part in self.progressive) >= 1:
+            raise ValueError(
+                "the shares of progressive add up to 1 or more; leave steps at the preset's own side"
             )
         if self.cache is not None:
             if self.tuning.encoder != "frozen":

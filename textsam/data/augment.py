@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter, ImageFont
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from textsam.data.absent_crop import absent_crop
 from textsam.errors import DataError
 
 __all__ = ["Augment", "AugmentConfig"]
@@ -50,6 +51,8 @@ class AugmentConfig(BaseModel):
         scale. speckle_sd: of multiplicative Gaussian noise. low_resolution: factor of the size to
         which the image is reduced before it is enlarged again.
     marks_count: most caliper crosses and texts drawn.
+    absent_crop_p: of cutting out a part of the image that shows none of its annotated concepts
+        (`textsam.data.absent_crop`), where there is one: a true negative from the same scanner.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,6 +86,7 @@ class AugmentConfig(BaseModel):
     low_resolution: Range = (0.4, 0.8)
     marks_p: Probability = 0.1
     marks_count: int = Field(default=4, ge=1, le=20)
+    absent_crop_p: Probability = 0.0
 
     def only_flips(self) -> bool:
         """Whether an image can come out in four ways at most: as it is and mirrored."""
@@ -124,6 +128,11 @@ class Augment:
         # Grey images are worked on in one channel: a third of the time.
         first = image[..., 0]
         grey = np.array_equal(first, image[..., 1]) and np.array_equal(first, image[..., 2])
+        # No draw where it is off, so that what was random before stays as it was.
+        if config.absent_crop_p and rng.random() < config.absent_crop_p:
+            crop = absent_crop(masks, rng)
+            if crop is not None:
+                image, first, masks = image[crop], first[crop], [m[crop] for m in masks]
         if not grey and rng.random() < config.grey_p:
             first, grey = np.asarray(PILImage.fromarray(image).convert("L")), True
         work, moved = self._geometry(first if grey else image, list(masks), rng)

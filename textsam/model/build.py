@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +46,15 @@ class BuiltModel:
     model: TextSAM
     backbone: Backbone
     preprocessor: Preprocessor
+
+    def set_side(self, side_px: int) -> None:
+        """Work on squares of another side, in place; see `Backbone.set_side`.
+
+        Raises:
+            ConfigError: the backbone cannot.
+        """
+        self.backbone.set_side(side_px)
+        self.preprocessor = replace(self.preprocessor, side_px=side_px)
 
 
 def assemble(

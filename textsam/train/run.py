@@ -71,8 +71,19 @@ class Run:
     vocabulary: tuple[str, ...]
     state: RunState
     base: dict[str, str]
+    side_px: int
     authors_frame: bool = False
     continued_from: str | None = None
+
+    def side_at(self, step: int) -> tuple[int, int]:
+        """Image side of an optimiser step, and the step before which it changes next."""
+        edge = 0.0
+        for part in self.config.progressive:
+            edge += part.share
+            end = round(edge * self.total_steps)
+            if step < end:
+                return part.side_px, end
+        return self.side_px, self.total_steps
 
     @property
     def total_steps(self) -> int:
@@ -157,7 +168,6 @@ def setup(
         TextSAMError: data, weights or settings are not usable.
     """
     folder = Path(config.out) / config.name
-    folder.mkdir(parents=True, exist_ok=True)
     device = choose_device(config.device)
     train_samples = samples_of(config.data, "train")
     val_samples = samples_of(config.data, "val")
@@ -181,11 +191,14 @@ def setup(
         begun_from = load_adapter(find_adapter(config.init_adapter), built)
         _check_same_token(begun_from, config)
         continued_from = f"{begun_from.name}, step {begun_from.training.get('step', 'unknown')}"
+    side = built.preprocessor.side_px
+    for part in config.progressive:  # refused here rather than in the middle of the run
+        built.set_side(part.side_px)
+    built.set_side(side)
     # Convolutions are faster in this layout, on CPUs as on GPUs; values are the same.
     built.model.image_encoder.to(memory_format=torch.channels_last)
     built.model.to(device)
     built.model.train()
-    side = built.preprocessor.side_px
     sampler = PromptSampler(vocabulary, config.prompts)
     plain = PromptSampler(vocabulary, config.prompts.model_copy(update={"synonym_p": 0.0}))
     val_set = TrainDataset(val_samples, size_px=side, prompts=plain, seed=config.seed)
@@ -198,6 +211,7 @@ def setup(
     optimiser = _optimiser(built, config)
     fingerprint = _fingerprint(config)
     state = RunState(step=0, best=None, fingerprint=fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
     if (folder / STATE_FILE).is_file():
         state = read_state(folder / STATE_FILE, fingerprint, built.model, optimiser)
     return Run(
@@ -226,6 +240,7 @@ def setup(
         vocabulary=vocabulary,
         state=state,
         base=base,
+        side_px=side,
         authors_frame=authors_frame,
         continued_from=continued_from,
     )
@@ -288,7 +303,10 @@ def _save(run: Run, name: str) -> None:
 
 
 def _validate(run: Run, log: RunLog) -> Validation:
+    trained_at = run.built.preprocessor.side_px
+    run.built.set_side(run.side_px)  # as it will be used
     result = validate(run.forward, run.val_set, run.val_keys, run.config.loss)
+    run.built.set_side(trained_at)
     log.write(run.state.step, result.summary())
     value = result.loss if run.config.select == "val_loss" else -result.dice
     if run.state.best is None or value < run.state.best:
@@ -312,13 +330,6 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
     val_every = config.val_every or max(
         1, run.order.epoch_length // (config.batch_size * config.accumulate)
     )
-    loader = DataLoader(
-        _Keyed(run.train_set),
-        batch_sampler=run.order.batches(config.batch_size, state.step * config.accumulate),
-        num_workers=config.workers,
-        collate_fn=_as_is,
-    )
-    batches = iter(loader)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -329,7 +340,11 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
     )
     with bar, RunLog(run.folder, state.step) as log:
         task = bar.add_task(config.name, total=total, completed=state.step, status="")
+        side_until = state.step
         while state.step < last:
+            if state.step >= side_until:
+                side, side_until = run.side_at(state.step)
+                batches = _batches(run, side)
             began = time.perf_counter()
             values = _optimiser_step(run, batches)
             images = config.batch_size * config.accumulate
@@ -347,6 +362,20 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
                 write_state(run.folder / STATE_FILE, state, run.built.model, run.optimiser)
                 _save(run, "last")
     return run
+
+
+def _batches(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
+    """Training batches at a side from the current step on; the model is set to that side."""
+    config = run.config
+    run.built.set_side(side_px)
+    run.train_set.size_px = side_px
+    loader = DataLoader(
+        _Keyed(run.train_set),
+        batch_sampler=run.order.batches(config.batch_size, run.state.step * config.accumulate),
+        num_workers=config.workers,
+        collate_fn=_as_is,
+    )
+    return iter(loader)
 
 
 def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) -> dict[str, float]:

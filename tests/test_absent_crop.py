@@ -1,0 +1,73 @@
+"""Cutting a true negative out of an image: beside every object, and like an image in shape."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from textsam.data.absent_crop import absent_crop
+from textsam.data.augment import Augment, AugmentConfig
+
+OFF = {name: 0.0 for name in AugmentConfig.model_fields if name.endswith("_p")}
+
+
+def disc(height: int, width: int, x: float, y: float, radius: float) -> NDArray[np.bool_]:
+    ys, xs = np.mgrid[:height, :width]
+    return np.asarray((xs - x) ** 2 + (ys - y) ** 2 <= radius**2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    height=st.integers(60, 300),
+    width=st.integers(60, 300),
+    place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    radius=st.floats(1, 60),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_crop_shows_nothing_annotated_and_looks_like_an_image(
+    height: int, width: int, place: tuple[float, float], radius: float, seed: int
+) -> None:
+    x, y = place[0] * (width - 1), place[1] * (height - 1)
+    first, second = disc(height, width, x, y, radius), disc(height, width, x / 2, y / 2, 2)
+    crop = absent_crop([first, second], np.random.default_rng(seed))
+    if crop is None:
+        return
+    assert not first[crop].any()
+    assert not second[crop].any()
+    rows, columns = (part.stop - part.start for part in crop)
+    assert first[crop].shape == (rows, columns), "inside the image"
+    assert min(rows, columns) >= max(48, round(0.3 * min(height, width)))
+    assert max(rows, columns) <= 2.5 * min(rows, columns)
+
+
+def test_there_is_one_wherever_there_is_room() -> None:
+    corner = disc(200, 200, 20, 20, 15)
+    crops = [absent_crop([corner], np.random.default_rng(seed)) for seed in range(50)]
+    assert all(crop is not None for crop in crops)
+    assert len({str(crop) for crop in crops}) > 40, "a place of its own each time"
+
+
+def test_none_without_room_or_without_an_object() -> None:
+    rng = np.random.default_rng(0)
+    assert absent_crop([np.ones((100, 100), dtype=bool)], rng) is None
+    assert absent_crop([disc(100, 100, 50, 50, 40)], rng) is None
+    assert absent_crop([np.zeros((100, 100), dtype=bool)], rng) is None
+    assert absent_crop([], rng) is None
+
+
+def test_augmentation_crops_image_and_masks_alike() -> None:
+    mask = disc(160, 200, 50, 60, 20)
+    image = np.repeat(
+        (np.arange(200, dtype=np.uint8)[None] + np.zeros((160, 1), np.uint8))[..., None], 3, 2
+    )
+    augment = Augment(AugmentConfig(**{**OFF, "absent_crop_p": 1.0}))
+    changed, (empty,) = augment(image, [mask], np.random.default_rng(1))
+    assert not empty.any()
+    assert changed.shape[:2] == empty.shape != mask.shape
+    assert (np.diff(changed[0, :, 0].astype(int)) == 1).all(), "a part of the image, not resampled"
+    full = np.ones((160, 200), dtype=bool)
+    same, (kept,) = augment(image, [full], np.random.default_rng(1))
+    assert np.array_equal(same, image)
+    assert kept.all(), "no room: the image stays whole"
