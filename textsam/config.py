@@ -222,7 +222,7 @@ class TrainConfig(_Settings):
             )
         if sum(part.share for part in self.progressive) >= 1:
             raise ValueError(
-                "the shares of progressive add up to 1 or more; leave steps at the preset's own side"
+                "the shares of progressive add up to 1 or more; leave steps at the preset's side"
             )
         if self.cache is not None:
             if self.tuning.encoder != "frozen":

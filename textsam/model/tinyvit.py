@@ -63,12 +63,10 @@ def set_tinyvit_side(encoder: nn.Module, side_px: int) -> None:
             f"side_px is {side_px}; the image encoder of 'lite' takes multiples of {_STRIDE_PX}, "
             "best of 56"
         )
-    whole: Any = encoder.patches_resolution  # the side it works at now, twice
-    for module in encoder.modules():
+    vit: Any = encoder
+    now_px = vit.patches_resolution[0]
+    for module in vit.modules():
         if hasattr(module, "input_resolution"):
             rows, columns = module.input_resolution
-            module.input_resolution = (
-                rows * side_px // whole[0],
-                columns * side_px // whole[1],
-            )
-    encoder.patches_resolution = (side_px, side_px)  # type: ignore[assignment]
+            module.input_resolution = (rows * side_px // now_px, columns * side_px // now_px)
+    vit.patches_resolution = (side_px, side_px)
