@@ -61,8 +61,6 @@ def test_augmentation_crops_image_and_masks_alike() -> None:
     mask = disc(160, 200, 50, 60, 20)
     image = np.empty((160, 200, 3), dtype=np.uint8)
     image[...] = np.arange(200, dtype=np.uint8)[None, :, None]
-        (np.arange(200, dtype=np.uint8)[None] + np.zeros((160, 1), np.uint8))[..., None], 3, 2
-    )
     augment = Augment(AugmentConfig(**{**OFF, "absent_crop_p": 1.0}))
     changed, (empty,) = augment(image, [mask], np.random.default_rng(1))
     assert not empty.any()
