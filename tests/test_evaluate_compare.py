@@ -13,7 +13,7 @@ from scipy import stats
 
 from textsam.data.sample import Sample
 from textsam.errors import DataError
-from textsam.evaluate import compare_evaluations, evaluate
+from textsam.evaluate import EvaluationComparison, compare_evaluations, evaluate
 from textsam.evaluate.compare import COMPARISON_FILE, COMPARISON_TABLE
 
 SHIPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "lite-generalist"
@@ -37,13 +37,14 @@ def run(out: Path, samples: list[Sample], off: tuple[int, ...], missed: int | No
     return out
 
 
-def column(folder: Path, name: str) -> list[float]:
-    return [float(row[name]) for row in rows(folder) if row["kind"] == "present"]
+def compared(first: Path, second: Path, seed: int = 0) -> EvaluationComparison:
+    """With few resamples: how good the interval is shows tests/test_statistics.py."""
+    return compare_evaluations(first, second, seed=seed, resamples=200)
 
 
 def test_figures(samples: list[Sample], tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples[::-1], OFF_B)
-    found = compare_evaluations(a, b, seed=3)
+    found = compared(a, b, seed=3)
     titles = [(r.dataset, r.concept, r.metric) for r in found.rows if r.metric == "dice"]
     assert titles == [("bus", "tumor", "dice"), ("other", "tumor", "dice"), (None, None, "dice")]
     assert len(found.rows) == 15
@@ -65,9 +66,9 @@ def test_figures(samples: list[Sample], tmp_path: Path) -> None:
 def test_order_of_the_files_changes_nothing(samples: list[Sample], tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B)
     back = run(tmp_path / "back", samples[::-1], OFF_B)
-    first, second = compare_evaluations(a, b), compare_evaluations(a, back)
+    first, second = compared(a, b), compared(a, back)
     assert first.rows == second.rows
-    swapped = compare_evaluations(b, a)
+    swapped = compared(b, a)
     for one, other in zip(first.rows, swapped.rows, strict=True):
         assert one.paired is not None
         assert other.paired is not None
@@ -77,7 +78,7 @@ def test_order_of_the_files_changes_nothing(samples: list[Sample], tmp_path: Pat
 
 def test_an_evaluation_with_itself(samples: list[Sample], tmp_path: Path) -> None:
     a = run(tmp_path / "a", samples, OFF_A)
-    for row in compare_evaluations(a, a).rows:
+    for row in compared(a, a).rows:
         assert row.paired is not None
         assert (row.paired.mean_difference, row.paired.t_test.p_value) == (0, 1)
         assert (row.paired.interval.low, row.paired.interval.high) == (0, 0)
@@ -85,14 +86,14 @@ def test_an_evaluation_with_itself(samples: list[Sample], tmp_path: Path) -> Non
 
 def test_missed_answers_have_no_distance(samples: list[Sample], tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B, missed=2)
-    found = {(r.dataset, r.metric): r for r in compare_evaluations(a, b).rows}
+    found = {(r.dataset, r.metric): r for r in compared(a, b).rows}
     dice, distance = found["bus", "dice"], found["bus", "hd95_px"]
     assert dice.paired is not None
     assert distance.paired is not None
     assert (dice.left_out, dice.paired.n) == (0, 4)
     assert (distance.left_out, distance.paired.n) == (1, 3)
     assert distance.paired.mean_first == pytest.approx((0 + 2 + 8) / 3)
-    text = compare_evaluations(a, b).table()
+    text = compared(a, b).table()
     assert (
         "Left out of HD95, as an answer is empty: bus/tumor (1), all sets/all concepts (1)" in text
     )
@@ -100,14 +101,14 @@ def test_missed_answers_have_no_distance(samples: list[Sample], tmp_path: Path) 
 
 def test_a_single_pair_has_no_test(samples: list[Sample], tmp_path: Path) -> None:
     a = run(tmp_path / "a", samples[:1], OFF_A)
-    (dice, *_) = compare_evaluations(a, a).rows
+    (dice, *_) = compared(a, a).rows
     assert dice.paired is None
-    assert "| bus | tumor | Dice % | < 2 | – |" in compare_evaluations(a, a).table()
+    assert "| bus | tumor | Dice % | < 2 | – |" in compared(a, a).table()
 
 
 def test_files(samples: list[Sample], tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B)
-    found = compare_evaluations(a, b)
+    found = compared(a, b)
     assert found.write(tmp_path / "c") == (
         tmp_path / "c" / COMPARISON_FILE,
         tmp_path / "c" / COMPARISON_TABLE,
@@ -115,7 +116,7 @@ def test_files(samples: list[Sample], tmp_path: Path) -> None:
     content = json.loads((tmp_path / "c" / COMPARISON_FILE).read_text())
     assert content["first"]["folder"] == str(a)
     assert content["second"]["settings"]["adapter"] == "fake"
-    assert (content["seed"], content["confidence"], content["resamples"]) == (0, 0.95, 9999)
+    assert (content["seed"], content["confidence"], content["resamples"]) == (0, 0.95, 200)
     row = content["rows"][0]
     assert (row["dataset"], row["metric"], row["paired"]["n"]) == ("bus", "dice", 4)
     assert set(row["paired"]["interval"]) == {"low", "high", "confidence"}
@@ -129,7 +130,7 @@ def test_files(samples: list[Sample], tmp_path: Path) -> None:
 def test_a_constant_difference_is_json_too(samples: list[Sample], tmp_path: Path) -> None:
     a = run(tmp_path / "a", samples, (4,) * 6)
     b = run(tmp_path / "b", samples, (2,) * 6)
-    content = compare_evaluations(a, b).to_dict()
+    content = compared(a, b).to_dict()
     (distance,) = [r for r in content["rows"] if r["metric"] == "hd95_px" and not r["dataset"]]
     assert distance["paired"]["t_test"] == {"statistic": None, "p_value": 0.0}
     json.dumps(content, allow_nan=False)
@@ -146,7 +147,7 @@ def test_box_shifts_are_paired_and_not_pooled(samples: list[Sample], tmp_path: P
             progress=False,
             worst=0,
         )
-    found = compare_evaluations(tmp_path / "a", tmp_path / "b")
+    found = compared(tmp_path / "a", tmp_path / "b")
     dice = [(r.dataset, r.box_shift) for r in found.rows if r.metric == "dice"]
     assert dice == [
         ("bus", 0.0),
@@ -162,14 +163,14 @@ def test_box_shifts_are_paired_and_not_pooled(samples: list[Sample], tmp_path: P
 def test_cases_without_a_partner_are_named(samples: list[Sample], tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", samples[:3], OFF_A), run(tmp_path / "b", samples[1:5], OFF_B)
     with pytest.raises(DataError) as error:
-        compare_evaluations(a, b)
+        compared(a, b)
     message = str(error.value)
     assert f"only in {a}: bus/case0 tumor;" in message
     assert f"only in {b}: bus/case3 tumor, other/case4 tumor." in message
     many = Store(tmp_path / "more")
     c = run(tmp_path / "c", [many(tumor=square(10, 10)) for _ in range(15)], (1,) * 15)
     with pytest.raises(DataError, match=r"bus/case12 tumor and 2 more\."):
-        compare_evaluations(c, run(tmp_path / "d", samples[:3], OFF_A))
+        compared(c, run(tmp_path / "d", samples[:3], OFF_A))
 
 
 def test_other_truths_are_refused(samples: list[Sample], tmp_path: Path) -> None:
@@ -178,32 +179,32 @@ def test_other_truths_are_refused(samples: list[Sample], tmp_path: Path) -> None
     others = [make("bus" if n < 4 else "other", tumor=square(10, 10, 11)) for n in range(6)]
     b = run(tmp_path / "b", others, OFF_B)
     with pytest.raises(DataError, match=r"6 cases differ: .* has 100 px in .* and 121 px in"):
-        compare_evaluations(a, b)
+        compared(a, b)
 
 
 def test_folders_that_cannot_be_compared(samples: list[Sample], tmp_path: Path) -> None:
     a = run(tmp_path / "a", samples, OFF_A)
     with pytest.raises(DataError, match=r"nowhere.cases\.csv cannot be read"):
-        compare_evaluations(a, tmp_path / "nowhere")
+        compared(a, tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "cases.csv").write_text("x,y\n1,2\n")
     with pytest.raises(DataError, match="not finished"):
-        compare_evaluations(tmp_path / "other", a)
+        compared(tmp_path / "other", a)
     (tmp_path / "other" / "summary.json").write_text("{}")
     with pytest.raises(DataError, match="has the columns x, y; the cases of an evaluation have"):
-        compare_evaluations(tmp_path / "other", a)
+        compared(tmp_path / "other", a)
     with pytest.raises(KeyboardInterrupt):
         evaluate(Fake({}, stop_at=2), samples, out=tmp_path / "cut", progress=False)
     with pytest.raises(DataError, match=r"not finished; start it again"):
-        compare_evaluations(a, tmp_path / "cut")
+        compared(a, tmp_path / "cut")
     header = json.loads((a / "evaluation.json").read_text())
     (a / "evaluation.json").write_text(json.dumps({**header, "tolerance_px": 2.0}))
     with pytest.raises(DataError, match=r"tolerance of 2\.0 px and .* 3\.0 px"):
-        compare_evaluations(a, run(tmp_path / "b", samples, OFF_B))
+        compared(a, run(tmp_path / "b", samples, OFF_B))
     nothing = [Store(tmp_path / "none")(absent=("tumor",))]
     evaluate(Fake({}), nothing, out=tmp_path / "c", progress=False)
     with pytest.raises(DataError, match="no case of something present"):
-        compare_evaluations(tmp_path / "c", a)
+        compared(tmp_path / "c", a)
 
 
 def as_version_0_1(folder: Path, out: Path) -> Path:
@@ -225,7 +226,7 @@ def test_results_of_version_0_1_are_compared_as_far_as_they_go(
 ) -> None:
     a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B)
     old = as_version_0_1(a, tmp_path / "old")
-    found, new = compare_evaluations(old, b), compare_evaluations(a, b)
+    found, new = compared(old, b), compared(a, b)
     assert list(dict.fromkeys(r.metric for r in found.rows)) == ["dice", "iou", "nsd_3px"]
     assert found.rows == tuple(r for r in new.rows if r.metric in ("dice", "iou", "nsd_3px"))
     with pytest.raises(DataError, match="as another version of textsam wrote it"):
@@ -233,7 +234,7 @@ def test_results_of_version_0_1_are_compared_as_far_as_they_go(
 
 
 def test_the_shipped_results_can_be_read() -> None:
-    found = compare_evaluations(SHIPPED, SHIPPED)
+    found = compared(SHIPPED, SHIPPED)
     summary = json.loads((SHIPPED / "summary.json").read_text())
     means = {
         (r.dataset, r.concept): r.paired.mean_first
