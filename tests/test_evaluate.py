@@ -2,119 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image as PILImage
+from evaluations import NOTHING, PROMPTS, Fake, Mask, Store, rows, square
 
 import textsam
-from textsam.data.sample import Sample, Target
+from textsam.data.sample import Sample
 from textsam.errors import ConfigError, DataError, TextSAMError
 from textsam.evaluate import evaluate
-from textsam.io.raster import read_image
 from textsam.prompts import certainly_absent
 from textsam.result import Segmentation
 
-Mask = NDArray[np.bool_]
-SHAPE = (40, 50)
-PROMPTS = ("tumor", "polyp", "skin lesion", "cell nucleus", "myocardium")
-NOTHING: Mask = np.zeros(SHAPE, dtype=np.bool_)
 # A square of 10 px and the same 5 px to the right: see tests/test_metrics.py for the contour.
 SHIFTED_NSD = 1 - (math.sqrt(2) + 9 + 2 + 3) / (36 + 2 * math.sqrt(2))
-
-
-def square(top: int, left: int, side: int = 10) -> Mask:
-    mask = NOTHING.copy()
-    mask[top : top + side, left : left + side] = True
-    return mask
-
-
-class Fake:
-    """Knows the answers by the image's number, which is its grey value.
-
-    Whatever it has no answer for it finds empty. `stop_at` is the call at which it is killed.
-    """
-
-    def __init__(
-        self,
-        answers: Mapping[tuple[int, str], Mask],
-        prompts: Sequence[str] = PROMPTS,
-        name: str = "fake",
-        stop_at: int | None = None,
-    ) -> None:
-        self.answers = answers
-        self.prompts = tuple(prompts)
-        self.adapter_name = name
-        self.preset = "lite"
-        self.stop_at = stop_at
-        self.calls: list[tuple[int, list[str], int | None]] = []
-
-    def segment(
-        self, image: NDArray[np.uint8], prompt: Sequence[str], *, refine: int | None = None
-    ) -> list[Segmentation]:
-        number = int(image[0, 0, 0])
-        assert image.shape == (*SHAPE, 3)
-        assert not isinstance(prompt, str)
-        if len(self.calls) == self.stop_at:
-            raise KeyboardInterrupt
-        self.calls.append((number, list(prompt), refine))
-        return [self._answer(image, number, text) for text in prompt]
-
-    def _answer(self, image: NDArray[np.uint8], number: int, text: str) -> Segmentation:
-        mask = self.answers.get((number, text), NOTHING)
-        return Segmentation(
-            mask=mask,
-            probability=mask.astype(np.float32),
-            score=0.875 if mask.any() else 0.25,
-            found=bool(mask.any()),
-            prompt=text,
-            image=read_image(image),
-            adapter=self.adapter_name,
-            model=self.preset,
-        )
-
-
-class Store:
-    """Makes samples on disk; every image is of one grey value, its number."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.count = 0
-
-    def __call__(
-        self,
-        dataset: str = "bus",
-        modality: str = "breast ultrasound",
-        absent: Sequence[str] = (),
-        stem: str | None = None,
-        **masks: Mask,
-    ) -> Sample:
-        number, self.count = self.count, self.count + 1
-        folder = self.folder / dataset
-        folder.mkdir(parents=True, exist_ok=True)
-        image_path = folder / f"{number}.png"
-        PILImage.fromarray(np.full(SHAPE, number, dtype=np.uint8)).save(image_path)
-        targets = []
-        for concept, mask in masks.items():
-            mask_path = folder / f"{number}_{concept}.png"
-            PILImage.fromarray(mask.astype(np.uint8) * 255).save(mask_path)
-            targets.append(Target(concept.replace("_", " "), mask_path))
-        return Sample(
-            dataset,
-            modality,
-            stem or f"case{number}",
-            image_path,
-            tuple(targets),
-            tuple(absent),
-        )
+CORNER, EDGE = math.sqrt(3) / 8, math.sqrt(2) / 2
+SHIFTED_SLAB = 1 - (2 * CORNER + 9 * EDGE + 2 * EDGE + 9) / (4 * CORNER + 36 * EDGE + 81)
 
 
 @pytest.fixture
@@ -143,11 +51,6 @@ def answers() -> dict[tuple[int, str], Mask]:
     }
 
 
-def rows(out: Path) -> list[dict[str, str]]:
-    with (out / "cases.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def timeless(out: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(out)]
 
@@ -158,8 +61,8 @@ def test_every_case_is_written(
     fake = Fake(answers)
     evaluate(fake, samples, out=tmp_path, negatives=0, refine=3, progress=False)
     assert fake.calls == [(number, ["tumor"], 3) for number in range(4)]
-    common = {"concept": "tumor", "prompt": "tumor"}
-    missing = {"dice": "", "iou": "", "nsd_3px": ""}
+    common = {"concept": "tumor", "prompt": "tumor", "box_shift": ""}
+    missing = {"dice": "", "iou": "", "nsd_3px": "", "nsd_slab": "", "hd95_px": ""}
     assert timeless(tmp_path) == [
         {
             "dataset": "bus",
@@ -169,6 +72,8 @@ def test_every_case_is_written(
             "dice": "0.5",
             "iou": "0.333333",
             "nsd_3px": str(round(SHIFTED_NSD, 6)),
+            "nsd_slab": str(round(SHIFTED_SLAB, 6)),
+            "hd95_px": "5.0",
             "score": "0.875",
             "found": "true",
             "area_px": "100",
@@ -182,6 +87,8 @@ def test_every_case_is_written(
             "dice": "0.0",
             "iou": "0.0",
             "nsd_3px": "0.0",
+            "nsd_slab": "0.0",
+            "hd95_px": "inf",
             "score": "0.25",
             "found": "false",
             "area_px": "0",
@@ -224,10 +131,16 @@ def test_summary(
         {
             "dataset": "bus",
             "concept": "tumor",
+            "box_shift": None,
             "n": 2,
             "dice": {"mean": 0.25, "std": 0.25, "median": 0.25},
             "iou": dict.fromkeys(("mean", "std", "median"), pytest.approx(1 / 6, abs=1e-6)),
             "nsd_3px": dict.fromkeys(("mean", "std", "median"), pytest.approx(half, abs=1e-6)),
+            "nsd_slab": dict.fromkeys(
+                ("mean", "std", "median"), pytest.approx(SHIFTED_SLAB / 2, abs=1e-6)
+            ),
+            # Of the one image that was answered: the missed one has no distance.
+            "hd95_px": {"mean": 5.0, "std": 0.0, "median": 5.0},
             "missed": 1,
         }
     ]
@@ -267,11 +180,12 @@ def test_summary(
 
 def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> None:
     table = evaluate(Fake(answers), samples, out=None, negatives=0, progress=False).table()
-    nsd = f"{50 * SHIFTED_NSD:.2f} ± {50 * SHIFTED_NSD:.2f}"
+    nsd, slab = (f"{50 * v:.2f} ± {50 * v:.2f}" for v in (SHIFTED_NSD, SHIFTED_SLAB))
+    hd95, median = "HD95 px | median Dice % | missed", "5.0 ± 0.0 | 25.00 | 1"
     assert table.splitlines()[:9] == [
-        "| set | concept | n | Dice % | IoU % | NSD 3 px % | median Dice % | missed |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        f"| bus | tumor | 2 | 25.00 ± 25.00 | 16.67 ± 16.67 | {nsd} | 25.00 | 1 |",
+        f"| set | concept | n | Dice % | IoU % | NSD 3 px % | slab NSD 3 px % | {hd95} |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| bus | tumor | 2 | 25.00 ± 25.00 | 16.67 ± 16.67 | {nsd} | {slab} | {median} |",
         "",
         "| set | absent because | n | false positives | rate % |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -279,7 +193,7 @@ def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> N
         "| bus_normal | absent_annotated | 1 | 1 | 100.0 |",
         "| all sets | absent_annotated | 2 | 2 | 100.0 |",
     ]
-    assert "adapter fake, preset lite, refine as the adapter asks; 4 images" in table
+    assert "adapter fake, preset lite, refine as the adapter asks, prompts text; 4 images" in table
 
 
 def test_the_folder_is_not_needed(
@@ -293,6 +207,7 @@ def test_the_folder_is_not_needed(
         "cases.csv",
         "evaluation.json",
         "summary.json",
+        "worst.png",
     ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "data"]
 
@@ -399,7 +314,7 @@ def test_a_kill_and_a_resume_equal_one_go(
     assert len(rows(tmp_path / "cut")) == 2 * stop_at
     assert not (tmp_path / "cut" / "summary.json").exists()
     resumed = Fake(answers)
-    summary = evaluate(resumed, samples, out=tmp_path / "cut", progress=False)
+    summary = evaluate(resumed, samples, out=tmp_path / "cut", worst=0, progress=False)
     assert [number for number, _, _ in resumed.calls] == list(range(stop_at, 4))
     assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
     assert summary.concepts == whole.concepts
@@ -428,7 +343,7 @@ def test_a_file_cut_anywhere_is_resumed(
     for cut in sorted({*range(0, len(whole), 23), *ends, *(end - 1 for end in ends)}):
         path.write_bytes(whole[:cut])
         fake = Fake(answers)
-        evaluate(fake, samples[:3], out=tmp_path, progress=False)
+        evaluate(fake, samples[:3], out=tmp_path, worst=0, progress=False)
         assert timeless(tmp_path) == expected, cut
         # The header's line, then two lines per image; an image with one of them is asked again.
         complete = max(0, sum(end <= cut for end in ends) - 1) // 2
@@ -440,7 +355,7 @@ def test_more_samples_are_added_to_finished_ones(
 ) -> None:
     evaluate(Fake(answers), samples[:2], out=tmp_path, progress=False)
     more = Fake(answers)
-    summary = evaluate(more, samples, out=tmp_path, progress=False)
+    summary = evaluate(more, samples, out=tmp_path, worst=0, progress=False)
     assert [number for number, _, _ in more.calls] == [2, 3]
     assert summary.images == 4
 

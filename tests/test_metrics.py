@@ -1,4 +1,4 @@
-"""Metrics against values derived by hand and against a brute-force surface Dice."""
+"""Overlap and NSD against values derived by hand and against a brute-force surface Dice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from textsam.errors import DataError
-from textsam.metrics import dice, iou, nsd
+from textsam.metrics import dice, hd95, iou, nsd, nsd_slab
 
 Mask = NDArray[np.bool_]
 ROOT2 = math.sqrt(2)
@@ -98,6 +98,92 @@ def test_nsd_of_shifted_squares(side: int, shift: int, tolerance: int, along: st
     assert nsd(first, second, tolerance) == pytest.approx(expected, abs=1e-6)
 
 
+def test_nsd_in_mm_by_hand() -> None:
+    """Two squares of 20 px, 5 px apart along x; a column is 0.5 mm wide, a row 2 mm high.
+
+    Along x the shift is 2.5 mm. Within 1 mm, that is 2 columns, the sums of
+    `shifted_square_nsd` hold with tolerance 2 for the horizontal sides, 0.5 mm a piece; the two
+    vertical sides have pieces of 2 mm, and corners half of the diagonal. A point of the side that
+    lies inside the other square is near its horizontal sides where it is at most 1 mm, less than
+    one row, away from them: at its ends alone.
+    """
+    corner = math.hypot(0.5, 2) / 2
+    length = 4 * corner + 2 * 19 * 0.5 + 2 * 19 * 2
+    # Gone: the far side with its corners; 2 more points (5 − 2 − 1) on the top and the bottom. Of
+    # the side inside, the 19 points between the corners, which lie on the other's contour.
+    wrong = (2 * corner + 19 * 2) + 2 * 2 * 0.5 + 19 * 2
+    first, second = square(20, 10, 10), square(20, 10, 15)
+    score = nsd(first, second, tolerance_mm=1.0, spacing_mm=(2.0, 0.5))
+    assert score == pytest.approx(1 - wrong / length, abs=1e-6)
+    turned = nsd(first.T, second.T, tolerance_mm=1.0, spacing_mm=(0.5, 2.0))
+    assert turned == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.35, 7.0])
+def test_equal_spacing_only_scales(factor: float) -> None:
+    first, second = disc(30, 60, 60), disc(33, 65, 62)
+    pixels = nsd(first, second, 3.5)
+    assert 0.2 < pixels < 0.9
+    in_mm = nsd(first, second, tolerance_mm=3.5 * factor, spacing_mm=(factor, factor))
+    assert in_mm == pytest.approx(pixels, abs=1e-6)
+    distance = hd95(first, second, spacing_mm=(factor, factor))
+    assert distance == pytest.approx(factor * hd95(first, second), rel=1e-6)
+
+
+@pytest.mark.parametrize(("side", "shift", "tolerance"), [(20, 10, 3), (20, 6, 2), (12, 4, 0)])
+def test_nsd_slab_of_shifted_squares(side: int, shift: int, tolerance: int) -> None:
+    """The slab has (side + 1)² corners below and above: 4 of area √3/8, 4·(side − 1) on the edges
+    of √2/2, the rest of 1. Too far away are the columns further out than the tolerance.
+    """
+    corner, edge, face = math.sqrt(3) / 8, ROOT2 / 2, 1.0
+    area = 4 * corner + 4 * (side - 1) * edge + (side - 1) ** 2 * face
+    columns = shift - tolerance
+    wrong = 2 * corner + (side - 1) * edge + (columns - 1) * (2 * edge + (side - 1) * face)
+    score = nsd_slab(square(side, 10, 10), square(side, 10, 10 + shift), tolerance)
+    assert score == pytest.approx(1 - wrong / area, abs=1e-6)
+
+
+def test_nsd_slab_at_its_ends() -> None:
+    one = square(20, 10, 10)
+    assert nsd_slab(one, one, 0) == 1.0
+    assert nsd_slab(one, square(20, 13, 10)) == 1.0
+    assert nsd_slab(square(10, 2, 2), square(10, 40, 40)) == 0.0
+
+
+@pytest.mark.parametrize("shift", [0, 3, 7])
+def test_hd95_of_shifted_squares(shift: int) -> None:
+    """All points of one vertical side, over 5 % of the boundary, are `shift` columns away."""
+    first, second = square(20, 10, 10), square(20, 10, 10 + shift)
+    assert hd95(first, second) == shift
+    assert hd95(first.T, second.T) == shift
+    assert hd95(first, second, spacing_mm=(9.0, 0.5)) == pytest.approx(0.5 * shift)
+    assert hd95(first.T, second.T, spacing_mm=(0.5, 9.0)) == pytest.approx(0.5 * shift)
+
+
+def test_hd95_leaves_out_the_worst_twentieth() -> None:
+    """A square of 20 px has 76 boundary pixels at distance 0, the strip beside it is 30 px away.
+
+    The percentile lies at position 0.95 · (n - 1) of the n sorted distances, counted from 0. With
+    1 pixel more that is 72.2, before the last 0; with 4 more 75.05, a twentieth of the way from
+    the last 0 to the first 30; with 8 more 78.85, among the 30.
+    """
+    whole, marked = square(20, 10, 10), square(20, 10, 10)
+    marked[20, 59] = True
+    assert hd95(marked, whole) == 0.0
+    marked[18:22, 59] = True
+    assert hd95(marked, whole) == pytest.approx(0.05 * 30, abs=1e-3)
+    marked[16:24, 59] = True
+    assert hd95(marked, whole) == pytest.approx(30)
+
+
+def test_hd95_at_the_border_is_as_away_from_it() -> None:
+    truth, smaller = square(20, 0, 40), square(12, 4, 44)
+    away = hd95(np.pad(smaller, 30), np.pad(truth, 30))
+    assert hd95(smaller, truth) == away > 0
+    full = np.ones((20, 20), dtype=np.bool_)
+    assert hd95(full, full) == 0.0
+
+
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
 def test_nsd_forgives_up_to_and_including_the_tolerance(shift: int) -> None:
     assert nsd(square(20, 10, 10), square(20, 10, 10 + shift)) == 1.0
@@ -134,6 +220,11 @@ def test_discs_where_slab_and_contour_differ() -> None:
     assert nsd(first, second) == pytest.approx(0.2263, abs=0.0005)
     assert nsd(first, second) == pytest.approx(brute_force_nsd(first, second, 3.0), abs=1e-6)
     assert dice(first, second) == pytest.approx(0.9207, abs=0.0005)
+    assert nsd_slab(first, second) == pytest.approx(0.96, abs=0.005)
+    # Drawn without the pixels that lie on the circle itself.
+    first, second = disc(79.99, 100, 100), disc(79.99, 110, 100)
+    assert nsd(first, second) == pytest.approx(0.22, abs=0.005)
+    assert nsd_slab(first, second) == pytest.approx(0.96, abs=0.005)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 40), (40, 0), (40, 40), (0, 17)])
@@ -155,7 +246,7 @@ def test_a_mask_of_the_whole_image() -> None:
     assert nsd(half, full, 0) == pytest.approx(brute_force_nsd(half, full, 0), abs=1e-6)
 
 
-@pytest.mark.parametrize("metric", [dice, iou, nsd])
+@pytest.mark.parametrize("metric", [dice, iou, nsd, nsd_slab])
 def test_empty_masks(metric: Any) -> None:
     empty, full = np.zeros((30, 30), dtype=np.bool_), square(20, 5, 5, (30, 30))
     assert metric(empty, empty) == 1.0
@@ -168,7 +259,13 @@ def test_one_pixel() -> None:
     assert nsd(one, one, 0) == dice(one, one) == 1.0
 
 
-@pytest.mark.parametrize("metric", [dice, iou, nsd])
+def test_hd95_of_empty_masks() -> None:
+    empty, full = np.zeros((30, 30), dtype=np.bool_), square(20, 5, 5, (30, 30))
+    assert hd95(empty, empty) == 0.0
+    assert hd95(empty, full) == hd95(full, empty) == math.inf
+
+
+@pytest.mark.parametrize("metric", [dice, iou, nsd, nsd_slab, hd95])
 def test_arguments_that_cannot_be_used(metric: Any) -> None:
     good = np.ones((4, 5), dtype=np.bool_)
     with pytest.raises(DataError, match=r"prediction is \(4, 5\) and the truth \(5, 4\)"):
@@ -187,8 +284,32 @@ def test_arguments_that_cannot_be_used(metric: Any) -> None:
 
 @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
 def test_a_tolerance_that_cannot_be_used(tolerance: float) -> None:
+    one = square(5, 0, 0)
     with pytest.raises(DataError, match="tolerance_px is"):
-        nsd(square(5, 0, 0), square(5, 0, 0), tolerance)
+        nsd(one, one, tolerance)
+    with pytest.raises(DataError, match="tolerance_px is"):
+        nsd_slab(one, one, tolerance)
+    with pytest.raises(DataError, match="tolerance_mm is"):
+        nsd(one, one, tolerance_mm=tolerance, spacing_mm=(1, 1))
+
+
+@pytest.mark.parametrize("spacing", [(1.0,), (1.0, 0.0), (math.nan, 1.0), (1, 1, 1), 0.5, "ab"])
+def test_a_spacing_that_cannot_be_used(spacing: Any) -> None:
+    one = square(5, 0, 0)
+    with pytest.raises(DataError, match="spacing_mm is"):
+        nsd(one, one, tolerance_mm=1.0, spacing_mm=spacing)
+    with pytest.raises(DataError, match="spacing_mm is"):
+        hd95(one, one, spacing_mm=spacing)
+
+
+def test_pixels_and_mm_are_not_mixed() -> None:
+    one = square(5, 0, 0)
+    with pytest.raises(DataError, match=r"tolerance_mm is None and spacing_mm \(1, 1\); give both"):
+        nsd(one, one, spacing_mm=(1, 1))
+    with pytest.raises(DataError, match=r"tolerance_mm is 1.0 and spacing_mm None; give both"):
+        nsd(one, one, tolerance_mm=1.0)
+    with pytest.raises(DataError, match=r"tolerance_px is 3.0 and tolerance_mm 1.0; give one"):
+        nsd(one, one, 3.0, tolerance_mm=1.0, spacing_mm=(1, 1))
 
 
 @settings(deadline=None)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from textsam.errors import ConfigError
 
-__all__ = ["DEFAULT_COLOUR", "draw_overlay"]
+__all__ = ["DEFAULT_COLOUR", "draw_overlay", "outlines"]
 
 DEFAULT_COLOUR = (255, 122, 0)
 """Orange: apart from the greys of radiology, the pinks of histology and the reds of endoscopy."""
@@ -100,32 +100,43 @@ def _enlargement(height: int, width: int) -> int:
     return max(1, min(wanted, _ENLARGED_SIDE_PX // max(height, width)))
 
 
-def _draw_contour(
-    picture: PIL.Image.Image, mask: NDArray[np.bool_], factor: int, rgb: tuple[int, int, int]
-) -> None:
+def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """The closed lines around a mask and its holes, half way between inside and outside.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        Lines of (n, 2) points (x, y) in pixels, pixel centres being whole numbers; along the
+        image's border they run half a pixel outside of it. None for an empty mask.
+    """
     from skimage.measure import find_contours
 
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if columns.size == 0:
-        return
+        return []
     left, top = int(columns[0]), int(rows[0])
     region = mask[top : rows[-1] + 1, left : columns[-1] + 1]
     # The margin closes outlines that touch the edge of the image; cutting to the mask's box keeps
     # large images quick.
     closed = np.pad(region, 1).astype(np.float32)
+    found = find_contours(closed, 0.5)  # type: ignore[no-untyped-call]
+    return [contour[:, ::-1] + (left - 1, top - 1) for contour in found]
+
+
+def _draw_contour(
+    picture: PIL.Image.Image, mask: NDArray[np.bool_], factor: int, rgb: tuple[int, int, int]
+) -> None:
     line_px = max(2, round(min(picture.size) / 350))
     draw = PIL.ImageDraw.Draw(picture)
-    outlines = []
-    for contour in find_contours(closed, 0.5):  # type: ignore[no-untyped-call]
-        points = contour[:, ::-1] + (left - 1, top - 1)
-        # Pixel centres of the mask lie in the middle of the enlarged pixels.
-        points = (points + 0.5) * factor - 0.5
-        outlines.append([(float(x), float(y)) for x, y in points])
+    # Pixel centres of the mask lie in the middle of the enlarged pixels.
+    scaled = [(outline + 0.5) * factor - 0.5 for outline in outlines(mask)]
+    lines = [[(float(x), float(y)) for x, y in points] for points in scaled]
     # A dark line under the coloured one keeps the edge visible on images of the same colour.
-    for outline in outlines:
-        draw.line(outline, fill=(0, 0, 0), width=line_px + 2, joint="curve")
-    for outline in outlines:
-        draw.line(outline, fill=rgb, width=line_px, joint="curve")
+    for line in lines:
+        draw.line(line, fill=(0, 0, 0), width=line_px + 2, joint="curve")
+    for line in lines:
+        draw.line(line, fill=rgb, width=line_px, joint="curve")
 
 
 def _add_caption(

@@ -59,10 +59,10 @@ def geometry_of_mask(mask: NDArray[np.bool_]) -> Geometry | None:
 
 @dataclass(frozen=True)
 class _Query:
-    """One prompt on one image, as the decoder is asked."""
+    """One prompt on one image, as the decoder is asked; without a token, by geometry alone."""
 
     embedding: Tensor
-    token: Tensor
+    token: Tensor | None
     frame: Frame
     geometry: Geometry | None
 
@@ -70,12 +70,14 @@ class _Query:
 def _tokens(
     model: TextSAM, queries: Sequence[_Query], authors_frame: bool
 ) -> tuple[Tensor, Tensor]:
-    """Sparse tokens (N, m, 256) and dense embedding of queries with geometry of one kind."""
-    text = torch.stack([query.token for query in queries])
+    """Sparse tokens (N, m, 256) and dense embedding of queries of one kind."""
+    words = [query.token for query in queries if query.token is not None]
+    text = torch.stack(words) if words else None
+    device = queries[0].embedding.device
 
     def place(arrays: Sequence[tuple[NDArray[np.float64], Frame]]) -> Tensor:
         placed = [array if authors_frame else frame.to_model(array) for array, frame in arrays]
-        return torch.tensor(np.stack(placed), dtype=torch.float32, device=text.device)
+        return torch.tensor(np.stack(placed), dtype=torch.float32, device=device)
 
     given = [(query.geometry, query.frame) for query in queries if query.geometry is not None]
     if not given:
@@ -83,7 +85,7 @@ def _tokens(
     points: tuple[Tensor, Tensor] | None = None
     boxes: Tensor | None = None
     if len(given[0][0].points):
-        labels = torch.tensor(np.stack([g.labels for g, _ in given]), device=text.device)
+        labels = torch.tensor(np.stack([g.labels for g, _ in given]), device=device)
         points = (place([(g.points, frame) for g, frame in given]), labels)
     corners = [(g.box.reshape(2, 2), frame) for g, frame in given if g.box is not None]
     if corners:
@@ -91,11 +93,12 @@ def _tokens(
     return model.prompt_tokens(text, points, boxes)
 
 
-def _kind(query: _Query) -> tuple[int, bool]:
+def _kind(query: _Query) -> tuple[bool, int, bool]:
     """Queries of one kind have as many prompt tokens, so they can be decoded together."""
+    worded = query.token is not None
     if query.geometry is None:
-        return 0, False
-    return len(query.geometry.points), query.geometry.box is not None
+        return worded, 0, False
+    return worded, len(query.geometry.points), query.geometry.box is not None
 
 
 def _decode(
@@ -129,7 +132,7 @@ def _decode(
 def decode_passes(
     model: TextSAM,
     embedding: Tensor | Sequence[Tensor],
-    text_tokens: Tensor,
+    text_tokens: Tensor | Sequence[Tensor | None],
     frame: Frame | Sequence[Frame],
     *,
     refine: Sequence[int],
@@ -141,13 +144,14 @@ def decode_passes(
     """Decode C prompts on embedded images, then refine each as often as asked.
 
     The first pass uses the text and any manual geometry. Each further pass uses the text, the
-    centroid and the box of the mask before (TextSAM-EUS, refinement stage). A prompt whose mask is
-    empty, or whose refinements are done, keeps what it has: nothing is made up for it.
+    centroid and the box of the mask before (TextSAM-EUS, refinement stage). A prompt without text
+    is geometry alone in every pass. A prompt whose mask is empty, or whose refinements are done,
+    keeps what it has: nothing is made up for it.
 
     Args:
         model: in eval mode.
         embedding: (1, 256, 64, 64) of the image all prompts are about, or C of these.
-        text_tokens: (C, 256).
+        text_tokens: (C, 256), or C of (256,) or None; None needs manual geometry.
         frame: of the image, or C of these.
         refine: (C,) refinement passes per prompt.
         manual: (C,) geometry in its image's frame, or None.
@@ -161,6 +165,9 @@ def decode_passes(
 
     Returns:
         1 + max(refine) passes, each over all prompts; the last holds the result.
+
+    Raises:
+        PromptError: a prompt with neither text nor geometry.
     """
     count = len(text_tokens)
     embeddings = [embedding] * count if isinstance(embedding, Tensor) else list(embedding)
@@ -170,7 +177,7 @@ def decode_passes(
         _Query(*parts) for parts in zip(embeddings, text_tokens, frames, geometries, strict=True)
     ]
     if together is None:
-        together = text_tokens.device.type != "cpu"
+        together = any(own.device.type != "cpu" for own in embeddings)
     passes = [_decode(model, queries, threshold_logit, authors_frame, together)]
     for number in range(1, max(refine, default=0) + 1):
         before = passes[-1]

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from textsam.prompts import canonical, nearest, normalise
 from textsam.refine import Geometry, Pass, decode_passes
 from textsam.result import Segmentation
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["Question", "Segmenter", "UnknownPromptWarning"]
 
 _KEPT_EMBEDDINGS = 4
@@ -39,11 +36,11 @@ class UnknownPromptWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as asked, what it means, and the text that is encoded."""
+    """A prompt as asked, what it means, and the text that is encoded; None: geometry alone."""
 
     asked: str
     concept: str | None
-    text: str
+    text: str | None
 
 
 class Segmenter:
@@ -110,7 +107,7 @@ class Segmenter:
     def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it comes first
         self,
         image: ImageLike,
-        prompt: str,
+        prompt: str | None,
         *,
         refine: int | None = None,
         points: Any = None,
@@ -122,7 +119,7 @@ class Segmenter:
     def segment(
         self,
         image: ImageLike,
-        prompt: Sequence[str],
+        prompt: Sequence[str | None],
         *,
         refine: int | None = None,
         points: Any = None,
@@ -133,19 +130,20 @@ class Segmenter:
     def segment(
         self,
         image: ImageLike,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str | None] | None,
         *,
         refine: int | None = None,
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
     ) -> Segmentation | list[Segmentation]:
-        """Find what the prompt names.
+        """Find what the prompt names, or what points and a box show.
 
         Args:
             image: path, Pillow image, or array (H, W) or (H, W, 3); see `textsam.io.raster`.
-            prompt: a word or several; a list gives a list, and the image is encoded once.
-            refine: refinement passes; default: what the adapter asks for.
+            prompt: a word or several; a list gives a list, and the image is encoded once. None,
+                alone or in the list, asks by points and box alone, without any text.
+            refine: refinement passes; default: what the adapter asks for, none without a word.
             points: manual points that join the text: (x, y) or (x, y, label) or a list of them, in
                 pixels of the image, label 1 for inside and 0 for outside. With a list of prompts,
                 a list with one entry (or None) per prompt.
@@ -155,21 +153,31 @@ class Segmenter:
 
         Returns:
             One `Segmentation` per prompt. What is not there has an empty mask and `found=False`.
+            Without a word, `prompt` is "" and any mask counts as found: whoever shows a place has
+            said that something is there.
 
         Raises:
             ImageError: the image cannot be used.
-            PromptError: an empty prompt, geometry outside the image, or, with `strict`, an unknown
-                prompt.
+            PromptError: an empty prompt, geometry outside the image, neither word nor geometry, or,
+                with `strict`, an unknown prompt.
         """
-        questions = self.questions(prompt, strict=strict, stacklevel=3)
+        single = prompt is None or isinstance(prompt, str)
+        questions = []
+        for text in _asked(prompt):  # a loop, so that the warning points at the caller
+            questions.append(  # noqa: PERF401
+                Question("", None, None) if text is None else self._question(text, strict, 3)
+            )
         passes = self.passes(questions, refine)
-        single = isinstance(prompt, str)
         prepared = self.prepare(image)
         manual = manual_geometry(
             [points] if single else per_prompt("points", points, len(questions)),
             [boxes] if single else per_prompt("boxes", boxes, len(questions)),
             prepared.image.size_px,
         )
+        if any(q.text is None and own is None for q, own in zip(questions, manual, strict=True)):
+            raise PromptError(
+                "the prompt is None and has no geometry; give a word, a point or a box"
+            )
         answers = self.answer([prepared], questions, passes, manual)[0]
         return answers[0] if single else answers
 
@@ -226,21 +234,25 @@ class Segmenter:
         Raises:
             PromptError: an empty prompt or, with `strict`, an unknown one.
         """
-        asked = _asked(prompt)
         found = []
-        for text in asked:  # a loop, so that the warning points at the caller
+        for text in _asked(prompt):  # a loop, so that the warning points at the caller
             found.append(self._question(text, strict, stacklevel + 1))  # noqa: PERF401
         return found
 
     def passes(self, questions: Sequence[Question], refine: int | None) -> list[int]:
         """Refinement passes per question: as asked, or what the adapter says of each concept.
 
+        A question by geometry alone is not refined unless asked: the adapter speaks of words.
+
         Raises:
             PromptError: not a whole number of at least 0.
         """
         if refine is None:
             config = self.config
-            return [config.refine_for.get(q.concept or "", config.refine) for q in questions]
+            return [
+                0 if q.text is None else config.refine_for.get(q.concept or "", config.refine)
+                for q in questions
+            ]
         if not (isinstance(refine, int | np.integer) and refine >= 0):
             raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
         return [int(refine)] * len(questions)
@@ -277,11 +289,11 @@ class Segmenter:
         geometry = list(manual) if manual is not None else [None] * count
         with torch.inference_mode():
             embeddings = self._embed(images)
-            tokens = torch.stack([self._token(question.text) for question in questions])
+            tokens = [None if q.text is None else self._token(q.text) for q in questions]
             final = decode_passes(
                 self.built.model,
                 [embedding for embedding in embeddings for _ in questions],
-                tokens.repeat(len(images), 1),
+                tokens * len(images),
                 [image.frame for image in images for _ in questions],
                 refine=list(passes) * len(images),
                 manual=[image.to_region(own) for image in images for own in geometry],
@@ -354,7 +366,9 @@ class Segmenter:
             score = float(final.iou[index, 0].clamp(0, 1))
         else:
             score = float(probability[mask].mean()) if mask.any() else 0.0
-        found = bool(mask.any()) and score >= self.config.found_threshold
+        # The threshold tells present from absent for words; a place shown is no such question.
+        sure = question.text is None or score >= self.config.found_threshold
+        found = bool(mask.any()) and sure
         extra: dict[str, object] = {"concept": question.concept, "refine": refined}
         if mask.any() and not found:
             extra["rejected_area_px"] = int(mask.sum())
@@ -371,8 +385,8 @@ class Segmenter:
         )
 
 
-def _asked(prompt: str | Sequence[str]) -> list[str]:
-    if isinstance(prompt, str):
+def _asked(prompt: Any) -> list[Any]:
+    if prompt is None or isinstance(prompt, str):
         return [prompt]
     # A set has no order for the answers to follow, and bytes would be a list of numbers.
     if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -18,16 +18,31 @@ from textsam.cli.options import (
     SamCheckpoint,
     TextEncoderFolder,
 )
+from textsam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from textsam.evaluate.plan import Protocol
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
     data: Annotated[
-        Path,
+        Path | None,
         typer.Argument(help="Data root with manifest.json, or a folder with images/ and masks/."),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the CSV and the summary.")],
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the CSV, the summary and the contact sheet."),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B",
+            help="Instead of evaluating, compare two finished evaluations (their folders) case by "
+            "case: mean difference, bootstrap interval, paired t-test and Wilcoxon.",
+        ),
+    ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,6 +58,21 @@ def evaluate(
         str | None, typer.Option(help="For a plain folder with train/, val/, test/ inside.")
     ] = None,
     modality: Annotated[str, typer.Option(help="For a plain folder.")] = "unknown",
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help="What is given: text, text+geometry or geometry (a point in the truth and a box "
+            "10 to 15 px too large).",
+        ),
+    ] = "text",
+    box_shift: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F,F,…",
+            help="With geometry: the truth's box alone, its sides moved by these parts of its "
+            "size, such as 0,0.1,0.2,0.3,0.4.",
+        ),
+    ] = None,
     model: Model = "lite",
     adapter: Adapter = None,
     refine: Refine = None,
@@ -52,14 +82,29 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many images per set, evenly spread.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the absent concepts.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of absent concepts, points, boxes and the bootstrap.")
+    ] = 0,
+    worst: Annotated[
+        int, typer.Option(min=0, help="Cases per set and concept in worst.png; 0 for none.")
+    ] = 8,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
     authors_frame: AuthorsFrame = False,
 ) -> None:
-    """Measure an adapter: Dice, IoU, NSD per case, and how it answers for what is not there."""
+    """Measure an adapter: Dice, IoU, NSD, HD95 per case, and how it answers for what is absent."""
+    if compare is not None:
+        if data is not None or sets or concept:
+            raise usage_error(
+                "--compare reads two folders of results; give it without data, --set or --concept"
+            )
+        _compare(compare, out, seed)
+        return
+    if data is None or out is None:
+        raise usage_error("give the data to evaluate on and -o FOLDER for the results")
+    protocol = _protocol(prompts, _shifts(box_shift))
     if bool(sets) == bool(concept):
         raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
     with errors_as_exit():
@@ -91,9 +136,45 @@ def evaluate(
             authors_frame=True if authors_frame else None,
         )
         summary = run_evaluation(
-            segmenter, samples, out=out, refine=refine, negatives=negatives, seed=seed
+            segmenter,
+            samples,
+            out=out,
+            prompts=protocol.prompts,
+            box_shifts=protocol.box_shifts,
+            refine=refine,
+            negatives=negatives,
+            seed=seed,
+            worst=worst,
         )
     typer.echo(summary.table())
+
+
+def _compare(folders: tuple[Path, Path], out: Path | None, seed: int) -> None:
+    with errors_as_exit():
+        from textsam.evaluate.compare import compare_evaluations
+
+        comparison = compare_evaluations(*folders, seed=seed)
+        if out is not None:
+            comparison.write(out)
+    typer.echo(comparison.table())
+
+
+def _protocol(prompts: str, box_shifts: tuple[float, ...]) -> Protocol:
+    from textsam.evaluate.plan import Protocol
+
+    try:
+        return Protocol(cast(Any, prompts), box_shifts)
+    except ConfigError as error:
+        raise usage_error(f"--prompts {prompts}, --box-shift: {error}") from None
+
+
+def _shifts(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise usage_error(
+            f"--box-shift {text}: write parts of the box's size with commas, as 0,0.1,0.2,0.3,0.4"
+        ) from None
 
 
 def _selection(text: str) -> tuple[str, str, tuple[float, float]]:

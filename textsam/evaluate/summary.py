@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -13,7 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import textsam
+from textsam.errors import DataError
 from textsam.evaluate.cases import Case, ImageKey, Kind
+from textsam.evaluate.tables import markdown
 
 __all__ = ["AbsenceResult", "ConceptResult", "EvaluationSummary", "Spread", "summarise"]
 
@@ -41,19 +44,25 @@ class ConceptResult:
     """One concept of one set, over the images it is present in.
 
     Attributes:
+        box_shift: part of its size that the truth's box was moved by; None without a shift.
         n: images.
         dice: in [0, 1].
         iou: in [0, 1].
         nsd_3px: in [0, 1], contour, tolerance 3 px.
-        missed: images answered with an empty mask; they count as 0 above.
+        nsd_slab: in [0, 1], the authors' variant, tolerance 3 px.
+        hd95_px: in pixels, over the n − missed images with an answer; None if there is none.
+        missed: images answered with an empty mask; they count as 0 in all but `hd95_px`.
     """
 
     dataset: str
     concept: str
+    box_shift: float | None
     n: int
     dice: Spread
     iou: Spread
     nsd_3px: Spread
+    nsd_slab: Spread
+    hd95_px: Spread | None
     missed: int
 
 
@@ -86,12 +95,13 @@ class EvaluationSummary:
     Attributes:
         settings: adapter, preset, refine and what else the results depend on.
         images: how many were evaluated.
-        concepts: by set and concept, where the concept is present.
+        concepts: by set, concept and box shift, where the concept is present.
         absences: by set and kind.
         all_absences: by kind over all sets.
         skipped: "set/concept" -> images in which it is annotated or declared absent and was not
             asked, because the adapter does not know it.
-        unasked_images: images of which nothing could be asked; they are not among `images`.
+        unasked_images: images of which nothing could be asked, because the adapter does not know it
+            or there is nothing to take geometry from; they are not among `images`.
         seconds_per_image: of the segmenter's one call per image. The first call of a process is
             often slower; the median does not mind.
         versions: package -> version.
@@ -127,16 +137,19 @@ class EvaluationSummary:
     def table(self) -> str:
         """Markdown: a table of present concepts, one of absent ones, and a line on the run.
 
-        Metrics are times 100, mean ± standard deviation.
+        Metrics are times 100, mean ± standard deviation; HD95 is in pixels.
         """
         parts = []
         if self.concepts:
+            shifted = any(r.box_shift is not None for r in self.concepts)
             rows = [
                 (
                     r.dataset,
                     r.concept,
+                    *((f"{100 * (r.box_shift or 0):g}",) if shifted else ()),
                     r.n,
-                    *map(_percent, (r.dice, r.iou, r.nsd_3px)),
+                    *map(_percent, (r.dice, r.iou, r.nsd_3px, r.nsd_slab)),
+                    "–" if r.hd95_px is None else f"{r.hd95_px.mean:.1f} ± {r.hd95_px.std:.1f}",
                     f"{100 * r.dice.median:.2f}",
                     r.missed,
                 )
@@ -145,26 +158,30 @@ class EvaluationSummary:
             head = (
                 "set",
                 "concept",
+                *(("box shift %",) if shifted else ()),
                 "n",
                 "Dice %",
                 "IoU %",
                 "NSD 3 px %",
+                "slab NSD 3 px %",
+                "HD95 px",
                 "median Dice %",
                 "missed",
             )
-            parts.append(_markdown(head, rows, left=2))
+            parts.append(markdown(head, rows, left=2))
         if self.absences:
             lines = [
                 (r.dataset or "all sets", r.kind, r.n, r.false_positives, _rate(r))
                 for r in (*self.absences, *self.all_absences)
             ]
             columns = ("set", "absent because", "n", "false positives", "rate %")
-            parts.append(_markdown(columns, lines, left=2))
+            parts.append(markdown(columns, lines, left=2))
         refine = self.settings.get("refine")
         seconds = self.seconds_per_image
         parts.append(
             f"adapter {self.settings.get('adapter')}, preset {self.settings.get('preset')}, refine "
-            f"{'as the adapter asks' if refine is None else refine}; {self.images} images, "
+            f"{'as the adapter asks' if refine is None else refine}, prompts "
+            f"{self.settings.get('protocol', 'text')}; {self.images} images, "
             f"{seconds.mean:.3g} s per image (median {seconds.median:.3g} s)"
         )
         if self.skipped:
@@ -186,28 +203,39 @@ def summarise(
         cases: of an evaluation.
         settings: what the cases depend on.
         skipped: "set/concept" -> images in which it was not asked.
-        unasked_images: images of which nothing was asked.
+        unasked_images: images that have no case.
+
+    Raises:
+        DataError: nothing was asked, as no mask has a pixel to take geometry from.
     """
-    present: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    present: dict[tuple[str, str, float], list[Case]] = defaultdict(list)
     absent: dict[tuple[str, Kind], list[Case]] = defaultdict(list)
     seconds: dict[ImageKey, float] = {}
     for case in cases:
+        if case.kind == "not_asked":
+            continue
         seconds[case.image] = case.seconds
         if case.kind == "present":
-            present[case.dataset, case.concept].append(case)
+            shift = -1.0 if case.box_shift is None else case.box_shift
+            present[case.dataset, case.concept, shift].append(case)
         else:
             absent[case.dataset, case.kind].append(case)
+    if not seconds:
+        raise DataError(
+            f"none of the {len(cases)} masks has a pixel, so there is no point and no box to give; "
+            "evaluate with text, or on images that show something"
+        )
     kinds: dict[Kind, list[Case]] = defaultdict(list)
     for (_, kind), group in sorted(absent.items()):
         kinds[kind] += group
     return EvaluationSummary(
         settings=dict(settings),
         images=len(seconds),
-        concepts=tuple(_concept(*key, group) for key, group in sorted(present.items())),
+        concepts=tuple(_concept(group) for _, group in sorted(present.items())),
         absences=tuple(_absence(*key, group) for key, group in sorted(absent.items())),
         all_absences=tuple(_absence(None, *item) for item in sorted(kinds.items())),
         skipped=dict(sorted(skipped.items())),
-        unasked_images=unasked_images,
+        unasked_images=unasked_images + len({c.image for c in cases} - seconds.keys()),
         seconds_per_image=Spread.of(list(seconds.values())),
         versions={
             "textsam": textsam.__version__,
@@ -219,17 +247,21 @@ def summarise(
     )
 
 
-def _concept(dataset: str, concept: str, cases: Sequence[Case]) -> ConceptResult:
-    def spread(name: str) -> Spread:
-        return Spread.of([getattr(case, name) for case in cases])
+def _concept(cases: Sequence[Case]) -> ConceptResult:
+    def values(name: str) -> list[float]:
+        return [getattr(case, name) for case in cases]
 
+    answered = [value for value in values("hd95_px") if math.isfinite(value)]
     return ConceptResult(
-        dataset=dataset,
-        concept=concept,
+        dataset=cases[0].dataset,
+        concept=cases[0].concept,
+        box_shift=cases[0].box_shift,
         n=len(cases),
-        dice=spread("dice"),
-        iou=spread("iou"),
-        nsd_3px=spread("nsd_3px"),
+        dice=Spread.of(values("dice")),
+        iou=Spread.of(values("iou")),
+        nsd_3px=Spread.of(values("nsd_3px")),
+        nsd_slab=Spread.of(values("nsd_slab")),
+        hd95_px=Spread.of(answered) if answered else None,
         missed=sum(case.area_px == 0 for case in cases),
     )
 
@@ -251,11 +283,3 @@ def _percent(spread: Spread) -> str:
 
 def _rate(result: AbsenceResult) -> str:
     return f"{100 * result.false_positive_rate:.1f}"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> str:
-    """A Markdown table whose first `left` columns are aligned left, the others right."""
-    rule = ["---" if column < left else "---:" for column in range(len(head))]
-    # A bar in a name would end the cell.
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (list(head), rule, *cells))

@@ -8,6 +8,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
+from textsam.errors import PromptError
 from textsam.model.adapter import TextAdapter
 from textsam.model.context import ContextTokens
 from textsam.model.decode import decode_masks
@@ -78,22 +79,29 @@ class TextSAM(nn.Module):
 
     def prompt_tokens(
         self,
-        text_tokens: Tensor,
+        text_tokens: Tensor | None,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Join text and geometry: `[text, points…, box corner, box corner]`.
 
         Args:
-            text_tokens: (C, 256).
+            text_tokens: (C, 256), or None for geometry alone, which is SAM's own prompt.
             points: (C, n, 2) coordinates (x, y) in the model's frame, in pixels, and (C, n)
                 labels, 1 foreground, 0 background.
             boxes: (C, 4), (x_min, y_min, x_max, y_max) in the model's frame, in pixels.
 
         Returns:
             (C, m, 256) sparse tokens and the (C or 1, 256, 64, 64) no-mask dense embedding.
+
+        Raises:
+            PromptError: neither text nor geometry.
         """
+        if text_tokens is None and points is None and boxes is None:
+            raise PromptError("there is neither text nor geometry; give at least one of them")
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+        if text_tokens is None:
+            return sparse, dense
         text = text_tokens[:, None]
         if points is None and boxes is None:
             return text, dense

@@ -1,0 +1,117 @@
+"""`textsam evaluate` on a tiny model: protocols, comparison, and calls that are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import run, use_tiny_model
+from evaluations import rows
+from tiny import write_images_and_masks
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What models were loaded."""
+    return use_tiny_model(monkeypatch)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_images_and_masks(tmp_path / "scans", 4)
+    return tmp_path / "scans"
+
+
+def evaluated(data: Path, out: Path, *options: str) -> str:
+    done = run("evaluate", data, "--concept", "tumor", "-o", out, *options)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def header(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
+    return content
+
+
+def test_protocols(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    for prompts, refine in (("text", None), ("text+geometry", 0), ("geometry", 0)):
+        out = tmp_path / prompts
+        text = evaluated(data, out, "--prompts", prompts, "--seed", "3", "--worst", "2")
+        assert f"prompts {prompts}; 4 images" in text
+        assert "HD95 px" in text
+        assert (header(out)["protocol"], header(out)["refine"]) == (prompts, refine)
+        assert len(rows(out)) == 4
+        assert {path.name for path in out.iterdir()} == {
+            "cases.csv",
+            "evaluation.json",
+            "summary.json",
+            "worst.png",
+        }
+    assert header(tmp_path / "geometry")["seed"] == 3
+    again = evaluated(data, tmp_path / "again", "--prompts", "geometry", "--seed", "3")
+    other = evaluated(data, tmp_path / "other", "--prompts", "geometry", "--seed", "4")
+    assert again.split("prompts")[0] != other.split("prompts")[0]
+    assert (tmp_path / "again" / "worst.png").is_file()
+
+
+def test_box_shifts(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    text = evaluated(
+        data, out, "--prompts", "geometry", "--box-shift", "0,0.1,.4", "--worst", "0", "--limit=2"
+    )
+    assert header(out)["box_shifts"] == [0.0, 0.1, 0.4]
+    assert [r["box_shift"] for r in rows(out)] == ["0.0", "0.1", "0.4"] * 2
+    assert "| box shift % |" in text
+    assert not (out / "worst.png").exists()
+
+
+def test_compare(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    evaluated(data, tmp_path / "a", "--worst", "0")
+    evaluated(data, tmp_path / "b", "--prompts", "geometry", "--worst", "0")
+    models = len(loaded)
+    done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "b")
+    assert done.exit_code == 0, done.output
+    assert "| scans | tumor | Dice % | 4 |" in done.stdout
+    assert "prompts geometry, refine 0" in done.stdout
+    assert not (tmp_path / "c").exists()
+    done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        "comparison.json",
+        "comparison.md",
+    }
+    assert len(loaded) == models, "comparing loads no model"
+    evaluated(data, tmp_path / "few", "--limit", "2", "--worst", "0")
+    done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "few", "-o", tmp_path / "d")
+    assert done.exit_code == 1
+    assert "error: the two evaluations are not of the same cases; only in" in done.stderr
+    assert "scans/001 tumor" in done.stderr
+    assert not (tmp_path / "d").exists()
+
+
+def test_calls_that_are_wrong(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "out")
+    wrong: dict[str, tuple[str | Path, ...]] = {
+        "give the data to evaluate on": ("--concept", "tumor", *out),
+        "and -o FOLDER": (data, "--concept", "tumor"),
+        "choose one of text, text+geometry, geometry": (
+            (data, "--concept", "tumor", *out, "--prompts", "boxes")
+        ),
+        "box shifts need a box": (data, "--concept", "tumor", *out, "--box-shift", "0.1"),
+        "is not in [0, 0.5)": (
+            (data, "--concept", "tumor", *out, "--prompts", "geometry", "--box-shift", "10")
+        ),
+        "write parts of the box's size": (
+            (data, "--concept", "tumor", *out, "--prompts", "geometry", "--box-shift", "0;1")
+        ),
+        "--compare reads two folders": (data, "--compare", tmp_path, tmp_path),
+        "Invalid value for '--worst'": (data, "--concept", "tumor", *out, "--worst", "-1"),
+    }
+    for words, arguments in wrong.items():
+        done = run("evaluate", *arguments)
+        assert done.exit_code == 2, (words, done.output)
+        assert words in " ".join(done.stderr.replace("│", "").split()), done.output
+    assert loaded == []
+    assert not (tmp_path / "out").exists()

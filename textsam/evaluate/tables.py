@@ -1,0 +1,15 @@
+"""Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["markdown"]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> str:
+    """A Markdown table whose first `left` columns are aligned left, the others right."""
+    rule = ["---" if column < left else "---:" for column in range(len(head))]
+    # A bar in a name would end the cell.
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (list(head), rule, *cells))
