@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from textsam.errors import AdapterError
 from textsam.io.atomic import atomic_path
+from textsam.weights.checksum import sha256_of
 
 __all__ = [
     "CONFIG_FILE",
     "TENSORS_FILE",
     "AdapterConfig",
     "ArchitectureRecord",
+    "check_tensors",
     "find_adapter",
     "read_adapter_config",
     "shipped_adapters",
@@ -62,6 +64,8 @@ class AdapterConfig(BaseModel):
         authors_frame: refinement prompts stay in the image's frame, as in the authors' code.
         base: registry name -> sha256 of the base weights it was trained on.
         terms: terms of its training data.
+        tensors_sha256: lower-case hexadecimal SHA-256 of `adapter.safetensors`; None in folders
+            written before it was recorded, which are then not checked.
         training: how it was made; free form.
     """
 
@@ -80,6 +84,7 @@ class AdapterConfig(BaseModel):
     authors_frame: bool = False
     base: Mapping[str, str] = Field(default_factory=dict)
     terms: str = ""
+    tensors_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     training: Mapping[str, Any] = Field(default_factory=dict)
 
 
@@ -137,6 +142,34 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
             for item in error.errors()
         )
         raise AdapterError(f"{path} is not an adapter's configuration: {problems}") from error
+
+
+def check_tensors(folder: str | Path, config: AdapterConfig) -> str:
+    """Compare `adapter.safetensors` with what `adapter.json` says of it.
+
+    Args:
+        folder: of the adapter.
+        config: its configuration.
+
+    Returns:
+        The file's SHA-256. Without `config.tensors_sha256` there is nothing to compare it with.
+
+    Raises:
+        AdapterError: the file is missing, or is not the one the configuration was written for.
+    """
+    path = Path(folder) / TENSORS_FILE
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror}") from error
+    expected = config.tensors_sha256
+    if expected is not None and found != expected:
+        raise AdapterError(
+            f"{path} has sha256 {found}, {CONFIG_FILE} beside it expects {expected}: one of the "
+            "two was damaged, cut short or exchanged; copy the whole adapter folder again, or "
+            "write it again with `textsam train`, `calibrate` or `convert`"
+        )
+    return found
 
 
 def write_adapter_config(folder: str | Path, config: AdapterConfig) -> Path:
