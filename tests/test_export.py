@@ -40,7 +40,7 @@ from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Frame, MinMaxPixels, Preprocessor, StandardPixels
 from textsam.refine import box_and_centroid as torch_box_and_centroid
 from textsam.result import Segmentation
-from textsam.segmenter import Segmenter, UnknownPromptWarning
+from textsam.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.weights.checksum import sha256_of
 
 FILES = {"encoder.onnx", "decoder.onnx", "tokens.safetensors", "export.json"}
@@ -109,6 +109,15 @@ def test_the_same_answers_as_pytorch(folder: Path, name: str) -> None:
             areas.add(want.area_px)
     # The comparison is of masks that words and refinement change.
     assert len(areas) > 3
+
+
+def test_a_misspelt_prompt_is_corrected_with_a_warning(folder: Path) -> None:
+    exported = OnnxSegmenter(folder, threads=1)
+    with pytest.warns(CorrectedPromptWarning, match="'tumro'; it is answered as 'tumor'") as seen:
+        answer = exported.segment(IMAGES["wide"], "tumro")
+    assert [warning.filename for warning in seen] == [__file__]
+    with pytest.warns(CorrectedPromptWarning):
+        assert_alike(answer, standard_segmenter().segment(IMAGES["wide"], "tumro"))
 
 
 @pytest.mark.parametrize(
