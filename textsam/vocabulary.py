@@ -302,7 +302,6 @@ NEAR_WORDS = (
     "fungus",
     "legion",
     "lesson",
-    "mussel",
     "plasm",
     "polys",
     "retinol",
