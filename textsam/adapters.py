@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from textsam.errors import AdapterError
 from textsam.io.atomic import atomic_path
+from textsam.score import ScoreMap, check_score_map
 from textsam.weights.checksum import sha256_of
 
 __all__ = [
@@ -58,9 +59,12 @@ class AdapterConfig(BaseModel):
         refine: refinement steps it asks for.
         refine_for: exceptions per concept.
         mask_threshold: probability above which a pixel belongs to the mask.
-        found_threshold: score below which the answer is "not there"; the mask is then empty.
+        found_threshold: score, after `score_map`, below which the answer is "not there"; the mask
+            is then empty.
         score: where the score comes from: the decoder's trained IoU head, or the mean probability
             inside the mask when that head was not trained.
+        score_map: knots (raw score, expected Dice) that turn that into the score an answer has; see
+            `textsam.score`. Empty: it is the raw score.
         authors_frame: refinement prompts stay in the image's frame, as in the authors' code.
         base: registry name -> sha256 of the base weights it was trained on.
         terms: terms of its training data.
@@ -81,6 +85,7 @@ class AdapterConfig(BaseModel):
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     found_threshold: float = Field(0.0, ge=0, le=1)
     score: Literal["iou_head", "mask_probability"] = "mask_probability"
+    score_map: Annotated[ScoreMap, AfterValidator(check_score_map)] = ()
     authors_frame: bool = False
     base: Mapping[str, str] = Field(default_factory=dict)
     terms: str = ""

@@ -24,6 +24,7 @@ from textsam.prepare import ImageLike, Prepared, prepare
 from textsam.prompts import canonical, normalise
 from textsam.refine import Geometry, Pass, decode_passes
 from textsam.result import Segmentation
+from textsam.score import answer_score
 from textsam.spelling import (
     CorrectedPromptWarning,
     UnknownPromptWarning,
@@ -369,13 +370,15 @@ class Segmenter:
         logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
         probability = logits.sigmoid().cpu().numpy()
         mask = final.masks[index]
+        empty = not mask.any()
         if self.config.score == "iou_head":
-            score = float(final.iou[index, 0].clamp(0, 1))
+            raw = float(final.iou[index, 0].clamp(0, 1))
         else:
-            score = float(probability[mask].mean()) if mask.any() else 0.0
-        found = bool(mask.any()) and score >= self.config.found_threshold
+            raw = 0.0 if empty else float(probability[mask].mean())
+        score = answer_score(raw, self.config.score_map, empty=empty)
+        found = not empty and score >= self.config.found_threshold
         extra: dict[str, object] = {"concept": question.concept, "refine": refined}
-        if mask.any() and not found:
+        if not empty and not found:
             extra["rejected_area_px"] = int(mask.sum())
         return Segmentation(
             mask=image.to_image(mask.copy() if found else np.zeros_like(mask)),

@@ -26,6 +26,7 @@ from textsam.io.image import Image
 from textsam.io.raster import read_image
 from textsam.prompts import canonical, nearest, normalise
 from textsam.result import Segmentation
+from textsam.score import answer_score
 from textsam.spelling import CorrectedPromptWarning, corrected, unknown_message
 
 if TYPE_CHECKING:
@@ -227,13 +228,15 @@ class OnnxSegmenter:
                 embedding, frame, token, points, (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
             )
         inner = sigmoid(final.logits)
+        empty = not final.mask.any()
         if record.score == "iou_head":
-            score = min(max(final.iou, 0.0), 1.0)
+            raw = min(max(final.iou, 0.0), 1.0)
         else:
-            score = float(inner[final.mask].mean()) if final.mask.any() else 0.0
-        found = bool(final.mask.any()) and score >= record.found_threshold
+            raw = 0.0 if empty else float(inner[final.mask].mean())
+        score = answer_score(raw, record.score_map, empty=empty)
+        found = not empty and score >= record.found_threshold
         extra: dict[str, object] = {"concept": concept, "refine": times}
-        if final.mask.any() and not found:
+        if not empty and not found:
             extra["rejected_area_px"] = int(final.mask.sum())
         mask = np.zeros(image.size_px, dtype=bool)
         probability = np.zeros(image.size_px, dtype=np.float32)
