@@ -53,6 +53,14 @@ def evaluate(
         int | None, typer.Option(min=1, help="At most this many images per set, evenly spread.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the absent concepts.")] = 0,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness",
+            help="Measure instead whether the word decides: wordings, absent things, neighbouring "
+            "classes, calibration of the score.",
+        ),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -90,6 +98,12 @@ def evaluate(
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
         )
+        if faithfulness:
+            from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
+
+            texts = SegmenterTexts(segmenter, refine)
+            typer.echo(measure_faithfulness(texts, samples, out=out, seed=seed).table())
+            return
         summary = run_evaluation(
             segmenter, samples, out=out, refine=refine, negatives=negatives, seed=seed
         )
