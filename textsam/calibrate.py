@@ -228,12 +228,13 @@ def _weights(answers: Sequence[_Final]) -> NDArray[np.float64]:
     """Present things have half of all weight, each kind of absence half of the rest."""
     kinds = sorted({answer.kind for answer in answers})
     absences = len([kind for kind in kinds if kind != "present"])
-    weights = np.zeros(len(answers))
+    weights: NDArray[np.float64] = np.zeros(len(answers))
     for kind in kinds:
         inside = [i for i, answer in enumerate(answers) if answer.kind == kind]
         share = 1.0 if len(kinds) == 1 else 0.5 if kind == "present" else 0.5 / absences
         weights[inside] = share * equal_weights([answers[i].group for i in inside])
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _ece(answers: Sequence[_Final], score_map: ScoreMap) -> float:

@@ -230,8 +230,8 @@ def _ask(model: AnswersTexts, sample: Sample, seed: int) -> list[AnswerRow]:
     product: list[Text] = []
     for kind, concept, _, text in asked:
         network.append((text, concept if kind != "distractor" else None))
-        meant = model.meaning(text)
-        product.append((meant, meant) if meant is not None else (normalise(text), None))
+        meaning = model.meaning(text)
+        product.append((normalise(text), None) if meaning is None else (meaning, meaning))
     unique = list(dict.fromkeys((*network, *product)))
     results = model.answers(pixels, unique) if unique else []
     if len(results) != len(unique):
@@ -241,16 +241,14 @@ def _ask(model: AnswersTexts, sample: Sample, seed: int) -> list[AnswerRow]:
     answer = dict(zip(unique, results, strict=True))
     shown = {name: mask for name, mask in truth.items() if mask.any()}
     rows = []
-    for (kind, concept, wording, text), own_text, meant_text in zip(
-        asked, network, product, strict=True
-    ):
-        own = answer[own_text]
-        if own.mask.shape != pixels.shape[:2]:
+    for (kind, concept, wording, text), sent, meant in zip(asked, network, product, strict=True):
+        result = answer[sent]
+        if result.mask.shape != pixels.shape[:2]:
             raise TextSAMError(
-                f"{sample.name}: the model's mask is {own.mask.shape}, the image "
+                f"{sample.name}: the model's mask is {result.mask.shape}, the image "
                 f"{pixels.shape[:2]} (H, W)"
             )
-        proposed = own.mask if own.found else own.probability > model.mask_threshold
+        proposed = result.mask if result.found else result.probability > model.mask_threshold
         target = shown.get(concept) if kind == "present" else None
 
         def overlap(mask: _Mask, target: _Mask | None = target) -> float | None:
@@ -267,14 +265,14 @@ def _ask(model: AnswersTexts, sample: Sample, seed: int) -> list[AnswerRow]:
                 wording=wording,
                 text=text,
                 meaning=model.meaning(text) or "",
-                dice=overlap(own.mask),
-                product_dice=overlap(answer[meant_text].mask),
+                dice=overlap(result.mask),
+                product_dice=overlap(answer[meant].mask),
                 proposed_dice=overlap(proposed),
-                score=round(own.score, 6),
-                found=own.found,
-                area_px=own.area_px,
+                score=round(result.score, 6),
+                found=result.found,
+                area_px=result.area_px,
                 proposed_area_px=int(np.count_nonzero(proposed)),
-                lies_in=_lies_in(own.mask, shown) if several else {},
+                lies_in=_lies_in(result.mask, shown) if several else {},
             )
         )
     return rows
