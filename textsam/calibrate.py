@@ -350,7 +350,8 @@ def calibrate(
         if not group:
             return None
         weights = equal_weights([a.group for a in group])
-        return float(weights @ [a.score < threshold for a in group])
+        # Sums of weights round, and a share above 1 would be odd to read.
+        return round(float(weights @ [a.score < threshold for a in group]), 6)
 
     weights = equal_weights([a.group for a in present])
     found = np.array([a.score >= threshold for a in present])
@@ -367,15 +368,15 @@ def calibrate(
         empty_rate=float(np.mean([a.score < threshold for a in absent])) if absent else 1.0,
         empty_modality=empty("absent_modality"),
         empty_annotated=empty("absent_annotated"),
-        lost_rate=float(weights @ [0 <= a.score < threshold for a in present]),
+        lost_rate=round(float(weights @ [0 <= a.score < threshold for a in present]), 6),
         found_by_concept={
             concept: float(np.mean([a.score >= threshold for a in present if a.concept == concept]))
             for concept in sorted({a.concept for a in present})
         },
-        dice_without_threshold=float(weights @ overlap),
-        dice_with_threshold=float(weights @ (overlap * found)),
-        ece_before=_ece(raw, ()),
-        ece_after=_ece(raw, score_map),
+        dice_without_threshold=round(float(weights @ overlap), 6),
+        dice_with_threshold=round(float(weights @ (overlap * found)), 6),
+        ece_before=round(_ece(raw, ()), 6),
+        ece_after=round(_ece(raw, score_map), 6),
         n_present=len(present),
         n_absent=len(absent),
     )
