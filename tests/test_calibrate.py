@@ -1,4 +1,4 @@
-"""Refinement and the found threshold are chosen by what they do, on hand-made answers."""
+"""What training leaves open is chosen by what it does, on hand-made answers."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from cli_runs import run, use_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_model, write_images_and_masks
+from runs import run_config, write_data
+from tiny import loud_model, tiny_config, tiny_model, write_images_and_masks
 
 from textsam import calibrate as calibration
-from textsam.adapters import AdapterConfig
+from textsam.adapters import AdapterConfig, read_adapter_config
 from textsam.calibrate import (
-    EMPTY_RATE,
     Answer,
+    Demand,
     calibrate,
     choose_refinements,
     choose_threshold,
+    equal_weights,
 )
+from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
-from textsam.errors import DataError
+from textsam.data.sample import Sample
+from textsam.errors import ConfigError, DataError
+from textsam.model.tuning import trainable_state
 from textsam.segmenter import Segmenter
 
 
-def answer(concept: str, *dice: float, present: bool = True) -> Answer:
-    return Answer(concept, present, dice, tuple(0.5 for _ in dice))
+def answer(concept: str, *dice: float, kind: calibration.Kind = "present") -> Answer:
+    return Answer(concept, "brain MRI", kind, dice, tuple(0.5 for _ in dice))
 
 
 def test_refinement_is_kept_only_where_it_helps() -> None:
@@ -35,7 +42,7 @@ def test_refinement_is_kept_only_where_it_helps() -> None:
             answer("tumor", 0.70, 0.80, 0.80),
             answer("tumor", 0.80, 0.80, 0.84),  # means 0.75, 0.80, 0.82
             answer("lung", 0.950, 0.951, 0.952),  # gains below what is worth a pass
-            answer("lung", 0.0, 1.0, 1.0, present=False),  # absent: no say in Dice
+            answer("lung", 0.0, 1.0, 1.0, kind="absent_modality"),  # absent: no say in Dice
         ]
     )
     assert {concept: count for concept, (count, _) in chosen.items()} == {
@@ -46,28 +53,56 @@ def test_refinement_is_kept_only_where_it_helps() -> None:
     assert chosen["tumor"][1] == (0.75, 0.80, 0.82)
 
 
-def test_threshold_is_the_lowest_that_empties_nearly_all_that_is_absent() -> None:
+def demand(rate: float, *scores: float) -> Demand:
+    return Demand(scores, [1.0] * len(scores), rate)
+
+
+def test_threshold_is_the_lowest_that_meets_a_demand() -> None:
     # 9 of 10 absent answers must be below; the two lowest present scores are the price.
-    absent = [0.0] * 5 + [0.1] * 3 + [0.3, 0.6]
-    assert choose_threshold([0.2, 0.25, 0.5, 0.9], absent) == pytest.approx(0.4)  # (0.3 + 0.5) / 2
+    absent = [-1.0] * 5 + [0.1] * 3 + [0.3, 0.6]
+    present = [0.2, 0.25, 0.5, 0.9]
+    assert choose_threshold(present, [demand(0.9, *absent)]) == pytest.approx(0.4)  # (0.3+0.5)/2
+    assert choose_threshold(present, [demand(0.8, *absent)]) == pytest.approx(0.15)
+    assert choose_threshold(present, [demand(0.5, *absent)]) == 0.0
+
+
+def test_threshold_meets_every_demand() -> None:
+    easy, hard = demand(0.5, -1.0, 0.7), demand(1.0, 0.1, 0.4)
+    assert choose_threshold([0.3, 0.5], [easy]) == 0.0
+    assert choose_threshold([0.3, 0.5], [easy, hard]) == pytest.approx(0.45)
+    assert choose_threshold([0.3, 0.5], [hard, easy, demand(1.0)]) == pytest.approx(0.45)
+
+
+def test_a_large_group_does_not_hide_a_small_one() -> None:
+    # 98 of one group come back empty by themselves, the two of the other do not.
+    scores, groups = [-1.0] * 98 + [0.6, 0.6], ["large"] * 98 + ["small"] * 2
+    assert choose_threshold([0.9], [demand(0.95, *scores)]) == 0.0
+    weights = list(equal_weights(groups))
+    assert choose_threshold([0.9], [Demand(scores, weights, 0.95)]) == pytest.approx(0.75)
+
+
+def test_equal_weights() -> None:
+    assert equal_weights(["a", "b", "a", "a"]) == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])
 
 
 def test_threshold_is_zero_when_masks_alone_suffice() -> None:
     assert choose_threshold([0.3, 0.6], []) == 0.0
-    assert choose_threshold([0.3], [0.0, 0.0]) == 0.0
+    assert choose_threshold([0.3], [demand(1.0, -1.0, -1.0)]) == 0.0
+    assert choose_threshold([], []) == 0.0
 
 
-scores = st.floats(0, 1, allow_nan=False)
+scores = st.floats(0, 1, allow_nan=False) | st.just(-1.0)
 
 
-@given(st.lists(scores, min_size=1, max_size=8), st.lists(scores, max_size=8))
+@given(st.lists(scores, min_size=1, max_size=8), st.lists(scores, max_size=8), st.floats(0, 1))
 def test_threshold_reaches_the_rate_or_keeps_the_best_found(
-    present: list[float], absent: list[float]
+    present: list[float], absent: list[float], rate: float
 ) -> None:
-    threshold = choose_threshold(present, absent)
-    assert threshold <= max(present)
-    empty = sum(score < threshold or score == 0 for score in absent)
-    assert not absent or empty / len(absent) >= EMPTY_RATE or threshold == max(present)
+    threshold = choose_threshold(present, [demand(rate, *absent)])
+    highest = max(0.0, *present)
+    assert 0 <= threshold <= highest
+    empty = sum(score < threshold for score in absent)
+    assert not absent or empty / len(absent) >= rate - 1e-6 or threshold == highest
 
 
 def _segmenter(**changes: object) -> Segmenter:
@@ -75,13 +110,14 @@ def _segmenter(**changes: object) -> Segmenter:
     return Segmenter(tiny_model(), config.model_copy(update=changes), device=torch.device("cpu"))
 
 
-def test_calibration_counts_every_question_and_ignores_the_old_threshold(
+def test_calibration_counts_every_question_and_ignores_the_old_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "MIN_DICE", 0.0)  # an untrained model is poor
     write_images_and_masks(tmp_path, count=3)
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
-    result = calibrate(_segmenter(found_threshold=1.0), samples, progress=False)
+    old = _segmenter(found_threshold=1.0, score_map=((0.0, 0.0), (1.0, 0.1)))
+    result = calibrate(old, samples, progress=False)
     # Each image is asked for its tumor, and for the nucleus that ultrasound cannot show.
     assert result.prompts == ("tumor", "cell nucleus")
     assert (result.n_present, result.n_absent) == (3, 3)
@@ -106,3 +142,87 @@ def test_images_without_a_known_concept_are_refused(tmp_path: Path) -> None:
     samples = samples_from_folder(tmp_path, "polyp", modality="unknown")
     with pytest.raises(DataError, match="they show nothing"):
         calibrate(_segmenter(), samples, progress=False)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, answers: list[Answer]) -> calibration.Calibration:
+    """The calibration of given answers."""
+    monkeypatch.setattr(calibration, "_answers", lambda *_: answers)
+    sample = Sample("set", "brain MRI", "0", Path("0.png"), ())
+    return calibrate(_segmenter(), [sample], passes=0, progress=False)
+
+
+def one(kind: calibration.Kind, dice: float, score: float, modality: str = "brain MRI") -> Answer:
+    return Answer("tumor", modality, kind, (dice,), (score,))
+
+
+def test_score_and_threshold_are_chosen_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        # Sure of itself and right to 0.8; unsure and right to 0.6.
+        *[one("present", 0.8, 0.9) for _ in range(30)],
+        *[one("present", 0.6, 0.7) for _ in range(10)],
+        # Absent: one in two has a mask, of a score below; one in ten of the annotated ones is as
+        # sure as can be, which 85 % allow for.
+        *[one("absent_modality", 0, 0.5, "chest X-ray") for _ in range(20)],
+        *[one("absent_modality", 0, -1, "chest X-ray") for _ in range(20)],
+        *[one("absent_annotated", 0, 0.9) for _ in range(2)],
+        *[one("absent_annotated", 0, -1) for _ in range(18)],
+    ]
+    result = scripted(monkeypatch, answers)
+    assert (result.empty_modality, result.empty_annotated) == (1.0, pytest.approx(0.9))
+    assert result.found_by_concept == {"tumor": 1.0}
+    assert (result.found_rate, result.lost_rate) == (1.0, 0.0)
+    assert (result.n_present, result.n_absent) == (40, 60)
+    assert result.dice_without_threshold == result.dice_with_threshold == pytest.approx(0.75)
+    # At 0.9 there are 3/8 of all weight right to 0.8, and 2/20 of a quarter absent.
+    share = 0.375 / (0.375 + 0.025)
+    assert dict(result.score_map)[0.9] == pytest.approx(0.8 * share, abs=1e-4)
+    assert dict(result.score_map)[0.5] == 0.0
+    assert 0 < result.found_threshold < dict(result.score_map)[0.7] == pytest.approx(0.6)
+    assert result.ece_after < 0.01 < result.ece_before
+
+
+def test_the_price_of_a_threshold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        *[one("present", 0.9, 0.9) for _ in range(6)],
+        *[one("present", 0.5, 0.3) for _ in range(2)],
+        *[one("present", 0.0, -1) for _ in range(2)],  # missed without any threshold
+        *[one("absent_annotated", 0, 0.6) for _ in range(4)],
+    ]
+    result = scripted(monkeypatch, answers)
+    assert result.score_map == ()  # of so few
+    assert result.found_threshold == pytest.approx(0.75)
+    assert result.empty_modality is None
+    assert result.empty_annotated == 1.0
+    assert result.lost_rate == pytest.approx(0.2)
+    assert result.found_rate == pytest.approx(0.6)
+    assert result.dice_without_threshold == pytest.approx(0.64)
+    assert result.dice_with_threshold == pytest.approx(0.54)
+
+
+def test_the_share_to_come_back_empty_is_a_share() -> None:
+    with pytest.raises(ConfigError, match=r"absent_annotated.* is 1\.5; give 0…1"):
+        calibrate(_segmenter(), [], empty_annotated=1.5)
+
+
+def test_the_command_stores_what_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    use_tiny_model(monkeypatch)
+    settings = run_config(write_data(tmp_path)).model_dump(mode="json")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    state = trainable_state(loud_model().model)
+    before = tiny_config(score_map=((0.0, 0.0), (1.0, 0.5)), found_threshold=0.9)
+    folder = save_adapter(tmp_path / "adapter", before, state)
+    out = tmp_path / "finished"
+    done = run("calibrate", folder, tmp_path / "run.yaml", "-o", out, "--passes", "0")
+    assert done.exit_code == 0, done.output
+    after = read_adapter_config(out)
+    assert (after.score_map, after.found_threshold, after.refine) == ((), 0.0, 0)
+    assert after.training["calibration"]["n_present"] == 3
+    assert after.training["calibration"]["empty_annotated"] is None
+    assert after.tensors_sha256 not in (None, read_adapter_config(folder).tensors_sha256)
+    assert "of what the data say is absent: nothing was asked" in done.output
+    assert "no knots" in done.output
+    refused = run("calibrate", folder, tmp_path / "run.yaml", "-o", out, "--empty-modality", "2")
+    assert refused.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
     frozen = {n: t for n, t in all_tensors(other.model).items() if n in _frozen_names(other.model)}
     assert not torch.equal(other.model.context.tokens, expected["context.tokens"])
     config = load_adapter(folder, other)
-    assert config == tiny_config()
+    digest = hashlib.sha256((folder / TENSORS_FILE).read_bytes()).hexdigest()
+    assert config == tiny_config(tensors_sha256=digest)
     loaded = trainable_state(other.model)
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
@@ -86,6 +88,53 @@ def test_float16_halves_the_file_and_rounds(folder: Path, tmp_path: Path) -> Non
         assert torch.equal(tensor, state[name].half().float()), name
 
 
+def edit(folder: Path, **fields: object) -> None:
+    """Change `adapter.json` as a user with a text editor would."""
+    path = folder / CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("place", [0, 200, -1])
+def test_one_changed_byte_of_the_tensors_is_refused(folder: Path, place: int) -> None:
+    path = folder / TENSORS_FILE
+    content = bytearray(path.read_bytes())
+    before = hashlib.sha256(content).hexdigest()
+    content[place] ^= 1
+    path.write_bytes(content)
+    after = hashlib.sha256(content).hexdigest()
+    other = tiny_model(LOUD, seed=9)
+    unloaded = all_tensors(other.model)
+    with pytest.raises(AdapterError, match="copy the whole adapter folder again") as raised:
+        load_adapter(folder, other)
+    for part in (str(path), f"has sha256 {after}", f"expects {before}"):
+        assert part in str(raised.value)
+    now = other.model.state_dict()
+    assert all(torch.equal(now[name], tensor) for name, tensor in unloaded.items())
+
+
+def test_settings_may_be_edited_and_an_old_folder_without_a_digest_loads(folder: Path) -> None:
+    edit(folder, found_threshold=0.75)
+    config = load_adapter(folder, tiny_model(LOUD, seed=9))
+    assert config.found_threshold == 0.75
+    old = json.loads((folder / CONFIG_FILE).read_text())
+    assert len(old.pop("tensors_sha256")) == 64
+    (folder / CONFIG_FILE).write_text(json.dumps(old))
+    assert load_adapter(folder, tiny_model(LOUD, seed=9)).tensors_sha256 is None
+
+
+def test_a_stale_digest_is_replaced_when_saving(tmp_path: Path) -> None:
+    config = tiny_config(tensors_sha256="0" * 64)
+    folder = save_adapter(tmp_path / "new", config, trainable_state(loud_model().model))
+    digest = hashlib.sha256((folder / TENSORS_FILE).read_bytes()).hexdigest()
+    assert read_adapter_config(folder).tensors_sha256 == digest
+
+
+def test_a_missing_tensor_file_is_named(folder: Path) -> None:
+    (folder / TENSORS_FILE).unlink()
+    with pytest.raises(AdapterError, match=r"adapter\.safetensors cannot be read: No such file"):
+        load_adapter(folder, tiny_model(LOUD))
+
+
 def drop(state: dict[str, Tensor]) -> None:
     del state["adapter.fc1.weight"]
 
@@ -119,6 +168,7 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(
     state = load_file(folder / TENSORS_FILE)
     spoil(state)
     save_file(state, folder / TENSORS_FILE)
+    edit(folder, tensors_sha256=None)
     other = tiny_model(LOUD, seed=9)
     before = all_tensors(other.model)
     with pytest.raises(AdapterError) as raised:
@@ -138,6 +188,9 @@ def test_an_adapter_of_another_rank_is_refused(folder: Path) -> None:
 def test_a_damaged_tensor_file_is_refused(folder: Path) -> None:
     path = folder / TENSORS_FILE
     path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(AdapterError, match="has sha256"):
+        load_adapter(folder, tiny_model(LOUD))
+    edit(folder, tensors_sha256=None)
     with pytest.raises(WeightsError, match=TENSORS_FILE):
         load_adapter(folder, tiny_model(LOUD))
 
@@ -159,6 +212,7 @@ def changed(**fields: object) -> bytes:
         (changed(mask_threshold=1.0), "mask_threshold: Input should be less than 1"),
         (changed(found_threshold=-0.1), "found_threshold: Input should be greater"),
         (changed(refine=-1), "refine: Input should be greater"),
+        (changed(tensors_sha256="abc"), "tensors_sha256: String should match pattern"),
         (changed(score="best"), "score: Input should be 'iou_head' or 'mask_probability'"),
         (changed(architecture={"rank": 0}), r"architecture.rank: Input should be greater"),
     ],
@@ -200,6 +254,7 @@ def test_configuration_round_trip(tmp_path: Path) -> None:
         authors_frame=True,
         base={"sam_vit_b": "ab" * 32},
         terms="CC0",
+        tensors_sha256="cd" * 32,
         training={"epochs": 3, "note": {"seed": 1}},
     )
     write_adapter_config(tmp_path, config)

@@ -40,7 +40,7 @@ from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Frame, MinMaxPixels, Preprocessor, StandardPixels
 from textsam.refine import box_and_centroid as torch_box_and_centroid
 from textsam.result import Segmentation
-from textsam.segmenter import Segmenter, UnknownPromptWarning
+from textsam.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.weights.checksum import sha256_of
 
 FILES = {"encoder.onnx", "decoder.onnx", "tokens.safetensors", "export.json"}
@@ -111,6 +111,15 @@ def test_the_same_answers_as_pytorch(folder: Path, name: str) -> None:
     assert len(areas) > 3
 
 
+def test_a_misspelt_prompt_is_corrected_with_a_warning(folder: Path) -> None:
+    exported = OnnxSegmenter(folder, threads=1)
+    with pytest.warns(CorrectedPromptWarning, match="'tumro'; it is answered as 'tumor'") as seen:
+        answer = exported.segment(IMAGES["wide"], "tumro")
+    assert [warning.filename for warning in seen] == [__file__]
+    with pytest.warns(CorrectedPromptWarning):
+        assert_alike(answer, standard_segmenter().segment(IMAGES["wide"], "tumro"))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -119,6 +128,8 @@ def test_the_same_answers_as_pytorch(folder: Path, name: str) -> None:
         {"authors_frame": True, "refine": 2},
         {"refine": 0, "refine_for": {"lung": 2}},
         {"found_threshold": 1.0},
+        {"score_map": ((0.0, 0.0), (0.6, 0.1), (1.0, 0.9))},
+        {"score": "iou_head", "score_map": ((0.0, 0.3), (1.0, 0.9)), "found_threshold": 0.6},
     ],
     ids=str,
 )

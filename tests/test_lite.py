@@ -23,6 +23,7 @@ from textsam.model.build import build_model
 from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Preprocessor
 from textsam.segmenter import Segmenter
+from textsam.weights.checksum import sha256_of
 
 IMAGES = Path(skimage.data.__file__).parent
 
@@ -79,6 +80,7 @@ def test_shipped_adapters_are_complete_small_and_fit_their_base_weights() -> Non
     for name, folder in adapters.items():
         config = read_adapter_config(folder)
         assert config.name == name
+        assert config.tensors_sha256 == sha256_of(folder / TENSORS_FILE)
         assert (folder / TENSORS_FILE).stat().st_size <= 16 * 10**6
         for entry, identity in config.base.items():
             assert weights.entry(entry).identity == identity

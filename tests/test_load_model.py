@@ -54,6 +54,13 @@ class TestRefusals:
         with pytest.raises(AdapterError, match="no adapter 'nowhere'"):
             textsam.load_model("lite", adapter="nowhere")
 
+    def test_a_damaged_adapter(self, tmp_path: Path) -> None:
+        folder = adapter(tmp_path)
+        path = folder / "adapter.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        with pytest.raises(AdapterError, match=r"adapter\.safetensors has sha256 .* expects"):
+            textsam.load_model("lite", adapter=folder)
+
     def test_adapter_of_another_preset(self, tmp_path: Path) -> None:
         folder = adapter(tmp_path, preset="lite")
         with pytest.raises(AdapterError, match="belongs to 'lite', not 'vit_b'"):

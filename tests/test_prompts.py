@@ -62,6 +62,21 @@ LATIN_PLURALS = {
         ("mitochondrion", "mitochondria"),
         ("colorectal polyps", "polyp"),
         ("lesions of the skin", "skin lesion"),
+        ("brain-tumor", "tumor"),
+        ("brain_tumour", "tumor"),
+        ("tumor in the breast", "tumor"),
+        ("a mass in the breast", "tumor"),
+        ("the region of the tumour", "tumor"),
+        ("intracranial tumours", "tumor"),
+        ("lesion on the skin", "skin lesion"),
+        ("polyps of the colon", "polyp"),
+        ("nuclei of the cells", "cell nucleus"),
+        ("both lungs", "lung"),
+        ("left and right lungs", "lung"),
+        ("membrane of the neurones", "cell membrane"),
+        ("LV blood pool", "left ventricle"),
+        ("wall of the LV", "myocardium"),
+        ("muscle of the heart", "myocardium"),
         ("  an   \uff2eerve ", "nerve"),  # a full-width N, as a Japanese keyboard writes it
     ],
 )
@@ -69,7 +84,30 @@ def test_what_clinicians_write_is_understood(text: str, concept: str) -> None:
     assert canonical(text) == concept
 
 
-@pytest.mark.parametrize("text", ["left lung", "breast cancer", "melanoma", "optic nerve", "cat"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "left lung",
+        "lobe of the lung",
+        "apex of the lung",
+        "breast cancer",
+        "cancer of the breast",
+        "tumor in the left breast",
+        "tumor in the liver",
+        "thyroid nodule",
+        "melanoma",
+        "optic nerve",
+        "nerve fiber",
+        "membrane of a mitochondrion",
+        "wall of a vessel",
+        "left and right ventricle",
+        "tumor in",
+        "in the breast",
+        "of",
+        "cat",
+        "tumro",
+    ],
+)
 def test_a_narrower_or_other_term_is_not_taken_for_a_concept(text: str) -> None:
     assert canonical(text) is None
 
@@ -264,6 +302,7 @@ def test_distractors_are_outside_the_vocabulary() -> None:
 
 
 def test_importing_the_vocabulary_needs_neither_torch_nor_numpy() -> None:
-    code = "import sys, textsam.prompts; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    heavy = "[m for m in ('torch', 'numpy') if m in sys.modules]"
+    code = f"import sys, textsam.prompts, textsam.spelling; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

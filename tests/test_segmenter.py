@@ -18,7 +18,7 @@ from textsam.io.raster import Image
 from textsam.model.tuning import merge_for_inference
 from textsam.refine import decode_passes
 from textsam.result import Segmentation
-from textsam.segmenter import Segmenter, UnknownPromptWarning
+from textsam.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 
 WORDS = ["tumor", "lung", "cell nucleus"]
 
@@ -225,6 +225,18 @@ def test_an_unknown_prompt_warns_at_the_callers_line_and_answers() -> None:
         answers = segmenter.segment(image, ["tumor", "dog", "a car"])
     assert [str(w.message).split("prompt ")[1].split(";")[0] for w in seen] == ["'dog'", "'a car'"]
     assert same(answers[0], segmenter.segment(image, "tumor"))
+
+
+def test_a_misspelt_prompt_gets_the_concepts_answer_and_a_warning() -> None:
+    segmenter, image = tiny_segmenter(refine=0, refine_for={"tumor": 2}), picture()
+    with pytest.warns(CorrectedPromptWarning, match="'tumro'; it is answered as 'tumor'") as seen:
+        answer = segmenter.segment(image, "tumro")
+    assert [w.filename for w in seen] == [__file__]
+    assert issubclass(CorrectedPromptWarning, UnknownPromptWarning)
+    assert same(answer, segmenter.segment(image, "tumor"))
+    assert (answer.prompt, answer.extra["concept"], answer.extra["refine"]) == ("tumro", "tumor", 2)
+    with pytest.raises(PromptError, match=r"'tumro'; did you mean tumor\? It knows"):
+        segmenter.segment(image, "tumro", strict=True)
 
 
 def test_strict_raises_for_an_unknown_prompt_before_any_work(

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from textsam.api import load_model, segment
     from textsam.model.textsam import TextSAM
     from textsam.result import Segmentation
-    from textsam.segmenter import Segmenter, UnknownPromptWarning
+    from textsam.segmenter import Segmenter
+    from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdapterError",
     "ConfigError",
+    "CorrectedPromptWarning",
     "DataError",
     "DeviceError",
     "ImageError",
@@ -51,10 +53,11 @@ __all__ = [
 ]
 
 _LAZY = {
+    "CorrectedPromptWarning": "textsam.spelling",
     "Segmentation": "textsam.result",
     "Segmenter": "textsam.segmenter",
     "TextSAM": "textsam.model.textsam",
-    "UnknownPromptWarning": "textsam.segmenter",
+    "UnknownPromptWarning": "textsam.spelling",
     "load_model": "textsam.api",
     "segment": "textsam.api",
 }

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from textsam.errors import AdapterError
 from textsam.io.atomic import atomic_path
+from textsam.score import ScoreMap, check_score_map
+from textsam.weights.checksum import sha256_of
 
 __all__ = [
     "CONFIG_FILE",
     "TENSORS_FILE",
     "AdapterConfig",
     "ArchitectureRecord",
+    "check_tensors",
     "find_adapter",
     "read_adapter_config",
     "shipped_adapters",
@@ -56,12 +59,17 @@ class AdapterConfig(BaseModel):
         refine: refinement steps it asks for.
         refine_for: exceptions per concept.
         mask_threshold: probability above which a pixel belongs to the mask.
-        found_threshold: score below which the answer is "not there"; the mask is then empty.
+        found_threshold: score, after `score_map`, below which the answer is "not there"; the mask
+            is then empty.
         score: where the score comes from: the decoder's trained IoU head, or the mean probability
             inside the mask when that head was not trained.
+        score_map: knots (raw score, expected Dice) that turn that into the score an answer has; see
+            `textsam.score`. Empty: it is the raw score.
         authors_frame: refinement prompts stay in the image's frame, as in the authors' code.
         base: registry name -> sha256 of the base weights it was trained on.
         terms: terms of its training data.
+        tensors_sha256: lower-case hexadecimal SHA-256 of `adapter.safetensors`; None in folders
+            written before it was recorded, which are then not checked.
         training: how it was made; free form.
     """
 
@@ -77,9 +85,11 @@ class AdapterConfig(BaseModel):
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     found_threshold: float = Field(0.0, ge=0, le=1)
     score: Literal["iou_head", "mask_probability"] = "mask_probability"
+    score_map: Annotated[ScoreMap, AfterValidator(check_score_map)] = ()
     authors_frame: bool = False
     base: Mapping[str, str] = Field(default_factory=dict)
     terms: str = ""
+    tensors_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     training: Mapping[str, Any] = Field(default_factory=dict)
 
 
@@ -137,6 +147,34 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
             for item in error.errors()
         )
         raise AdapterError(f"{path} is not an adapter's configuration: {problems}") from error
+
+
+def check_tensors(folder: str | Path, config: AdapterConfig) -> str:
+    """Compare `adapter.safetensors` with what `adapter.json` says of it.
+
+    Args:
+        folder: of the adapter.
+        config: its configuration.
+
+    Returns:
+        The file's SHA-256. Without `config.tensors_sha256` there is nothing to compare it with.
+
+    Raises:
+        AdapterError: the file is missing, or is not the one the configuration was written for.
+    """
+    path = Path(folder) / TENSORS_FILE
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror}") from error
+    expected = config.tensors_sha256
+    if expected is not None and found != expected:
+        raise AdapterError(
+            f"{path} has sha256 {found}, {CONFIG_FILE} beside it expects {expected}: one of the "
+            "two was damaged, cut short or exchanged; copy the whole adapter folder again, or "
+            "write it again with `textsam train`, `calibrate` or `convert`"
+        )
+    return found
 
 
 def write_adapter_config(folder: str | Path, config: AdapterConfig) -> Path:

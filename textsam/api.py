@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from textsam import weights
-from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter, read_adapter_config
-from textsam.checkpoint import architecture_of, load_adapter
+from textsam.adapters import AdapterConfig, check_tensors, find_adapter, read_adapter_config
+from textsam.checkpoint import architecture_of, load_learned
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
 from textsam.model.build import BuiltModel, build_model
@@ -59,7 +59,8 @@ def load_model(
 
     Raises:
         ConfigError: unknown preset.
-        AdapterError: no adapter, an incomplete one, or one of another model or base weights.
+        AdapterError: no adapter, an incomplete or damaged one, or one of another model or base
+            weights.
         WeightsError: base weights missing, corrupt or unsafe.
         DeviceError: device or precision not available.
     """
@@ -78,6 +79,7 @@ def load_model(
             f"{config.preset!r} with it"
         )
     _check_base(config, info, sam_checkpoint)
+    fingerprint = check_tensors(folder, config)
     where = choose_device(device)
     dtype = choose_precision(precision, where)
     built = build_model(
@@ -86,14 +88,13 @@ def load_model(
         sam_checkpoint=sam_checkpoint,
         text_encoder=text_encoder,
     )
-    load_adapter(folder, built)
+    load_learned(folder, built)
     merge_for_inference(built.model)
     built.model.to(where)
     if where.type == "cpu" and not plain:
         _rearrange(built, dtype)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})
-    fingerprint = sha256_of(folder / TENSORS_FILE)
     return Segmenter(built, config, device=where, precision=dtype, fingerprint=fingerprint)
 
 

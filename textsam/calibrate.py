@@ -1,29 +1,53 @@
-"""Choose, on validation images, how often to refine each concept and when to say "not there"."""
+"""Choose, on validation images, how often to refine each concept, what a score is worth, and when
+to say "not there".
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 
 from textsam.data.ask import PromptConfig, PromptSampler
 from textsam.data.sample import Sample, load_sample
-from textsam.errors import DataError
+from textsam.errors import ConfigError, DataError
 from textsam.metrics import dice
+from textsam.reliability import reliability
+from textsam.score import ScoreMap, answer_score
+from textsam.score_fit import fit_score_map
 from textsam.segmenter import Segmenter
 
-__all__ = ["Answer", "Calibration", "calibrate", "choose_refinements", "choose_threshold"]
+__all__ = [
+    "EMPTY_ANNOTATED",
+    "EMPTY_MODALITY",
+    "Answer",
+    "Calibration",
+    "Demand",
+    "calibrate",
+    "choose_refinements",
+    "choose_threshold",
+    "equal_weights",
+]
 
 # A further pass must earn its cost: differences below this are noise on a validation set.
 MIN_GAIN = 0.003
 # Below this mean Dice an adapter does not know a concept, and must not say that it does.
 MIN_DICE = 0.25
-# Share of absent things that must come back empty.
-EMPTY_RATE = 0.9
+# Shares of absent things that must come back empty: of those that the kind of image cannot show,
+# and of those that the data say are not in this very image.
+EMPTY_MODALITY = 0.95
+EMPTY_ANNOTATED = 0.85
+# The score of an empty mask, which no threshold lets pass.
+_EMPTY = -1.0
+
+Kind = Literal["present", "absent_annotated", "absent_modality"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +56,16 @@ class Answer:
 
     Attributes:
         concept: asked for.
-        present: whether it is in the image.
-        dice: per pass, 0 refinements first; for an absent concept 1 if the mask is empty, else 0.
-        score: per pass, 0 where the mask is empty.
+        modality: of the image.
+        kind: whether it is in the image; if not, how that is known: from the data about this image,
+            or because this kind of image cannot show it.
+        dice: per pass, 0 refinements first; 0 for an absent concept.
+        score: per pass, raw; -1 where the mask is empty.
     """
 
     concept: str
-    present: bool
+    modality: str
+    kind: Kind
     dice: tuple[float, ...]
     score: tuple[float, ...]
 
@@ -47,14 +74,27 @@ class Answer:
 class Calibration:
     """What was chosen, and what it does on the images it was chosen on.
 
+    Rates and means marked "weighted" give every pair of concept and kind of image the same say,
+    however many images it has.
+
     Attributes:
         prompts: concepts the adapter knows: those trained whose mean Dice is not below `MIN_DICE`.
         refine: passes that are best for most concepts.
         refine_for: concepts that want another number.
-        found_threshold: score below which an answer counts as "not there".
+        score_map: knots from raw score to expected Dice; see `textsam.score`.
+        found_threshold: score, after the map, below which an answer counts as "not there".
         dice_by_passes: concept -> mean Dice after 0, 1, … refinements.
-        found_rate: share of present concepts that are still found.
+        found_rate: share of present concepts that are found.
         empty_rate: share of absent concepts that come back empty.
+        empty_modality: that share for what the kind of image cannot show, weighted; None if nothing
+            of the kind was asked.
+        empty_annotated: that share for what the data say is absent, weighted; or None.
+        lost_rate: share of present concepts whose mask the threshold takes away, weighted.
+        found_by_concept: concept -> share found where it is present.
+        dice_without_threshold: mean Dice where present, weighted, if every mask counts.
+        dice_with_threshold: the same with the threshold.
+        ece_before: expected calibration error of the raw score, weighted, absent things half.
+        ece_after: of the mapped score.
         n_present: answers behind `found_rate`.
         n_absent: answers behind `empty_rate`.
     """
@@ -62,19 +102,43 @@ class Calibration:
     prompts: tuple[str, ...]
     refine: int
     refine_for: dict[str, int]
+    score_map: ScoreMap
     found_threshold: float
     dice_by_passes: dict[str, tuple[float, ...]]
     found_rate: float
     empty_rate: float
+    empty_modality: float | None
+    empty_annotated: float | None
+    lost_rate: float
+    found_by_concept: dict[str, float]
+    dice_without_threshold: float
+    dice_with_threshold: float
+    ece_before: float
+    ece_after: float
     n_present: int
     n_absent: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Absent things, and how many of them must come back empty.
+
+    Attributes:
+        scores: (N,), -1 for an empty mask.
+        weights: (N,), of any positive sum.
+        rate: share of the weight that must fall below the threshold.
+    """
+
+    scores: Sequence[float]
+    weights: Sequence[float]
+    rate: float
 
 
 def choose_refinements(answers: Iterable[Answer]) -> dict[str, tuple[int, tuple[float, ...]]]:
     """Concept -> the fewest passes within `MIN_GAIN` of the best mean Dice, and all the means."""
     by_concept: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for answer in answers:
-        if answer.present:
+        if answer.kind == "present":
             by_concept[answer.concept].append(answer.dice)
     chosen = {}
     for concept, rows in by_concept.items():
@@ -84,25 +148,36 @@ def choose_refinements(answers: Iterable[Answer]) -> dict[str, tuple[int, tuple[
     return chosen
 
 
-def choose_threshold(present: Sequence[float], absent: Sequence[float]) -> float:
-    """The lowest score threshold at which `EMPTY_RATE` of the absent things come back empty.
+def equal_weights(groups: Sequence[object]) -> NDArray[np.float64]:
+    """(N,) weights that sum to 1 and give every group the same share, each of its members alike."""
+    sizes = Counter(groups)
+    return np.array([1 / (len(sizes) * sizes[group]) for group in groups], dtype=np.float64)
+
+
+def choose_threshold(present: Sequence[float], demands: Iterable[Demand]) -> float:
+    """The lowest score threshold at which every demand is met.
 
     Lowest, because every step up loses things that are there.
 
     Args:
-        present: scores of answers whose concept is there.
-        absent: scores of answers whose concept is not there, 0 for an empty mask.
+        present: scores of answers whose concept is there, -1 for an empty mask.
+        demands: what must come back empty. One without scores is met.
 
     Returns:
         0 when masks alone suffice, else the middle between two neighbouring scores. Never above
         the highest score of a present thing: a model that finds nothing is of no use.
     """
-    others = np.asarray(absent, dtype=np.float64)
-    highest = max(present, default=0.0)
-    edges = np.unique([0.0, *present, *absent])
+    asked = [
+        (np.asarray(d.scores), np.asarray(d.weights) / np.sum(d.weights), d.rate)
+        for d in demands
+        if len(d.scores)
+    ]
+    highest = max(0.0, *present) if present else 0.0
+    every = np.concatenate([[0.0], np.asarray(present), *(scores for scores, _, _ in asked)])
+    edges = np.unique(every[every >= 0])
     for threshold in (0.0, *((edges[:-1] + edges[1:]) / 2)):
-        empty = (others < threshold) | (others == 0)
-        if not len(others) or empty.mean() >= EMPTY_RATE:
+        # Sums of weights round; the share asked for must not be missed by that.
+        if all(weights[scores < threshold].sum() >= rate - 1e-9 for scores, weights, rate in asked):
             return float(min(threshold, highest))
     return float(highest)
 
@@ -122,31 +197,98 @@ def _answers(segmenter: Segmenter, sample: Sample, passes: int) -> list[Answer]:
     answers = []
     for index, concept in enumerate(asked):
         results = [answers_of_pass[index] for answers_of_pass in by_pass]
-        is_present = concept in present
-        if is_present:
+        kind: Kind = "absent_modality"
+        overlaps = [0.0] * len(results)
+        if concept in present:
+            kind = "present"
             overlaps = [dice(result.mask, known[concept]) for result in results]
-        else:
-            overlaps = [float(not result.mask.any()) for result in results]
-        scores = [result.score if result.mask.any() else 0.0 for result in results]
-        answers.append(Answer(concept, is_present, tuple(overlaps), tuple(scores)))
+        elif concept in empty or concept in sample.absent:
+            kind = "absent_annotated"
+        scores = [result.score if result.mask.any() else _EMPTY for result in results]
+        answers.append(Answer(concept, sample.modality, kind, tuple(overlaps), tuple(scores)))
     return answers
 
 
+@dataclass(frozen=True)
+class _Final:
+    """One answer after the passes chosen for its concept; score -1 for an empty mask."""
+
+    concept: str
+    modality: str
+    kind: Kind
+    dice: float
+    score: float
+
+    @property
+    def group(self) -> tuple[str, str]:
+        return self.modality, self.concept
+
+
+def _weights(answers: Sequence[_Final]) -> NDArray[np.float64]:
+    """Present things have half of all weight, each kind of absence half of the rest."""
+    kinds = sorted({answer.kind for answer in answers})
+    absences = len([kind for kind in kinds if kind != "present"])
+    weights: NDArray[np.float64] = np.zeros(len(answers))
+    for kind in kinds:
+        inside = [i for i, answer in enumerate(answers) if answer.kind == kind]
+        share = 1.0 if len(kinds) == 1 else 0.5 if kind == "present" else 0.5 / absences
+        weights[inside] = share * equal_weights([answers[i].group for i in inside])
+    weights /= weights.sum()
+    return weights
+
+
+def _ece(answers: Sequence[_Final], score_map: ScoreMap) -> float:
+    scores = [answer_score(max(a.score, 0.0), score_map, empty=a.score == _EMPTY) for a in answers]
+    found = reliability(scores, [a.dice for a in answers], list(_weights(answers)))
+    return 0.0 if found is None else found.ece
+
+
+def _fitted(answers: Sequence[_Final]) -> ScoreMap:
+    """The map of the answers with a mask: an empty one scores 0 whatever the map says."""
+    weights = _weights(answers)
+    rows = [i for i, answer in enumerate(answers) if answer.score != _EMPTY]
+    return fit_score_map(
+        [answers[i].score for i in rows],
+        [answers[i].dice for i in rows],
+        [float(weights[i]) for i in rows],
+    )
+
+
 def calibrate(
-    segmenter: Segmenter, samples: Sequence[Sample], *, passes: int = 2, progress: bool = True
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    *,
+    passes: int = 2,
+    empty_modality: float = EMPTY_MODALITY,
+    empty_annotated: float = EMPTY_ANNOTATED,
+    progress: bool = True,
 ) -> Calibration:
-    """Decide refinement and the found threshold on validation images.
+    """Decide refinement, the score map and the found threshold on validation images.
+
+    Every pair of concept and kind of image has the same weight in the map and in the shares that
+    must come back empty, so that a large set does not hide a small one.
 
     Args:
-        segmenter: its own found threshold is set aside.
+        segmenter: its own score map and found threshold are set aside.
         samples: validation images, not those reported on.
         passes: most refinements tried.
+        empty_modality: share of the concepts that the kind of image cannot show that must come back
+            empty, in [0, 1].
+        empty_annotated: the same for concepts that the data say are not in the image.
         progress: show a bar.
 
     Raises:
+        ConfigError: a share outside [0, 1].
         DataError: the samples hold nothing the adapter knows.
     """
-    config = segmenter.config.model_copy(update={"found_threshold": 0.0})
+    rates: Mapping[Kind, float] = {
+        "absent_modality": empty_modality,
+        "absent_annotated": empty_annotated,
+    }
+    for kind, rate in rates.items():
+        if not 0 <= rate <= 1:
+            raise ConfigError(f"the share of {kind} answers to come back empty is {rate}; give 0…1")
+    config = segmenter.config.model_copy(update={"found_threshold": 0.0, "score_map": ()})
     open_minded = Segmenter(
         segmenter.built, config, device=segmenter.device, precision=segmenter.precision
     )
@@ -168,19 +310,73 @@ def calibrate(
         )
     counts = [count for concept, (count, _) in chosen.items() if concept in known]
     refine = max(sorted(set(counts)), key=counts.count)
-    final = {c: chosen[c][0] if c in chosen else refine for c in known}
-    asked = [answer for answer in answers if answer.concept in known]
-    present = [a.score[final[a.concept]] for a in asked if a.present]
-    absent = [a.score[final[a.concept]] for a in asked if not a.present]
-    threshold = round(choose_threshold(present, absent), 4)
+    passes_for = {c: chosen[c][0] if c in chosen else refine for c in known}
+    raw = [
+        _Final(a.concept, a.modality, a.kind, a.dice[place], a.score[place])
+        for a in answers
+        if (place := passes_for.get(a.concept)) is not None
+    ]
+    score_map = _fitted(raw)
+    final = [
+        _Final(
+            a.concept,
+            a.modality,
+            a.kind,
+            a.dice,
+            a.score if a.score == _EMPTY else answer_score(a.score, score_map, empty=False),
+        )
+        for a in raw
+    ]
+    by_kind: dict[Kind, list[_Final]] = defaultdict(list)
+    for answer in final:
+        by_kind[answer.kind].append(answer)
+    present = by_kind["present"]
+    threshold = choose_threshold(
+        [a.score for a in present],
+        [
+            Demand(
+                [a.score for a in by_kind[kind]],
+                list(equal_weights([a.group for a in by_kind[kind]])),
+                rate,
+            )
+            for kind, rate in rates.items()
+        ],
+    )
+    # Rounded down, so that what is found with the exact threshold still is.
+    threshold = math.floor(threshold * 1e5) / 1e5
+
+    def empty(kind: Kind) -> float | None:
+        group = by_kind[kind]
+        if not group:
+            return None
+        weights = equal_weights([a.group for a in group])
+        # Sums of weights round, and a share above 1 would be odd to read.
+        return round(float(weights @ [a.score < threshold for a in group]), 6)
+
+    weights = equal_weights([a.group for a in present])
+    found = np.array([a.score >= threshold for a in present])
+    overlap = np.array([a.dice for a in present])
+    absent = [*by_kind["absent_annotated"], *by_kind["absent_modality"]]
     return Calibration(
         prompts=known,
         refine=refine,
-        refine_for={concept: count for concept, count in final.items() if count != refine},
+        refine_for={concept: count for concept, count in passes_for.items() if count != refine},
+        score_map=score_map,
         found_threshold=threshold,
         dice_by_passes={concept: means for concept, (_, means) in sorted(chosen.items())},
-        found_rate=float(np.mean([s >= threshold and s > 0 for s in present])),
-        empty_rate=float(np.mean([s < threshold or s == 0 for s in absent])) if absent else 1.0,
+        found_rate=float(found.mean()),
+        empty_rate=float(np.mean([a.score < threshold for a in absent])) if absent else 1.0,
+        empty_modality=empty("absent_modality"),
+        empty_annotated=empty("absent_annotated"),
+        lost_rate=round(float(weights @ [0 <= a.score < threshold for a in present]), 6),
+        found_by_concept={
+            concept: float(np.mean([a.score >= threshold for a in present if a.concept == concept]))
+            for concept in sorted({a.concept for a in present})
+        },
+        dice_without_threshold=round(float(weights @ overlap), 6),
+        dice_with_threshold=round(float(weights @ (overlap * found)), 6),
+        ece_before=round(_ece(raw, ()), 6),
+        ece_after=round(_ece(raw, score_map), 6),
         n_present=len(present),
         n_absent=len(absent),
     )

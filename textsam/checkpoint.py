@@ -13,6 +13,7 @@ from textsam.adapters import (
     TENSORS_FILE,
     AdapterConfig,
     ArchitectureRecord,
+    check_tensors,
     read_adapter_config,
     write_adapter_config,
 )
@@ -20,8 +21,9 @@ from textsam.io.atomic import atomic_path
 from textsam.model.build import Architecture, BuiltModel
 from textsam.model.tuning import Tuning, load_trainable
 from textsam.tensors import load_tensors
+from textsam.weights.checksum import sha256_of
 
-__all__ = ["architecture_of", "load_adapter", "record_of", "save_adapter"]
+__all__ = ["architecture_of", "load_adapter", "load_learned", "record_of", "save_adapter"]
 
 
 def architecture_of(record: ArchitectureRecord) -> Architecture:
@@ -65,7 +67,7 @@ def save_adapter(
 
     Args:
         folder: made if needed.
-        config: what `adapter.json` will say.
+        config: what `adapter.json` will say, with the digest of the tensors' file added.
         tensors: from `trainable_state`.
         dtype: to store in; float16 halves the file for shipping.
     """
@@ -74,7 +76,8 @@ def save_adapter(
     with atomic_path(folder / TENSORS_FILE) as temporary:
         save_file(stored, temporary, metadata={"format": "textsam-adapter-1", "name": config.name})
         temporary.chmod(0o644)  # safetensors writes for its owner alone
-    write_adapter_config(folder, config)
+        digest = sha256_of(temporary)
+    write_adapter_config(folder, config.model_copy(update={"tensors_sha256": digest}))
     return folder
 
 
@@ -82,10 +85,22 @@ def load_adapter(folder: str | Path, built: BuiltModel) -> AdapterConfig:
     """Load an adapter's tensors into a model built from its architecture.
 
     Raises:
-        AdapterError: the folder is incomplete, or the tensors do not fit.
+        AdapterError: the folder is incomplete, the tensors' file is not the one its configuration
+            names, or the tensors do not fit.
         WeightsError: the tensors' file is corrupt.
     """
-    folder = Path(folder)
     config = read_adapter_config(folder)
-    load_trainable(built.model, load_tensors(folder / TENSORS_FILE), source=str(folder))
+    check_tensors(folder, config)
+    load_learned(folder, built)
     return config
+
+
+def load_learned(folder: str | Path, built: BuiltModel) -> None:
+    """Load the tensors of an adapter folder whose file has been checked.
+
+    Raises:
+        AdapterError: the tensors do not fit.
+        WeightsError: the tensors' file is corrupt.
+    """
+    path = Path(folder) / TENSORS_FILE
+    load_trainable(built.model, load_tensors(path), source=str(folder))

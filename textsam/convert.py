@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from textsam import weights
-from textsam.adapters import AdapterConfig
+from textsam.adapters import AdapterConfig, read_adapter_config
 from textsam.checkpoint import record_of, save_adapter
 from textsam.errors import AdapterError
 from textsam.model.build import Architecture, assemble, load_parts
@@ -298,5 +298,4 @@ def convert_checkpoint(
         base={info.image_weights: image_identity},
         training={"converted_from": checkpoint.name, "sha256": sha256_of(checkpoint)},
     )
-    save_adapter(out, config, learned)
-    return config
+    return read_adapter_config(save_adapter(out, config, learned))

@@ -30,11 +30,13 @@ __all__ = [
     "MODALITIES",
     "Concept",
     "canonical",
+    "canonical_key",
     "certainly_absent",
     "distractors_for",
     "meanings",
     "nearest",
     "normalise",
+    "spellings",
 ]
 
 MAX_PROMPT_CHARS = 200
@@ -56,7 +58,11 @@ _WORDS: Mapping[str, str] = {
     "nevi": "nevus",
     "foetal": "fetal",
     "cristae": "crista",
+    "neurone": "neuron",
+    "neurones": "neuron",
 }
+# "Tumor in the breast" is a breast tumor, "nuclei of cells" are cell nuclei.
+_PLACED = frozenset({"of", "in", "on"})
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -100,7 +106,15 @@ def _singular(word: str) -> str:
     return word
 
 
-def _key(text: str) -> str:
+def canonical_key(text: str) -> str:
+    """What texts that differ only in wording have in common.
+
+    As `normalise`, with words in the singular and in American spelling, without articles, and
+    with what a thing lies in before it ("mass in the breast" gives "breast mass").
+
+    Raises:
+        PromptError: as `normalise`.
+    """
     # Checked outside of the cache, which would refuse unhashable input in its own words.
     return _cached_key(text) if isinstance(text, str) else normalise(text)
 
@@ -110,7 +124,24 @@ def _cached_key(text: str) -> str:
     words = normalise(text).split()
     # Articles inside too: "lesion of the skin".
     inner = [word for word in words if word not in _ARTICLES] or words
+    places = [i for i, word in enumerate(inner) if word in _PLACED]
+    if len(places) == 1 and 0 < places[0] < len(inner) - 1:
+        inner = [*inner[places[0] + 1 :], *inner[: places[0]]]
     return " ".join(_singular(word) for word in inner)
+
+
+@lru_cache(maxsize=1024)
+def spellings(name: str) -> tuple[str, ...]:
+    """A name as listed, its key, and the key with each British, Latin or Greek form of a word."""
+    key = canonical_key(name)
+    words = key.split()
+    other = (
+        " ".join((*words[:i], form, *words[i + 1 :]))
+        for i, word in enumerate(words)
+        for form, meant in _WORDS.items()
+        if meant == word
+    )
+    return tuple(dict.fromkeys((normalise(name), key, *other)))
 
 
 @lru_cache(maxsize=1)
@@ -118,7 +149,7 @@ def _by_key() -> Mapping[str, tuple[str, ...]]:
     table: dict[str, list[str]] = {}
     for concept in CONCEPTS.values():
         for name in concept.names:
-            owners = table.setdefault(_key(name), [])
+            owners = table.setdefault(canonical_key(name), [])
             if concept.name not in owners:
                 owners.append(concept.name)
     return {key: tuple(owners) for key, owners in table.items()}
@@ -126,7 +157,7 @@ def _by_key() -> Mapping[str, tuple[str, ...]]:
 
 def meanings(text: str) -> tuple[str, ...]:
     """Every concept of `CONCEPTS` that `text` can mean: none, one, or several ("lesion")."""
-    return _by_key().get(_key(text), ())
+    return _by_key().get(canonical_key(text), ())
 
 
 def canonical(text: str, known: Iterable[str] | None = None) -> str | None:
@@ -135,12 +166,13 @@ def canonical(text: str, known: Iterable[str] | None = None) -> str | None:
     known: the names to choose from, e.g. what an adapter was trained on; they need not be in
         `CONCEPTS`. Default: all of `CONCEPTS`. A known name beats a synonym of another concept,
         and a text with several meanings ("lesion") resolves when only one of them is known.
-    Case, articles, punctuation, plural and British spelling do not matter.
+    Case, articles, punctuation, plural, British spelling and the order in "tumor in the breast" do
+    not matter. A misspelt text means nothing here; see `textsam.spelling`.
     """
     names = tuple(CONCEPTS) if known is None else tuple(known)
-    key = _key(text)
+    key = canonical_key(text)
     for name in names:
-        if _key(name) == key:
+        if canonical_key(name) == key:
             return name
     found = [name for name in names if name in _by_key().get(key, ())]
     return found[0] if len(found) == 1 else None
@@ -159,12 +191,12 @@ def nearest(text: str, known: Iterable[str] | None = None, n: int = 3) -> list[s
     Best first; compares with the concepts' names, synonyms and related terms. Empty when nothing
     is close.
     """
-    key = _key(text)
+    key = canonical_key(text)
     scores: list[tuple[float, int, str]] = []
     for order, name in enumerate(tuple(CONCEPTS) if known is None else tuple(known)):
         concept = CONCEPTS.get(name)
         terms = (*concept.names, *concept.related) if concept else (name,)
-        scores.append((-max(_similarity(key, _key(term)) for term in terms), order, name))
+        scores.append((-max(_similarity(key, canonical_key(term)) for term in terms), order, name))
     return [name for score, _, name in sorted(scores) if score <= -0.6][:n]
 
 

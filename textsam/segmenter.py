@@ -21,26 +21,33 @@ from textsam.errors import PromptError
 from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
-from textsam.prompts import canonical, nearest, normalise
+from textsam.prompts import canonical, normalise
 from textsam.refine import Geometry, Pass, decode_passes
 from textsam.result import Segmentation
+from textsam.score import answer_score
+from textsam.spelling import (
+    CorrectedPromptWarning,
+    UnknownPromptWarning,
+    corrected,
+    unknown_message,
+)
 
-__all__ = ["Question", "Segmenter", "UnknownPromptWarning"]
+__all__ = ["CorrectedPromptWarning", "Question", "Segmenter", "UnknownPromptWarning"]
 
 _KEPT_EMBEDDINGS = 4
 
 
-class UnknownPromptWarning(UserWarning):
-    """A prompt that the adapter was not trained for: its answer is a guess."""
-
-
 @dataclass(frozen=True)
 class Question:
-    """A prompt as asked, what it means, and the text that is encoded; None: geometry alone."""
+    """A prompt as asked, what it means, and the text that is encoded; None: geometry alone.
+
+    doubt: what the user should know of how the prompt was understood; empty if it is known.
+    """
 
     asked: str
     concept: str | None
     text: str | None
+    doubt: str = ""
 
 
 class Segmenter:
@@ -308,21 +315,34 @@ class Segmenter:
                 for row, image in enumerate(images)
             ]
 
-    def _question(self, asked: str, strict: bool, stacklevel: int) -> Question:
+    def understood(self, asked: str) -> Question:
+        """What one prompt means to this adapter, without a warning; see `Question.doubt`.
+
+        A known name, synonym or other wording is the concept. A misspelling of one
+        (`textsam.spelling`) is the concept too, with a doubt; any other text stands for itself.
+
+        Raises:
+            PromptError: an empty or too long prompt.
+        """
         text = normalise(asked)
         concept = canonical(text, self.prompts)
         if concept is not None:
             return Question(asked, concept, concept)
-        close = nearest(text, self.prompts)
-        hint = f"did you mean {', '.join(close)}? It" if close else "it"
-        message = (
-            f"the adapter {self.adapter_name!r} was not trained for the prompt {asked!r}; {hint} "
-            f"knows: {', '.join(self.prompts)}"
-        )
-        if strict:
-            raise PromptError(message)
-        warnings.warn(message, UnknownPromptWarning, stacklevel=stacklevel)
-        return Question(asked, None, text)
+        concept = corrected(text, self.prompts)
+        doubt = unknown_message(self.adapter_name, asked, self.prompts, answered=True)
+        return Question(asked, concept, text if concept is None else concept, doubt)
+
+    def _question(self, asked: str, strict: bool, stacklevel: int) -> Question:
+        question = self.understood(asked)
+        if question.doubt and strict:
+            raise PromptError(
+                unknown_message(self.adapter_name, asked, self.prompts, answered=False)
+            )
+        if question.doubt:
+            misspelt = question.concept is not None
+            category = CorrectedPromptWarning if misspelt else UnknownPromptWarning
+            warnings.warn(question.doubt, category, stacklevel=stacklevel)
+        return question
 
     def _token(self, text: str) -> Tensor:
         if text not in self._tokens:
@@ -362,15 +382,17 @@ class Segmenter:
         logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
         probability = logits.sigmoid().cpu().numpy()
         mask = final.masks[index]
+        empty = not mask.any()
         if self.config.score == "iou_head":
-            score = float(final.iou[index, 0].clamp(0, 1))
+            raw = float(final.iou[index, 0].clamp(0, 1))
         else:
-            score = float(probability[mask].mean()) if mask.any() else 0.0
+            raw = 0.0 if empty else float(probability[mask].mean())
+        score = answer_score(raw, self.config.score_map, empty=empty)
         # The threshold tells present from absent for words; a place shown is no such question.
         sure = question.text is None or score >= self.config.found_threshold
-        found = bool(mask.any()) and sure
+        found = not empty and sure
         extra: dict[str, object] = {"concept": question.concept, "refine": refined}
-        if mask.any() and not found:
+        if not empty and not found:
             extra["rejected_area_px"] = int(mask.sum())
         return Segmentation(
             mask=image.to_image(mask.copy() if found else np.zeros_like(mask)),

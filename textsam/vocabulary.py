@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["CLINICAL_DISTRACTORS", "CONCEPTS", "DISTRACTORS", "EVERYDAY", "MODALITIES", "Concept"]
+__all__ = [
+    "CLINICAL_DISTRACTORS",
+    "CONCEPTS",
+    "DISTRACTORS",
+    "EVERYDAY",
+    "MODALITIES",
+    "NEAR_WORDS",
+    "Concept",
+]
 
 MODALITIES: tuple[str, ...] = (
     "breast ultrasound",
@@ -59,7 +67,15 @@ class Concept:
 _TABLE = (
     Concept(
         "tumor",
-        ("mass", "lesion", "neoplasm", "tumor mass", "tumor region", "neoplastic lesion"),
+        (
+            "mass",
+            "lesion",
+            "neoplasm",
+            "tumor mass",
+            "tumor region",
+            "tumor area",
+            "neoplastic lesion",
+        ),
         # A skin lesion or a polyp may be a neoplasm, a radiograph may show a mass, and stained
         # tissue is often tumor tissue: unknown there, hence listed.
         (
@@ -78,7 +94,14 @@ _TABLE = (
                 "breast nodule",
                 "breast neoplasm",
             ),
-            "brain MRI": ("brain tumor", "brain mass", "brain lesion", "brain neoplasm"),
+            "brain MRI": (
+                "brain tumor",
+                "brain mass",
+                "brain lesion",
+                "brain neoplasm",
+                "intracranial tumor",
+                "intracranial mass",
+            ),
         },
         (
             "cancer",
@@ -109,7 +132,7 @@ _TABLE = (
         ("lung field", "pulmonary field", "lung region", "lung area"),
         # Cardiac MRI shows lung around the heart; a breast scan may reach the pleura.
         ("chest X-ray", "cardiac MRI", "breast ultrasound"),
-        {},
+        {"chest X-ray": ("both lungs", "left and right lung", "right and left lung")},
         ("left lung", "right lung", "upper lobe", "lung lobe", "pleura", "thorax"),
     ),
     Concept(
@@ -179,6 +202,7 @@ _TABLE = (
             "rv",
             "right ventricular cavity",
             "rv cavity",
+            "rv blood pool",
             "right ventricular blood pool",
             "right cardiac ventricle",
             "right ventricle of the heart",
@@ -193,6 +217,7 @@ _TABLE = (
             "lv",
             "left ventricular cavity",
             "lv cavity",
+            "lv blood pool",
             "left ventricular blood pool",
             "left cardiac ventricle",
             "left ventricle of the heart",
@@ -209,6 +234,7 @@ _TABLE = (
             "myocardial wall",
             "left ventricular myocardium",
             "lv myocardium",
+            "lv wall",
             "left ventricular wall",
         ),
         ("cardiac MRI", "chest X-ray"),
@@ -265,6 +291,23 @@ CLINICAL_DISTRACTORS: Mapping[str, tuple[str, ...]] = {
     "gallbladder": ("chest X-ray", "cardiac MRI"),
     "surgical instrument": ("colonoscopy",),
 }
+
+# Words of their own that are one letter away from a word of a concept's name, and begin alike; a
+# prompt with one of them is not taken for a slip of the finger.
+NEAR_WORDS = (
+    "beast",
+    "cardia",
+    "colony",
+    "contract",
+    "fungus",
+    "legion",
+    "lesson",
+    "plasm",
+    "polys",
+    "retinol",
+    "timor",
+    "tutor",
+)
 
 DISTRACTORS: tuple[str, ...] = (*EVERYDAY, *CLINICAL_DISTRACTORS)
 """Prompts outside the vocabulary that must come back empty; see `distractors_for`."""

@@ -88,6 +88,14 @@ def evaluate(
     worst: Annotated[
         int, typer.Option(min=0, help="Cases per set and concept in worst.png; 0 for none.")
     ] = 8,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness",
+            help="Measure instead whether the word decides: wordings, absent things, neighbouring "
+            "classes, calibration of the score.",
+        ),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -135,6 +143,12 @@ def evaluate(
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
         )
+        if faithfulness:
+            from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
+
+            texts = SegmenterTexts(segmenter, refine)
+            typer.echo(measure_faithfulness(texts, samples, out=out, seed=seed).table())
+            return
         summary = run_evaluation(
             segmenter,
             samples,

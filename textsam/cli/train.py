@@ -84,14 +84,26 @@ def calibrate(
         typer.Option("--set", help="Replace a setting: a.b=value; may be given several times."),
     ] = None,
     passes: Annotated[int, typer.Option(min=0, help="Most refinements tried.")] = 2,
+    empty_modality: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share to come back empty of what the kind of image cannot show."
+        ),
+    ] = 0.95,
+    empty_annotated: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share to come back empty of what the data say is not in the image."
+        ),
+    ] = 0.85,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
 ) -> None:
-    """Finish an adapter: choose refinement and the found threshold, store it in half precision.
+    """Finish an adapter: choose refinement, score map and threshold, store it in half precision.
 
-    Both are chosen on the validation images of the configuration; test images play no part.
+    All are chosen on the validation images of the configuration; test images play no part.
     """
     with errors_as_exit():
         from dataclasses import asdict
@@ -120,12 +132,19 @@ def calibrate(
             text_encoder=text_encoder,
         )
         samples = samples_of(settings.data, "val")
-        result = run_calibration(segmenter, samples, passes=passes)
+        result = run_calibration(
+            segmenter,
+            samples,
+            passes=passes,
+            empty_modality=empty_modality,
+            empty_annotated=empty_annotated,
+        )
         finished = record.model_copy(
             update={
                 "prompts": result.prompts,
                 "refine": result.refine,
                 "refine_for": result.refine_for,
+                "score_map": result.score_map,
                 "found_threshold": result.found_threshold,
                 "training": {**record.training, "calibration": asdict(result)},
             }
@@ -135,6 +154,23 @@ def calibrate(
         f"{out}: refine {result.refine} {result.refine_for or ''}, found from score "
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "
         f"{result.empty_rate:.1%} of {result.n_absent} absent empty"
+    )
+    for name, reached, wanted in (
+        ("of what the kind of image cannot show", result.empty_modality, empty_modality),
+        ("of what the data say is absent", result.empty_annotated, empty_annotated),
+    ):
+        if reached is None:
+            typer.echo(f"  {name}: nothing was asked, so nothing is known")
+        else:
+            short = "" if reached >= wanted - 1e-9 else ", NOT REACHED"
+            typer.echo(f"  {name}: {reached:.1%} empty, {wanted:.1%} asked for{short}")
+    typer.echo(
+        f"  the threshold takes away {result.lost_rate:.1%} of what is there: mean Dice "
+        f"{result.dice_without_threshold:.3f} without it, {result.dice_with_threshold:.3f} with it"
+    )
+    typer.echo(
+        f"  expected calibration error {result.ece_before:.3f} of the raw score, "
+        f"{result.ece_after:.3f} mapped ({len(result.score_map) or 'no'} knots)"
     )
     for concept, means in result.dice_by_passes.items():
         typer.echo(

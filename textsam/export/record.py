@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from textsam.errors import AdapterError, WeightsError
 from textsam.io.atomic import atomic_path
+from textsam.score import ScoreMap, check_score_map
 from textsam.weights.checksum import sha256_of
 
 __all__ = [
@@ -79,6 +80,7 @@ class ExportRecord(BaseModel):
         mask_threshold: probability above which a pixel belongs to the mask.
         found_threshold: score below which the answer is "not there".
         score: where the score comes from.
+        score_map: knots that turn it into the score of an answer; see `textsam.score`.
         authors_frame: refinement prompts stay in the image's frame.
         opset: of the ONNX graphs.
         versions: of the libraries that wrote the files.
@@ -102,6 +104,7 @@ class ExportRecord(BaseModel):
     mask_threshold: float = Field(gt=0, lt=1)
     found_threshold: float = Field(ge=0, le=1)
     score: Literal["iou_head", "mask_probability"]
+    score_map: Annotated[ScoreMap, AfterValidator(check_score_map)] = ()
     authors_frame: bool = False
     opset: int
     versions: Mapping[str, str] = Field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from textsam.io.image import Image
 from textsam.io.raster import read_image
 from textsam.prompts import canonical, nearest, normalise
 from textsam.result import Segmentation
+from textsam.score import answer_score
+from textsam.spelling import CorrectedPromptWarning, corrected, unknown_message
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -135,7 +138,9 @@ class OnnxSegmenter:
             raise PromptError("the list of prompts is empty; give at least one word")
         if refine is not None and not (isinstance(refine, int | np.integer) and refine >= 0):
             raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
-        questions = [(text, *self._token(text)) for text in asked]
+        questions = []
+        for text in asked:  # a loop, so that a warning points at the caller
+            questions.append((text, *self._token(text)))  # noqa: PERF401
         picture = read_image(image)
         embedding, frame = self._embedding(picture)
         answers = [
@@ -148,6 +153,11 @@ class OnnxSegmenter:
         """The concept a text means, if any, and its (1, 256) token."""
         record, text = self.record, normalise(asked)
         concept = canonical(text, record.prompts)
+        if concept is None and text not in record.words:
+            concept = corrected(text, record.prompts)
+            if concept is not None:
+                doubt = unknown_message(record.adapter, asked, record.prompts, answered=True)
+                warnings.warn(doubt, CorrectedPromptWarning, stacklevel=3)
         if concept is not None:
             row = record.prompts.index(concept)
         elif text in record.words:
@@ -218,13 +228,15 @@ class OnnxSegmenter:
                 embedding, frame, token, points, (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
             )
         inner = sigmoid(final.logits)
+        empty = not final.mask.any()
         if record.score == "iou_head":
-            score = min(max(final.iou, 0.0), 1.0)
+            raw = min(max(final.iou, 0.0), 1.0)
         else:
-            score = float(inner[final.mask].mean()) if final.mask.any() else 0.0
-        found = bool(final.mask.any()) and score >= record.found_threshold
+            raw = 0.0 if empty else float(inner[final.mask].mean())
+        score = answer_score(raw, record.score_map, empty=empty)
+        found = not empty and score >= record.found_threshold
         extra: dict[str, object] = {"concept": concept, "refine": times}
-        if final.mask.any() and not found:
+        if not empty and not found:
             extra["rejected_area_px"] = int(final.mask.sum())
         mask = np.zeros(image.size_px, dtype=bool)
         probability = np.zeros(image.size_px, dtype=np.float32)

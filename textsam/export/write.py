@@ -119,6 +119,7 @@ def export_onnx(
             mask_threshold=config.mask_threshold,
             found_threshold=config.found_threshold,
             score=config.score,
+            score_map=config.score_map,
             authors_frame=config.authors_frame,
             opset=opset,
             versions=_versions(),

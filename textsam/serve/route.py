@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from textsam.batch import BatchAnswer
 from textsam.errors import PromptError
-from textsam.prompts import normalise
 from textsam.segmenter import Segmenter
 from textsam.serve.answers import MaskEncoding, check_seg, json_answer, png_answer, seg_answer
 from textsam.serve.problems import Refusal
@@ -145,13 +144,10 @@ def _unknown(
     for prompt in prompts:
         if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
             raise PromptError("a prompt holds half of a character; send the form as UTF-8")
-        normalise(prompt)
-        try:
+        if strict:
             segmenter.questions(prompt, strict=True)
-        except PromptError as error:
-            if strict:
-                raise
-            warnings.append(str(error))
+        elif doubt := segmenter.understood(prompt).doubt:
+            warnings.append(doubt)
     return warnings
 
 

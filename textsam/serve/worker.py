@@ -174,6 +174,6 @@ class Worker:
 
 
 def _unknown_prompt_warning() -> type[Warning]:
-    from textsam.segmenter import UnknownPromptWarning
+    from textsam.spelling import UnknownPromptWarning
 
     return UnknownPromptWarning

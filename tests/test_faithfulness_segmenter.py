@@ -1,0 +1,52 @@
+"""A real segmenter under `measure_faithfulness`, tiny and untrained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import run, use_tiny_model
+from tiny import tiny_segmenter, write_images_and_masks
+
+from textsam.data.folder import samples_from_folder
+from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
+
+
+def test_a_segmenter_is_asked_past_its_lexicon(tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path, count=2)
+    samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
+    segmenter = tiny_segmenter(found_threshold=0.1, refine=0, refine_for={"tumor": 1})
+    model = SegmenterTexts(segmenter)
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    name, raw, other = model.answers(
+        image, [("tumor", "tumor"), ("mass", "tumor"), ("tumor", None)]
+    )
+    asked = segmenter.segment(image, "mass")  # the lexicon makes it a tumor
+    assert np.array_equal(name.probability, asked.probability)
+    assert not np.array_equal(raw.probability, name.probability)
+    assert [answer.extra["refine"] for answer in (name, raw, other)] == [1, 1, 0]
+    summary = measure_faithfulness(model, samples, out=tmp_path / "out", progress=False)
+    assert {t.product_lost for t in summary.texts} == {0.0}
+    assert summary.settings["config"]["found_threshold"] == 0.1
+    assert {rate.kind for rate in summary.empty} == {"absent_modality", "distractor"}
+    assert summary.score.present is not None
+    assert summary.score.present.n == 2
+
+
+def test_the_command_prints_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_model(monkeypatch)
+    write_images_and_masks(tmp_path / "data", count=2)
+    done = run(
+        "evaluate", tmp_path / "data", "--concept", "tumor", "--modality", "brain MRI",
+        "--faithfulness", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "### Wording: Dice points lost" in done.stdout
+    assert "| another kind of image | all sets | 2 |" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "faithfulness.csv",
+        "faithfulness-run.json",
+        "faithfulness.json",
+        "reliability.png",
+    }

@@ -1,0 +1,64 @@
+"""Fit the map from raw score to expected Dice on answers whose Dice is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from textsam.score import ScoreMap
+
+__all__ = ["FITTED_KNOTS", "MIN_ANSWERS", "fit_score_map"]
+
+# With the fixed knot (0, 0) and one at 1 there are at most two more.
+FITTED_KNOTS = 10
+# Fewer say too little: the raw score then stays as it is.
+MIN_ANSWERS = 20
+
+
+def fit_score_map(
+    raw: Sequence[float], dice: Sequence[float], weights: Sequence[float]
+) -> ScoreMap:
+    """A monotone piecewise-linear map by isotonic regression.
+
+    The answers are sorted by raw score and put into `FITTED_KNOTS` groups of about equal weight,
+    which keeps a few odd answers from bending the map. Isotonic regression makes the groups' mean
+    Dice rise with their mean raw score; groups that come out alike become one. Each is a knot,
+    beside (0, 0), so that the lowest scores keep their order, and a level end at raw score 1.
+
+    Args:
+        raw: (N,) in [0, 1], of masks that are not empty.
+        dice: (N,) of the masks, 0 where the thing is not in the image.
+        weights: (N,), positive.
+
+    Returns:
+        3 to `FITTED_KNOTS` + 2 knots, or none with fewer than `MIN_ANSWERS` answers or nothing but
+        masks of Dice 0.
+    """
+    if len(raw) < MIN_ANSWERS:
+        return ()
+    order = np.argsort(np.asarray(raw), kind="stable")
+    x, y, w = (np.asarray(values, dtype=np.float64)[order] for values in (raw, dice, weights))
+    # Answers of one raw score stay together, whatever their weight.
+    middle = (np.cumsum(w) - w / 2) / w.sum()
+    first = np.searchsorted(x, x, side="left")
+    group = np.minimum((middle[first] * FITTED_KNOTS).astype(int), FITTED_KNOTS - 1)
+    groups = [group == index for index in np.unique(group)]
+    total = np.array([w[inside].sum() for inside in groups])
+    centre = np.array([np.average(x[inside], weights=w[inside]) for inside in groups])
+    mean = np.array([np.average(y[inside], weights=w[inside]) for inside in groups])
+    # Blocks are runs of groups with one value.
+    fitted = isotonic_regression(mean, weights=total)
+    starts = fitted.blocks
+    knots: dict[float, float] = {0.0: 0.0}
+    for begin, end in pairwise(starts):
+        where = float(np.average(centre[begin:end], weights=total[begin:end]))
+        value = float(fitted.x[begin])
+        if round(where, 4) > 0:
+            knots[round(where, 4)] = round(min(value, 1.0), 4)
+    knots.setdefault(1.0, max(knots.values()))
+    if not max(knots.values()):
+        return ()
+    return tuple(sorted(knots.items()))
