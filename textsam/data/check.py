@@ -86,6 +86,19 @@ class Checker:
             found += problems.found
         return found + list(self._repeated(parts))
 
+    def image_size_px(self, path: Path) -> tuple[int, int]:
+        """(H, W) of an image that was read; (0, 0) of a broken one."""
+        return self._images[path].size_px
+
+    def image_digest(self, path: Path) -> str:
+        """Hash of the pixels of an image that was read; empty for a broken one."""
+        return self._images[path].digest
+
+    def mask_values(self, path: Path) -> tuple[int, ...]:
+        """The distinct values of a mask that was read; none for a broken one."""
+        values = self._masks[path].values
+        return () if values is None else tuple(values.tolist())
+
     def _read(self, samples: Sequence[Sample]) -> None:
         images = list(
             dict.fromkeys(s.image_path for s in samples if s.image_path not in self._images)
