@@ -29,7 +29,7 @@ ONLY_FLIPS: dict[str, Any] = {
 def write_data(folder: Path, train: int = 6, val: int = 3) -> Path:
     """`train/` and `val/` folders of discs."""
     write_images_and_masks(folder / "train", train)
-    write_images_and_masks(folder / "val", val)
+    write_images_and_masks(folder / "val", val, seed=1)
     return folder
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 import textsam
 from textsam.cli import app
 from textsam.config import DataSettings, FolderSelection, TrainConfig, read_config
+from textsam.data.coco import CocoSelection
 from textsam.data.folder import Selection
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +127,9 @@ def test_eus_is_the_recipe_of_the_paper() -> None:
         "cosine",
     )
     assert (config.loss.dice, config.loss.bce, config.loss.iou) == (1, 1, 0)
+    assert config.loss.resolution == "image"
+    assert config.context.text_dropout is False
+    assert config.val_every is None, "once per epoch"
     probabilities = {n: v for n, v in config.augment.model_dump().items() if n.endswith("_p")}
     assert set(probabilities.values()) == {0.0}
     assert (config.geometry.probability, config.prompts.negatives, config.prompts.synonym_p) == (
@@ -136,6 +140,15 @@ def test_eus_is_the_recipe_of_the_paper() -> None:
     assert (config.select, config.refine, config.accumulate) == ("val_loss", 2, 1)
     assert config.optim.lr_encoder is None
     assert config.optim.lr_text is None
+
+
+def test_eus_authors_is_the_paper_s_recipe_but_for_three_quirks_of_the_code() -> None:
+    paper = read_config(ROOT / "configs" / "eus.yaml").model_dump()
+    code = read_config(ROOT / "configs" / "eus-authors.yaml").model_dump()
+    paper["name"] = "eus-authors"
+    paper["optim"]["schedule"] = "constant"
+    paper["context"] |= {"depth": 11, "text_dropout": True}
+    assert code == paper
 
 
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -151,7 +164,7 @@ def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def test_training_document_names_every_setting() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    models = (TrainConfig, DataSettings, FolderSelection, Selection)
+    models = (TrainConfig, DataSettings, FolderSelection, Selection, CocoSelection)
     wanted = {name for model in models for name in _settings(model)}
     assert len(wanted) > 60
     assert sorted(name for name in wanted if f"`{name}`" not in text) == []

@@ -304,3 +304,99 @@ def test_flips_are_in_the_augmentation_of_the_toy() -> None:
     from textsam.data.augment import AugmentConfig
 
     assert AugmentConfig.model_validate(ONLY_FLIPS).only_flips()
+
+
+def test_the_loss_can_be_computed_in_the_image_s_own_pixels(root: Path) -> None:
+    loss = {"resolution": "image"}
+    run = begin(run_config(root, loss=loss, augment={**ONLY_FLIPS, "flip_vertical_p": 0.0}))
+    key = (0, 0, 0)
+    item = run.train_set[key]
+    # The discs are 48 px large, the tiny model sees 64.
+    assert item.native_targets is not None
+    assert item.native_targets.shape == (len(item.prompts), 48, 48)
+    assert item.targets.shape[-2:] == (64, 64)
+    run.built.model.eval()
+    embedding = run.forward.embed([item])
+    tokens = run.built.model.encode_text(item.prompts)
+    with torch.no_grad():
+        logits, targets, _ = run.forward.decode(item, embedding, tokens, None)
+        low = run.built.model(embedding, tokens)[0]
+    assert torch.equal(targets, item.native_targets)
+    square = torch.nn.functional.interpolate(low, (64, 64), mode="bilinear")
+    expected = torch.nn.functional.interpolate(square, (48, 48), mode="bilinear")
+    assert torch.equal(logits, expected)
+    (parts,) = run.forward.losses([key], [item])
+    by_hand = mask_losses(logits, torch.zeros(len(item.prompts), 1), item.native_targets)
+    assert float(parts.bce.detach()) == pytest.approx(float(by_hand.bce), abs=1e-6)
+    assert float(parts.dice.detach()) == pytest.approx(float(by_hand.dice), abs=1e-6)
+    result = run_module.validate(run.forward, run.val_set, [(0, 0, 0)], run.config.loss)
+    assert result.loss == pytest.approx(_loss_in_own_pixels(run), abs=1e-5)
+    assert begin(run_config(root, name="other")).train_set[key].native_targets is None
+
+
+def _loss_in_own_pixels(run: run_module.Run) -> float:
+    item = run.val_set[(0, 0, 0)]
+    assert item.native_targets is not None
+    with torch.no_grad():
+        tokens = run.built.model.eval().encode_text(item.prompts)
+        low = run.built.model(run.forward.embed([item]), tokens)[0]
+    square = torch.nn.functional.interpolate(low, (64, 64), mode="bilinear")
+    own = torch.nn.functional.interpolate(square, (48, 48), mode="bilinear")
+    parts = mask_losses(own, torch.zeros(len(item.prompts), 1), item.native_targets)
+    return float(parts.bce + parts.dice)
+
+
+def test_native_masks_follow_prompts_that_geometry_reorders(root: Path) -> None:
+    config = run_config(
+        root,
+        loss={"resolution": "image"},
+        geometry={"probability": 1.0},
+        prompts={"negatives": 2, "distractor_p": 1.0},
+    )
+    run = begin(config)
+    item = run.train_set[(0, 1, 0)]
+    assert item.native_targets is not None
+    # Absent first, so that the order of decoding is another one than that of the item.
+    turned = replace(
+        item,
+        prompts=item.prompts[::-1],
+        concepts=item.concepts[::-1],
+        targets=item.targets.flip(0),
+        native_targets=item.native_targets.flip(0),
+    )
+    tokens = run.built.model.encode_text(turned.prompts)
+    embedding = run.forward.embed([turned])
+    _, targets, _ = run.forward.decode(turned, embedding, tokens, np.random.default_rng(0))
+    assert targets.flatten(1).any(1).tolist() == [True, False, False]
+
+
+def test_dropout_of_the_text_encoder_is_on_only_where_asked_and_follows_the_seed(
+    root: Path,
+) -> None:
+    context = {"n_tokens": 4, "depth": 3}
+    silent = begin(run_config(root))
+    noisy_config = run_config(root, name="noisy", context={**context, "text_dropout": True})
+    noisy = begin(noisy_config)
+
+    def losses(run: run_module.Run, epoch: int) -> float:
+        key = (epoch, 0, 0)
+        item = run.train_set[(0, 0, 0)]
+        (parts,) = run.forward.losses([key], [item])
+        return float(parts.bce.detach())
+
+    assert not silent.built.model.text_encoder.training
+    assert losses(silent, 0) == losses(silent, 1)
+    assert noisy.built.model.text_encoder.training
+    state = torch.get_rng_state()
+    assert losses(noisy, 0) == losses(noisy, 0)
+    assert losses(noisy, 0) != losses(noisy, 1)
+    assert losses(noisy, 0) != losses(silent, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    # Nothing of it at inference, and a resumed run draws what an uninterrupted one draws.
+    assert torch.equal(logits_of(noisy.built), logits_of(silent.built))
+    short = {"context": {**context, "text_dropout": True}, "epochs": 2 / 3, "save_every": 1}
+    whole = train(run_config(root, name="whole", **short))
+    parts = run_config(root, name="parts", **short)
+    train(parts, stop_after=1)
+    assert whole.state.step == 2
+    assert same(learned(whole), learned(train(parts)))

@@ -220,12 +220,12 @@ def tiny_segmenter(
     return Segmenter(built, tiny_config(**changes), device=torch.device("cpu"), precision=precision)
 
 
-def write_images_and_masks(folder: Path, count: int = 6, side: int = 48) -> None:
+def write_images_and_masks(folder: Path, count: int = 6, side: int = 48, seed: int = 0) -> None:
     """`images/` and `masks/`: a bright disc on a dark, noisy ground; its mask is 0/255."""
     import numpy as np
     from PIL import Image
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[:side, :side]
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)

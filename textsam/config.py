@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from textsam.data.ask import PromptConfig
 from textsam.data.augment import AugmentConfig
+from textsam.data.coco import CocoSelection
 from textsam.data.folder import Selection
 from textsam.errors import ConfigError
 from textsam.presets import PRESETS
@@ -61,6 +62,10 @@ class DataSettings(_Settings):
         val: what chooses the best adapter, from the manifest.
         train_folders: plain folders to train on.
         val_folders: plain folders to validate on.
+        train_coco: COCO files to train on.
+        val_coco: COCO files to validate on.
+        allow: what the check of the data finds and a run may have all the same: "empty-class",
+            "same-image".
     """
 
     root: str
@@ -68,21 +73,32 @@ class DataSettings(_Settings):
     val: tuple[Selection, ...] = ()
     train_folders: tuple[FolderSelection, ...] = ()
     val_folders: tuple[FolderSelection, ...] = ()
+    train_coco: tuple[CocoSelection, ...] = ()
+    val_coco: tuple[CocoSelection, ...] = ()
+    allow: tuple[Literal["empty-class", "same-image"], ...] = ()
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> DataSettings:
-        if not (self.train or self.train_folders):
-            raise ValueError("data.train and data.train_folders are both empty")
-        if not (self.val or self.val_folders):
-            raise ValueError("data.val and data.val_folders are both empty")
+        if not (self.train or self.train_folders or self.train_coco):
+            raise ValueError("data.train, data.train_folders and data.train_coco are all empty")
+        if not (self.val or self.val_folders or self.val_coco):
+            raise ValueError("data.val, data.val_folders and data.val_coco are all empty")
         return self
 
 
 class ContextSettings(_Settings):
-    """b context tokens at depth t."""
+    """b context tokens at depth t.
+
+    Attributes:
+        n_tokens: b.
+        depth: t.
+        text_dropout: the frozen text encoder's dropout stays on in training, as in the authors'
+            code.
+    """
 
     n_tokens: int = Field(4, ge=1)
     depth: int = Field(12, ge=1)
+    text_dropout: bool = False
 
 
 class AdapterSettings(_Settings):
@@ -102,11 +118,20 @@ class TuningSettings(_Settings):
 
 
 class LossSettings(_Settings):
-    """Weights of the loss terms."""
+    """Weights of the loss terms, and where the loss is computed.
+
+    Attributes:
+        bce: weight of binary cross-entropy.
+        dice: weight of Dice loss.
+        iou: weight of the squared error of the predicted IoU.
+        resolution: "model" compares logits and masks in the model's frame; "image" resizes the
+            logits to the image's own pixels, as in the paper.
+    """
 
     bce: float = Field(1.0, ge=0)
     dice: float = Field(1.0, ge=0)
     iou: float = Field(0.0, ge=0)
+    resolution: Literal["model", "image"] = "model"
 
 
 class GeometrySettings(_Settings):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from textsam import __version__
+from textsam.cli import data as data_commands
 from textsam.cli import weights as weights_commands
 from textsam.cli.errors import errors_as_exit
 from textsam.cli.evaluate import evaluate
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights_commands.app, name="weights")
+app.add_typer(data_commands.app, name="data")
 app.command()(segment)
 app.command()(train)
 app.command()(evaluate)

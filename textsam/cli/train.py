@@ -116,8 +116,8 @@ def calibrate(
         from textsam.calibrate import calibrate as run_calibration
         from textsam.checkpoint import save_adapter
         from textsam.config import read_config
+        from textsam.data.sources import samples_of
         from textsam.tensors import load_tensors
-        from textsam.train.run import samples_of
 
         keep_freed_memory()
 

@@ -37,6 +37,8 @@ class TrainItem:
     prompts, concepts: the n texts as asked, and the concept each one means (or the text itself).
     targets: (n, S, S) uint8 in {0, 1}, padded like the image; all 0 for an absent concept.
     sample: what the image is, for messages and per-set figures.
+    native_targets: (n, H, W) uint8 in {0, 1}, the same masks in the image's own pixels (after
+        augmentation); None where nobody asked for them.
     """
 
     image: torch.Tensor
@@ -45,6 +47,7 @@ class TrainItem:
     concepts: list[str]
     targets: torch.Tensor
     sample: Sample
+    native_targets: torch.Tensor | None = None
 
     @property
     def dataset(self) -> str:
@@ -57,7 +60,7 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
 
     samples: what to draw from. size_px: side of the model's square input. prompts: what to ask.
     augment: a callable such as `textsam.data.augment.Augment`, or None. seed: of everything
-    random.
+    random. native_targets: items carry their masks in the image's own pixels, too.
 
     A key is (epoch, index), (epoch, index, repeat) as `epoch_order` gives, or a plain index, which
     uses the epoch of `set_epoch`; repeat is 0 where it is not given. Loader processes that live on
@@ -72,6 +75,7 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
         prompts: PromptSampler,
         augment: AugmentFunction | None = None,
         seed: int = 0,
+        native_targets: bool = False,
     ) -> None:
         if not samples:
             raise DataError("A training data set needs at least one sample.")
@@ -84,6 +88,7 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
         self.prompts = prompts
         self.augment = augment
         self.seed = seed
+        self.native_targets = native_targets
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -99,8 +104,9 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
         sample = self.samples[index]
         rng = np.random.default_rng((self.seed, epoch, index, repeat))
         image, masks = load_sample(sample)
-        # Augmentation far above the model's resolution costs time and shows nothing.
-        image, masks = _shrink(image, masks, long_side_px=2 * self.size_px)
+        if not self.native_targets:
+            # Augmentation far above the model's resolution costs time and shows nothing.
+            image, masks = _shrink(image, masks, long_side_px=2 * self.size_px)
         names = list(masks)
         arrays = list(masks.values())
         if self.augment is not None:
@@ -113,10 +119,12 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
         square = np.zeros((self.size_px, self.size_px, 3), dtype=np.uint8)
         square[:height, :width] = _resize_image(image, height, width)
         targets = np.zeros((len(asks), self.size_px, self.size_px), dtype=np.uint8)
-        for target, ask in zip(targets, asks, strict=True):
+        native = np.zeros((len(asks), *image.shape[:2]), dtype=np.uint8)
+        for number, ask in enumerate(asks):
             if ask.present:
                 mask = arrays[names.index(ask.concept)]
-                target[:height, :width] = _resize_mask(mask, height, width)
+                targets[number, :height, :width] = _resize_mask(mask, height, width)
+                native[number] = mask
         return TrainItem(
             image=torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1))),
             size_px=(height, width),
@@ -124,6 +132,7 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
             concepts=[ask.concept for ask in asks],
             targets=torch.from_numpy(targets),
             sample=sample,
+            native_targets=torch.from_numpy(native) if self.native_targets else None,
         )
 
     def _parts(self, key: Key) -> tuple[int, int, int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from textsam.data.manifest import DatasetInfo, read_manifest, read_split
+from textsam.data.problems import Problems
 from textsam.data.sample import Sample, Target
 from textsam.errors import DataError
 
@@ -50,11 +52,12 @@ def _index(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _only(stem: str, paths: Sequence[Path]) -> Path:
+def _only(stem: str, paths: Sequence[Path], problems: Problems | None) -> Path:
     if len(paths) > 1:
-        raise DataError(
-            f"The stem {stem!r} is ambiguous: {', '.join(map(str, paths))}. Keep one file."
-        )
+        listed = ", ".join(map(str, paths))
+        if problems is None:
+            raise DataError(f"The stem {stem!r} is ambiguous: {listed}. Keep one file.")
+        problems.add("duplicate-stem", paths[0], f"{stem!r} is ambiguous: {listed}; keep one file")
     return paths[0]
 
 
@@ -112,7 +115,9 @@ def _kept(stems: list[str], selection: Selection) -> list[str]:
     return _spread(stems, selection.limit)
 
 
-def _samples(root: Path, info: DatasetInfo, selection: Selection) -> list[Sample]:
+def _samples(
+    root: Path, info: DatasetInfo, selection: Selection, problems: Problems | None
+) -> list[Sample]:
     set_folder = root / info.name
     bases = [b for b in (set_folder, *(set_folder / p for p in _PARTS)) if (b / "images").is_dir()]
     if not bases:
@@ -137,7 +142,7 @@ def _samples(root: Path, info: DatasetInfo, selection: Selection) -> list[Sample
         if not found:
             missing_images.append(stem)
             continue
-        image_path = _only(stem, [p for _, p in found])
+        image_path = _only(stem, [p for _, p in found], problems)
         base = found[0][0]
         targets: list[Target] = []
         for key, concept in classes.items():
@@ -146,7 +151,7 @@ def _samples(root: Path, info: DatasetInfo, selection: Selection) -> list[Sample
             if not paths:
                 missing_masks.append(f"{base / folder / stem}.png")
                 continue
-            mask_path = _only(stem, paths)
+            mask_path = _only(stem, paths, problems)
             targets.append(Target(concept, mask_path, label, () if label is None else labels))
         samples.append(
             Sample(
@@ -160,6 +165,12 @@ def _samples(root: Path, info: DatasetInfo, selection: Selection) -> list[Sample
             )
         )
     where = f"The split {info.name}/{selection.split}"
+    if problems is not None:
+        for stem in missing_images:
+            problems.add("missing-image", stem, f"{where} lists it; it is not below {set_folder}")
+        for path in missing_masks:
+            problems.add("missing-mask", path, f"{where} needs it")
+        return samples
     if missing_images:
         raise DataError(
             f"{where}: {len(missing_images)} images are not below {set_folder}: "
@@ -172,12 +183,16 @@ def _samples(root: Path, info: DatasetInfo, selection: Selection) -> list[Sample
     return samples
 
 
-def samples_from_manifest(root: str | Path, selections: Sequence[Selection]) -> list[Sample]:
+def samples_from_manifest(
+    root: str | Path, selections: Sequence[Selection], *, problems: Problems | None = None
+) -> list[Sample]:
     """The samples of the selections, in their order, from a data root with a manifest.
 
     Images are `SET/images/STEM.*` or `SET/{train,val,test}/images/STEM.*` with `masks/STEM.*` (or
     `masks/CLASS/STEM.*`, as the manifest says) beside `images`; a stem is looked for in all of
     these, whatever the split is called. Nothing but folder listings is read.
+    problems: takes what is missing, ambiguous or selected twice, file by file, and the search goes
+        on with what is there; None raises.
     Raises DataError for an unknown set, split or class, for files that are missing (named and
     counted) or ambiguous, and for an image that is selected twice.
     """
@@ -186,20 +201,21 @@ def samples_from_manifest(root: str | Path, selections: Sequence[Selection]) -> 
     samples: list[Sample] = []
     seen: dict[Path, str] = {}
     for selection in selections:
-        if selection.set not in manifest:
-            raise DataError(
-                f"There is no set {selection.set!r} in {root}. It has: {', '.join(manifest)}."
-            )
         part = f"{selection.set}/{selection.split}"
-        for sample in _samples(root, manifest[selection.set], selection):
-            if sample.image_path in seen:
+        with nullcontext() if problems is None else problems.source(root / part):
+            if selection.set not in manifest:
                 raise DataError(
-                    f"{sample.name} is selected by {seen[sample.image_path]!r} and again by "
-                    f"{part!r}. Use 'weight' to see samples more often."
+                    f"There is no set {selection.set!r} in {root}. It has: {', '.join(manifest)}."
                 )
-            seen[sample.image_path] = part
-            samples.append(sample)
-    if not samples:
+            for sample in _samples(root, manifest[selection.set], selection, problems):
+                if sample.image_path in seen:
+                    raise DataError(
+                        f"{sample.name} is selected by {seen[sample.image_path]!r} and again by "
+                        f"{part!r}. Use 'weight' to see samples more often."
+                    )
+                seen[sample.image_path] = part
+                samples.append(sample)
+    if not samples and problems is None:
         raise DataError("No samples are selected: the list of selections is empty.")
     return samples
 
@@ -213,6 +229,7 @@ def samples_from_folder(
     modality: str = "unknown",
     dataset: str | None = None,
     weight: float = 1.0,
+    problems: Problems | None = None,
 ) -> list[Sample]:
     """The samples of `folder`/images and `folder`/masks, files paired by stem, sorted by stem.
 
@@ -223,6 +240,7 @@ def samples_from_folder(
         assumed absent.
     dataset: name in tables; default: the folder's name.
     weight: how often each sample is wanted in training, relative to others.
+    problems: takes what does not pair, file by file, and the pairs are returned; None raises.
     Raises DataError when a folder is missing or empty, when images have no mask or masks no image
     (named and counted), and when two files share a stem.
     """
@@ -239,12 +257,17 @@ def samples_from_folder(
     if not images:
         raise DataError(f"{base / 'images'} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     lacking = sorted(set(images) - set(masks))
-    if lacking:
+    orphans = sorted(set(masks) - set(images))
+    if problems is not None:
+        for stem in lacking:
+            problems.add("missing-mask", images[stem][0], f"{base / 'masks'} has no {stem}.*")
+        for stem in orphans:
+            problems.add("mask-without-image", masks[stem][0], f"{base / 'images'} has no {stem}.*")
+    elif lacking:
         raise DataError(
             f"{base}: {len(lacking)} of {len(images)} images have no mask: {_listed(lacking)}."
         )
-    orphans = sorted(set(masks) - set(images))
-    if orphans:
+    elif orphans:
         raise DataError(
             f"{base}: {len(orphans)} of {len(masks)} masks have no image: {_listed(orphans)}."
         )
@@ -253,9 +276,9 @@ def samples_from_folder(
             dataset=dataset or folder.resolve().name,
             modality=modality,
             stem=stem,
-            image_path=_only(stem, images[stem]),
-            targets=(Target(concept, _only(stem, masks[stem]), label),),
+            image_path=_only(stem, images[stem], problems),
+            targets=(Target(concept, _only(stem, masks[stem], problems), label),),
             weight=weight,
         )
-        for stem in sorted(images)
+        for stem in sorted(set(images) & set(masks))
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,32 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from textsam.errors import DataError, ImageError
+from textsam.io.coco_shapes import decode_union
 from textsam.io.raster import read_image
 
-__all__ = ["Sample", "Target", "load_sample", "read_mask"]
+__all__ = [
+    "CocoTarget",
+    "Sample",
+    "Target",
+    "load_sample",
+    "not_binary",
+    "read_mask",
+    "unknown_labels",
+]
+
+# What Pillow's decoders raise on damaged files, beside OSError.
+_DAMAGE = (
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    PILImage.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,22 @@ class Target:
 
 
 @dataclass(frozen=True)
+class CocoTarget:
+    """What a COCO file says about one concept in one image.
+
+    annotations_path: the file, for messages.
+    size_px: (H, W) of the image, as the file says.
+    rles: compressed run lengths (`textsam.io.coco_shapes.rles_of`), one per polygon or code; the
+        mask is their union. Empty: the concept is not in the image.
+    """
+
+    concept: str
+    annotations_path: Path
+    size_px: tuple[int, int]
+    rles: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image and what is known about it.
 
@@ -45,7 +86,7 @@ class Sample:
     modality: str
     stem: str
     image_path: Path
-    targets: tuple[Target, ...]
+    targets: tuple[Target | CocoTarget, ...]
     absent: tuple[str, ...] = ()
     weight: float = 1.0
 
@@ -67,7 +108,7 @@ def read_mask(path: Path) -> NDArray[Any]:
             raw = np.asarray(file)
     except FileNotFoundError:
         raise DataError(f"The mask {path} does not exist.") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, *_DAMAGE) as error:
         raise DataError(f"The mask {path} cannot be read: {error}") from error
     if mode in ("LA", "RGB", "RGBA"):
         colour = raw[..., : 1 if mode == "LA" else 3]
@@ -82,22 +123,30 @@ def read_mask(path: Path) -> NDArray[Any]:
 
 
 def _foreground(target: Target, raw: NDArray[Any]) -> NDArray[np.bool_]:
-    if target.label is None:
-        foreground: NDArray[np.bool_] = raw > 127
-        if not foreground.any() and raw.any():
-            raise DataError(
-                f"The mask {target.mask_path} holds the values {_listed(raw)} and none above 127: "
-                "it is not a 0/255 mask. Give the label of the class."
-            )
-        return foreground
-    if target.labels:
-        unknown = np.setdiff1d(raw, np.asarray((0, *target.labels)))
-        if unknown.size:
-            raise DataError(
-                f"The mask {target.mask_path} holds the values {_listed(unknown)}, which are not "
-                f"among the labels of its set: {', '.join(map(str, target.labels))}."
-            )
-    return np.asarray(raw == target.label)
+    if not_binary(target, raw):
+        raise DataError(
+            f"The mask {target.mask_path} holds the values {_listed(raw)} and none above 127: "
+            "it is not a 0/255 mask. Give the label of the class."
+        )
+    unknown = unknown_labels(target, raw)
+    if unknown.size:
+        raise DataError(
+            f"The mask {target.mask_path} holds the values {_listed(unknown)}, which are not "
+            f"among the labels of its set: {', '.join(map(str, target.labels))}."
+        )
+    return np.asarray(raw > 127 if target.label is None else raw == target.label)
+
+
+def not_binary(target: Target, values: NDArray[Any]) -> bool:
+    """Whether a mask that should be 0/255 has pixels, and none of them foreground."""
+    return target.label is None and bool(values.any()) and not bool((values > 127).any())
+
+
+def unknown_labels(target: Target, values: NDArray[Any]) -> NDArray[Any]:
+    """Values of a label map that its set does not have."""
+    if target.label is None or not target.labels:
+        return values[:0].ravel()
+    return np.setdiff1d(values, np.asarray((0, *target.labels)))
 
 
 def _listed(values: NDArray[Any]) -> str:
@@ -123,17 +172,26 @@ def load_sample(sample: Sample) -> tuple[NDArray[np.uint8], dict[str, NDArray[np
     than the image, and for pixel values that the targets do not explain.
     """
     image = _pixels(sample)
+    size_px = (image.shape[0], image.shape[1])
     raws: dict[Path, NDArray[Any]] = {}
     masks: dict[str, NDArray[np.bool_]] = {}
     for target in sample.targets:
-        if target.mask_path not in raws:
-            raws[target.mask_path] = read_mask(target.mask_path)
-        raw = raws[target.mask_path]
-        if raw.shape != image.shape[:2]:
-            raise DataError(
-                f"{sample.name}: the mask {target.mask_path} is {raw.shape[1]}x{raw.shape[0]} px "
-                f"(width x height), the image {image.shape[1]}x{image.shape[0]} px."
-            )
-        mask = _foreground(target, raw)
+        if isinstance(target, CocoTarget):
+            _check_size(sample, f"{target.annotations_path} says it", target.size_px, size_px)
+            mask = decode_union(target.rles, size_px)
+        else:
+            if target.mask_path not in raws:
+                raws[target.mask_path] = read_mask(target.mask_path)
+            raw = raws[target.mask_path]
+            _check_size(sample, f"the mask {target.mask_path}", raw.shape, size_px)
+            mask = _foreground(target, raw)
         masks[target.concept] = masks[target.concept] | mask if target.concept in masks else mask
     return image, masks
+
+
+def _check_size(sample: Sample, what: str, size: tuple[int, ...], size_px: tuple[int, int]) -> None:
+    if size != size_px:
+        raise DataError(
+            f"{sample.name}: {what} is {size[1]}x{size[0]} px (width x height), the image "
+            f"{size_px[1]}x{size_px[0]} px."
+        )

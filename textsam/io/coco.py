@@ -21,7 +21,7 @@ from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path
 from textsam.result import Segmentation
 
-__all__ = ["CocoWriter", "encode_rle", "write_coco"]
+__all__ = ["CocoWriter", "encode_rle", "encode_runs", "write_coco"]
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -45,6 +45,11 @@ def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
     runs = [after - before for before, after in pairwise(starts)]
     if pixels.size and pixels[0]:
         runs.insert(0, 0)
+    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": encode_runs(runs)}
+
+
+def encode_runs(runs: Sequence[int]) -> str:
+    """Run lengths, the first of pixels outside, as the text that `encode_rle` describes."""
     characters: list[str] = []
     for number, run in enumerate(runs):
         value = run - runs[number - 2] if number > 2 else run
@@ -55,7 +60,7 @@ def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
             characters.append(chr(48 + bits + (0x20 if more else 0)))
             if not more:
                 break
-    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": "".join(characters)}
+    return "".join(characters)
 
 
 class CocoWriter:

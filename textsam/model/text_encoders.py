@@ -42,6 +42,9 @@ class TextEncoder(nn.Module):
         pooling: "cls" takes the first position, "mean" all positions.
         out_features: width of the text features.
         max_tokens: longest sequence, context tokens included.
+
+    Attributes:
+        trains_with_dropout: BERT's dropout is on in training mode, as in the authors' code.
     """
 
     def __init__(
@@ -61,11 +64,15 @@ class TextEncoder(nn.Module):
         self.pooling = pooling
         self.out_features = out_features
         self.max_tokens = max_tokens
+        self.trains_with_dropout = False
         self.eval()
 
-    def train(self, mode: bool = True) -> TextEncoder:  # noqa: ARG002
-        """Stay as at inference: the encoder is frozen, and its dropout would only add noise."""
-        return super().train(False)
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Stay as at inference: the encoder is frozen, and its dropout would only add noise.
+
+        With `trains_with_dropout` the noise is wanted.
+        """
+        return super().train(mode and self.trains_with_dropout)
 
     @property
     def hidden_size(self) -> int:

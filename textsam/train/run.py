@@ -15,12 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from textsam import weights
 from textsam.adapters import AdapterConfig, find_adapter
 from textsam.checkpoint import load_adapter, record_of, save_adapter
-from textsam.config import DataSettings, TrainConfig
+from textsam.config import TrainConfig
 from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset, TrainItem
-from textsam.data.folder import samples_from_folder, samples_from_manifest
-from textsam.data.sample import Sample
+from textsam.data.sources import checked_data, samples_of, write_stamp
 from textsam.device import choose_device
 from textsam.errors import ConfigError, TextSAMError
 from textsam.model.build import Architecture, BuiltModel, assemble, load_parts
@@ -112,22 +111,6 @@ def _fingerprint(config: TrainConfig) -> str:
     return hashlib.sha256(config.model_dump_json(exclude=_NOT_IN_FINGERPRINT).encode()).hexdigest()
 
 
-def samples_of(data: DataSettings, part: str) -> list[Sample]:
-    """The samples of a configuration's "train" or "val" part."""
-    selections = data.train if part == "train" else data.val
-    folders = data.train_folders if part == "train" else data.val_folders
-    samples = samples_from_manifest(data.root, selections) if selections else []
-    for item in folders:
-        samples += samples_from_folder(
-            Path(data.root) / item.folder,
-            item.concept,
-            split=item.split,
-            modality=item.modality,
-            weight=item.weight,
-        )
-    return samples
-
-
 def _optimiser(built: BuiltModel, config: TrainConfig) -> torch.optim.Optimizer:
     optim = config.optim
     groups: dict[float, list[torch.nn.Parameter]] = {}
@@ -165,18 +148,13 @@ def setup(
         authors_frame: the adapter made will ask for the authors' coordinate frame.
 
     Raises:
-        TextSAMError: data, weights or settings are not usable.
+        DataCheckError: files of the data set are faulty; all of them are listed.
+        TextSAMError: data, weights or settings are not usable. The run's folder is not made then.
     """
     folder = Path(config.out) / config.name
     device = choose_device(config.device)
-    train_samples = samples_of(config.data, "train")
-    val_samples = samples_of(config.data, "val")
-    overlap = {s.image_path for s in train_samples} & {s.image_path for s in val_samples}
-    if overlap:
-        raise ConfigError(
-            f"{len(overlap)} images are in training and validation, e.g. {min(overlap)}; "
-            "give the selections disjoint splits or parts"
-        )
+    checked = checked_data(config.data, folder)
+    train_samples, val_samples = checked.parts["train"], checked.parts["val"]
     vocabulary = tuple(
         dict.fromkeys(target.concept for sample in train_samples for target in sample.targets)
     )
@@ -198,10 +176,14 @@ def setup(
     # Convolutions are faster in this layout, on CPUs as on GPUs; values are the same.
     built.model.image_encoder.to(memory_format=torch.channels_last)
     built.model.to(device)
+    built.model.text_encoder.trains_with_dropout = config.context.text_dropout
     built.model.train()
+    native = config.loss.resolution == "image"
     sampler = PromptSampler(vocabulary, config.prompts)
     plain = PromptSampler(vocabulary, config.prompts.model_copy(update={"synonym_p": 0.0}))
-    val_set = TrainDataset(val_samples, size_px=side, prompts=plain, seed=config.seed)
+    val_set = TrainDataset(
+        val_samples, size_px=side, prompts=plain, seed=config.seed, native_targets=native
+    )
     val_count = min(len(val_samples), config.val_limit or len(val_samples))
     val_keys = [(0, i * len(val_samples) // val_count, 0) for i in range(val_count)]
     base = _base_identities(config.preset, sam_checkpoint)
@@ -214,6 +196,8 @@ def setup(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / STATE_FILE).is_file():
         state = read_state(folder / STATE_FILE, fingerprint, built.model, optimiser)
+    # Nothing is written before all of this has been found good.
+    write_stamp(checked, folder)
     return Run(
         config=config,
         folder=folder,
@@ -233,6 +217,7 @@ def setup(
             prompts=sampler,
             augment=Augment(config.augment),
             seed=config.seed,
+            native_targets=native,
         ),
         val_set=val_set,
         val_keys=val_keys,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -82,6 +82,18 @@ class Forward:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
+    @contextmanager
+    def _text_noise(self, key: Key) -> Iterator[None]:
+        """Seed the text encoder's dropout, where it is on, so that a resumed run draws the same."""
+        if not self.built.model.text_encoder.training:
+            yield
+            return
+        seed = int(np.random.SeedSequence((self.seed, *key, 0xD0)).generate_state(1)[0])
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+
     def embed(self, items: Sequence[TrainItem]) -> Tensor:
         """(B, 256, 64, 64) float32 embeddings of the items' images."""
         images = []
@@ -109,11 +121,13 @@ class Forward:
             rng: draws geometry; None decodes from text alone.
 
         Returns:
-            (n, 1, h, w) logits and (n, h, w) targets over the valid part of the square, and
-            (n, 1) predicted IoU.
+            (n, 1, h, w) logits and (n, h, w) targets over the valid part of the square, or both in
+            the image's own pixels where the item carries its masks in them, and (n, 1) predicted
+            IoU.
         """
         model = self.built.model
         targets = item.targets.to(self.device)
+        native = None if item.native_targets is None else item.native_targets.to(self.device)
         present = targets.flatten(1).bool().any(1)
         if rng is not None and rng.random() < self.geometry.probability and bool(present.any()):
             parts = [self._decode_with_geometry(embedding, tokens[present], targets[present], rng)]
@@ -124,13 +138,18 @@ class Forward:
             logits = torch.cat([part[0] for part in parts])
             iou = torch.cat([part[1] for part in parts])
             targets = targets[order]
+            native = None if native is None else native[order]
         else:
             logits, iou = model(embedding, tokens)
         side = targets.shape[-1]
         if logits.shape[-1] != side:
             logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
         height, width = item.size_px
-        return logits[..., :height, :width], targets[..., :height, :width], iou
+        logits = logits[..., :height, :width]
+        if native is None:
+            return logits, targets[..., :height, :width], iou
+        size = native.shape[-2:]
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False), native, iou
 
     def _decode_with_geometry(
         self, embedding: Tensor, tokens: Tensor, targets: Tensor, rng: np.random.Generator
@@ -159,7 +178,8 @@ class Forward:
         embeddings = self.embed(items)
         prompts = [prompt for item in items for prompt in item.prompts]
         distinct = sorted(set(prompts))
-        tokens = self.built.model.encode_text(distinct)
+        with self._text_noise(keys[0]):
+            tokens = self.built.model.encode_text(distinct)
         row = {prompt: index for index, prompt in enumerate(distinct)}
         results = []
         for number, (key, item) in enumerate(zip(keys, items, strict=True)):

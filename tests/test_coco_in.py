@@ -1,0 +1,434 @@
+"""COCO in: what pycocotools draws is what a sample shows, and bad annotations are all told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import run as command
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from runs import begin, fit, run_config
+from skimage.draw import polygon2mask
+
+from textsam.data.coco import CocoSelection, samples_from_coco
+from textsam.data.folder import Selection, samples_from_manifest
+from textsam.data.interchange import coco_to_set, samples_to_coco
+from textsam.data.problems import DataCheckError, Problems
+from textsam.data.sample import load_sample
+from textsam.data.survey import check_coco, check_root
+from textsam.errors import DataError
+from textsam.io.coco import encode_rle
+from textsam.io.coco_shapes import ShapeError, decode_union, rles_of
+
+# pycocotools hands numpy arrays out in a way that numpy 2 has replaced.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+H, W = 30, 40
+BOX = [10, 5, 30, 5, 30, 20, 10, 20]
+TRIANGLE = [2.5, 2.5, 12.0, 2.5, 2.5, 25.5]
+
+
+def box() -> NDArray[np.bool_]:
+    mask = np.zeros((H, W), bool)
+    mask[5:20, 10:30] = True
+    return mask
+
+
+def uncompressed(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Runs down the columns, counted one pixel at a time."""
+    counts, value, length = [], False, 0
+    for pixel in mask.T.ravel():
+        if bool(pixel) != value:
+            counts.append(length)
+            value, length = bool(pixel), 0
+        length += 1
+    return {"size": [mask.shape[0], mask.shape[1]], "counts": [*counts, length]}
+
+
+masks = npst.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(masks)
+@example(np.ones((3, 4), bool))
+@example(np.zeros((3, 4), bool))
+@example(np.arange(3000).reshape(60, 50) % 2999 > 0)
+def test_every_way_to_write_a_code_gives_the_mask_back(mask: NDArray[np.bool_]) -> None:
+    size = (mask.shape[0], mask.shape[1])
+    for code in (encode_rle(mask), uncompressed(mask)):
+        np.testing.assert_array_equal(decode_union(rles_of(code, size), size), mask)
+
+
+def test_polygons_are_drawn_as_pycocotools_draws_them() -> None:
+    drawn = decode_union(rles_of([BOX], (H, W)), (H, W))
+    np.testing.assert_array_equal(drawn, box())
+    rings = [BOX, TRIANGLE]
+    theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, H, W)))
+    np.testing.assert_array_equal(decode_union(rles_of(rings, (H, W)), (H, W)), theirs > 0)
+    # By another rasteriser, up to the pixels of the outline.
+    ys_xs = np.array(TRIANGLE).reshape(-1, 2)[:, ::-1]
+    other = polygon2mask((H, W), ys_xs)
+    ours = decode_union(rles_of([TRIANGLE], (H, W)), (H, W))
+    assert (ours ^ other).sum() <= 40
+    assert (ours & other).sum() > 0.75 * other.sum()
+    # A ring may repeat its first point.
+    again = decode_union(rles_of([[*BOX, *BOX[:2]]], (H, W)), (H, W))
+    np.testing.assert_array_equal(again, box())
+
+
+full = "".join(encode_rle(np.ones((H, W), bool))["counts"])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "kind"),
+    [
+        ([[1, 1, 5, 1]], "degenerate-polygon"),
+        ([[1, 1, 5, 1, 1, 1]], "degenerate-polygon"),
+        ([[1, 1, 5, 1, 9, 1]], "degenerate-polygon"),
+        ([[1, 1, 5, 5, 9, 9, 3, 3]], "degenerate-polygon"),
+        ([[]], "degenerate-polygon"),
+        ([], "degenerate-polygon"),
+        (None, "degenerate-polygon"),
+        ([BOX, [1, 1, 5, 1, "5", 5]], "degenerate-polygon"),
+        ([[1, 1, 5, 1, float("nan"), 5]], "degenerate-polygon"),
+        ([[1, 1, 5, 1, 5, 1e9]], "degenerate-polygon"),
+        ([[-2, 1, 5, 1, 5, 5]], "degenerate-polygon"),
+        ([[1, 1, W + 2, 1, 5, 5]], "degenerate-polygon"),
+        ([[1, 1, 5, 1, 5, 5, 1]], "unclosed-polygon"),
+        ({"size": [W, H], "counts": full}, "size-mismatch"),
+        ({"counts": full}, "size-mismatch"),
+        ({"size": [H, W]}, "bad-rle"),
+        ({"size": [H, W], "counts": ""}, "bad-rle"),
+        ({"size": [H, W], "counts": "é"}, "bad-rle"),
+        ({"size": [H, W], "counts": "1"}, "bad-rle"),
+        ({"size": [H, W], "counts": full[:-1]}, "bad-rle"),
+        ({"size": [H, W], "counts": "~~~"}, "bad-rle"),
+        ({"size": [H, W], "counts": "o" * 60 + "0"}, "bad-rle"),
+        ({"size": [H, W], "counts": [5, 10]}, "bad-rle"),
+        ({"size": [H, W], "counts": [-5, H * W + 5]}, "bad-rle"),
+        ({"size": [H, W], "counts": [H * W - 1, 1.0]}, "bad-rle"),
+        ({"size": [H, W], "counts": [10**30]}, "bad-rle"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_kind(segmentation: Any, kind: str) -> None:
+    with pytest.raises(ShapeError) as caught:
+        rles_of(segmentation, (H, W))
+    assert caught.value.kind == kind
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=40))
+def test_no_text_is_drawn_beyond_its_image(text: bytes) -> None:
+    counts = "".join(chr(48 + value % 80) for value in text)
+    try:
+        codes = rles_of({"size": [H, W], "counts": counts}, (H, W))
+    except ShapeError:
+        return
+    theirs = coco_mask.decode({"size": [H, W], "counts": counts})
+    np.testing.assert_array_equal(decode_union(codes, (H, W)), theirs > 0)
+
+
+def test_a_polygon_on_the_very_edge_of_an_image_is_fine() -> None:
+    ring = [0, 0, W + 1, 0, W + 1, H + 1, -1, H + 1]
+    assert decode_union(rles_of([ring], (H, W)), (H, W)).mean() > 0.98
+
+
+# --- files
+
+
+def content(count: int = 4) -> dict[str, Any]:
+    """Images 1…: a polygon of cat, two codes of dog, a crowd of cat, and one without anything."""
+    dots = np.zeros((H, W), bool)
+    dots[::7, ::5] = True
+    return {
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "height": H, "width": W} for n in range(1, count + 1)
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}, {"id": 9, "name": "x"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 3, "segmentation": [BOX], "iscrowd": 0},
+            {"id": 2, "image_id": 2, "category_id": 8, "segmentation": encode_rle(box())},
+            {"id": 3, "image_id": 2, "category_id": 8, "segmentation": uncompressed(dots)},
+            {"id": 4, "image_id": 3, "category_id": 3, "segmentation": uncompressed(dots)}
+            | {"iscrowd": 1},
+        ],
+    }
+
+
+def write(root: Path, what: dict[str, Any], name: str = "all.json", seed: int = 0) -> Path:
+    (root / "pictures").mkdir(exist_ok=True)
+    for entry in what["images"]:
+        shape = (entry["height"], entry["width"])
+        pixels = np.random.default_rng([seed, entry["id"]]).integers(0, 255, shape, dtype=np.uint8)
+        path = root / "pictures" / entry["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (root / name).write_text(json.dumps(what), encoding="utf-8")
+    return root / name
+
+
+ALL = CocoSelection(images="pictures", annotations="all.json")
+
+
+def test_samples_show_what_pycocotools_reads_from_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    concepts = {"cat": "tumor", "dog": "lung"}
+    selection = ALL.model_copy(update={"concepts": concepts, "modality": "brain MRI", "weight": 2})
+    samples = samples_from_coco(tmp_path, selection)
+    assert [s.name for s in samples] == ["all/1", "all/2", "all/3", "all/4"]
+    assert {(s.modality, s.weight) for s in samples} == {("brain MRI", 2)}
+    theirs = COCO(str(file))
+    for sample in samples:
+        image, masks = load_sample(sample)
+        assert image.shape == (H, W, 3)
+        assert set(masks) == {"tumor", "lung"}
+        for category, concept in ((3, "tumor"), (8, "lung")):
+            expected = np.zeros((H, W), bool)
+            for number in theirs.getAnnIds(imgIds=[int(sample.stem)], catIds=[category]):
+                expected |= theirs.annToMask(theirs.anns[number]) > 0
+            np.testing.assert_array_equal(masks[concept], expected)
+    areas = [int(load_sample(s)[1]["lung"].sum()) for s in samples]
+    assert areas[1] > box().sum()
+    assert areas[0] == areas[3] == 0
+
+
+def test_two_categories_can_be_one_concept_and_others_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, content())
+    one = ALL.model_copy(update={"concepts": {"cat": "animal", "dog": "animal"}})
+    samples = samples_from_coco(tmp_path, one)
+    assert all(set(load_sample(s)[1]) == {"animal"} for s in samples)
+    assert sum(load_sample(s)[1]["animal"].any() for s in samples) == 3
+    by_name = samples_from_coco(tmp_path, ALL)
+    assert [t.concept for t in by_name[0].targets] == ["cat", "dog", "x"]
+    with pytest.raises(DataError, match=r"no category 'horse'\. It has: cat, dog, x"):
+        samples_from_coco(tmp_path, ALL.model_copy(update={"concepts": {"horse": "h"}}))
+
+
+def test_where_annotations_are_not_exhaustive_nothing_is_taken_to_be_absent(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, content())
+    samples = samples_from_coco(tmp_path, ALL.model_copy(update={"exhaustive": False}))
+    told = {s.stem: [t.concept for t in s.targets] for s in samples}
+    assert told == {"1": ["cat"], "2": ["dog"], "3": ["cat"]}
+
+
+def test_every_fault_of_a_file_is_in_one_report(tmp_path: Path) -> None:
+    what = content(count=8)
+    what["categories"].pop()
+    add = what["annotations"].append
+    add({"id": 10, "image_id": 99, "category_id": 3, "segmentation": [BOX]})
+    add({"id": 11, "image_id": 1, "category_id": 77, "segmentation": [BOX]})
+    add({"id": 12, "image_id": 1, "category_id": 3, "segmentation": [[1, 1, 5, 5]]})
+    add({"id": 13, "image_id": 1, "category_id": 3, "segmentation": [[1, 1, 5, 1, 5, 5, 1]]})
+    add({"id": 14, "image_id": 1, "category_id": 3, "segmentation": encode_rle(box()[:, :-1])})
+    add({"id": 15, "image_id": 1, "category_id": 3, "segmentation": {"size": [H, W], "counts": []}})
+    add("nothing")
+    file = write(tmp_path, what)
+    what["images"] += [
+        {"id": 5, "file_name": "again.png", "height": H, "width": W},
+        {"id": 20, "file_name": "../all.png", "height": H, "width": W},
+        {"id": 21, "file_name": "1.jpg", "height": H, "width": W},
+        {"id": 22, "file_name": "no-size.png"},
+    ]
+    what["images"][6]["width"] = W + 1
+    file.write_text(json.dumps(what), encoding="utf-8")
+    (tmp_path / "pictures/8.png").unlink()
+    report = check_coco({"train": ALL}, tmp_path)
+    found = [
+        (p.kind, p.message if p.path == str(file) else Path(p.path).name) for p in report.errors
+    ]
+    told = "\n".join(f"{kind} {message}" for kind, message in found)
+    for words in (
+        "unknown-reference annotation 10 is about image 99",
+        "unknown-reference annotation 11 is of category 77",
+        "degenerate-polygon annotation 12 of image 1: a polygon of 2 distinct points",
+        "unclosed-polygon annotation 13 of image 1: a polygon of 7 numbers",
+        "size-mismatch annotation 14 of image 1: the run-length code is for [30, 39]",
+        "bad-rle annotation 15 of image 1",
+        "bad-annotation annotations[10] is no object",
+        "bad-annotation images[8] (again.png) has the id 5 of another one",
+        "bad-annotation images[9]: ../all.png lies outside",
+        "duplicate-stem 1.jpg and 1.png have one name",
+        "bad-annotation images[11] needs id, file_name",
+        "size-mismatch 41x30 px (width x height), the image",
+        "missing-image 8.png",
+    ):
+        assert words in told, told
+    assert len(report.errors) == 13
+    # Without a collector the first is raised, and how many there are.
+    with pytest.raises(DataError, match=r"8\.png|again\.png.*\(and 11 more problems\)"):
+        samples_from_coco(tmp_path, ALL)
+
+
+def test_a_ring_that_is_open_among_closed_ones_was_cut_off(tmp_path: Path) -> None:
+    what = content()
+    closed = {"id": 5, "image_id": 4, "category_id": 8, "segmentation": [[*BOX, 10, 5]]}
+    what["annotations"] = [what["annotations"][0], closed]
+    write(tmp_path, what)
+    # One and one: there is no convention to break.
+    assert samples_from_coco(tmp_path, ALL)
+    what["annotations"].append({**closed, "id": 6, "image_id": 2})
+    write(tmp_path, what)
+    problems = Problems()
+    samples_from_coco(tmp_path, ALL, problems=problems)
+    (problem,) = problems.found
+    assert problem.kind == "unclosed-polygon"
+    assert problem.message.startswith("annotation 1 of image 1: the last point of 1 polygon")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "it needs the lists images, categories, annotations"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "needs an id and a name"),
+    ],
+)
+def test_files_that_are_no_coco_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    (tmp_path / "pictures").mkdir()
+    if text is not None:
+        (tmp_path / "all.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        samples_from_coco(tmp_path, ALL)
+    assert [p.kind for p in check_coco({"a": ALL}, tmp_path).errors] == ["unusable-source"]
+
+
+def test_a_run_trains_and_validates_on_coco_files(tmp_path: Path) -> None:
+    write(tmp_path, content())
+    second = content()
+    for entry in second["images"]:
+        entry["file_name"] = f"val/{entry['file_name']}"
+    write(tmp_path, second, "val.json", seed=1)
+    part = {"images": "pictures", "annotations": "all.json", "concepts": {"cat": "tumor"}}
+    data = {
+        "root": str(tmp_path),
+        "train_coco": [part],
+        "val_coco": [{**part, "annotations": "val.json"}],
+    }
+    run = fit(begin(run_config(tmp_path, data=data, epochs=1)), progress=False)
+    assert run.vocabulary == ("tumor",)
+    assert run.state.step == 2
+    config = json.loads((run.folder / "last/adapter.json").read_text())
+    assert config["training"]["data"]["train_coco"][0]["annotations"] == "all.json"
+    broken = content()
+    broken["annotations"][0]["segmentation"] = [[1, 1]]
+    (tmp_path / "all.json").write_text(json.dumps(broken))
+    with pytest.raises(DataCheckError, match="degenerate-polygon"):
+        begin(run_config(tmp_path, data=data, name="other"))
+    assert not (tmp_path / "runs/other").exists()
+
+
+# --- there and back
+
+
+def test_from_coco_to_masks_and_back(tmp_path: Path) -> None:
+    what = content()
+    what["categories"].pop()
+    what["images"][0]["file_name"] = "deep/1.png"
+    write(tmp_path, what)
+    root = tmp_path / "root"
+    made = coco_to_set({"train": ALL}, root, "zoo", terms="CC0", source=tmp_path)
+    assert made == root / "zoo"
+    entry = json.loads((root / "manifest.json").read_text())["zoo"]
+    assert entry["classes"] == {"masks/cat": "cat", "masks/dog": "dog"}
+    assert json.loads((root / "splits.json").read_text()) == {
+        "zoo": {"train": ["deep__1", "2", "3", "4"]}
+    }
+    assert {p.name for p in root.iterdir()} == {"zoo", "manifest.json", "splits.json"}
+    assert [p.kind for p in check_root(root).problems] == []
+    there = samples_from_coco(tmp_path, ALL)
+    png = samples_from_manifest(root, [Selection(set="zoo", split="train")])
+    file = samples_to_coco(png, tmp_path / "back.json", root)
+    back = samples_from_coco(
+        tmp_path, ALL.model_copy(update={"images": "root", "annotations": "back.json"})
+    )
+    assert len(there) == len(png) == len(back) == 4
+    for first, second, third in zip(there, png, back, strict=True):
+        image, masks = load_sample(first)
+        for other in (second, third):
+            again, others = load_sample(other)
+            np.testing.assert_array_equal(image, again)
+            assert set(others) == {"cat", "dog"}
+            for concept, mask in masks.items():
+                np.testing.assert_array_equal(mask, others[concept])
+    coco = COCO(str(file))
+    assert coco.anns[1]["area"] == box().sum()
+    assert coco.anns[1]["bbox"] == [10, 5, 20, 15]
+
+
+def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path: Path) -> None:
+    write(tmp_path, content())
+    root = tmp_path / "root"
+    cat = ALL.model_copy(update={"concepts": {"cat": "tumor"}})
+    coco_to_set({"val": cat}, root, "one", terms="CC0", source=tmp_path)
+    coco_to_set({"test": cat}, root, "two", terms="CC0", source=tmp_path)
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert {name: entry["classes"] for name, entry in manifest.items()} == {
+        "one": {"255": "tumor"},
+        "two": {"255": "tumor"},
+    }
+    assert np.array_equal(np.asarray(Image.open(root / "one/masks/1.png")) > 0, box())
+    before = sorted(root.rglob("*"))
+    with pytest.raises(DataError, match="has a set 'one' already"):
+        coco_to_set({"val": cat}, root, "one", terms="CC0", source=tmp_path)
+    with pytest.raises(DataError, match="cannot be the name of a folder"):
+        coco_to_set({"val": cat}, root, "../three", terms="CC0", source=tmp_path)
+    with pytest.raises(DataError, match="give train, val or test"):
+        coco_to_set({"dev": cat}, root, "three", terms="CC0", source=tmp_path)
+    loose = cat.model_copy(update={"exhaustive": False})
+    with pytest.raises(DataError, match="nothing is known of a class"):
+        coco_to_set({"val": loose}, root, "three", terms="CC0", source=tmp_path)
+    (tmp_path / "pictures/2.png").write_bytes(b"")
+    with pytest.raises(DataCheckError, match=r"broken-image(.|\n)*Nothing was written"):
+        coco_to_set({"val": cat}, root, "three", terms="CC0", source=tmp_path)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_sets_of_other_concepts_do_not_share_a_file(tmp_path: Path) -> None:
+    write(tmp_path, content())
+    loose = samples_from_coco(tmp_path, ALL.model_copy(update={"exhaustive": False}))
+    with pytest.raises(DataError, match="of all/1 cat are known, of all/2 dog"):
+        samples_to_coco(loose, tmp_path / "out.json", tmp_path)
+    with pytest.raises(DataError, match="give the folder that holds all images"):
+        samples_to_coco(samples_from_coco(tmp_path, ALL), tmp_path / "out.json", tmp_path / "else")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_command_converts_both_ways(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    pictures, root = tmp_path / "pictures", tmp_path / "root"
+    coco = ("--coco", f"train={file},{pictures}", "--concept", "cat=tumor")
+    done = command("data", "check", *coco)
+    assert done.exit_code == 0, done.output
+    named = ("--name", "zoo", "--terms", "CC0", "--modality", "brain MRI")
+    done = command("data", "convert", *coco, "-o", root, *named)
+    assert done.exit_code == 0, done.output
+    assert json.loads((root / "manifest.json").read_text())["zoo"]["modality"] == "brain MRI"
+    back = tmp_path / "back.json"
+    done = command("data", "convert", root, "--set", "zoo/train", "-o", back)
+    assert done.exit_code == 0, done.output
+    assert len(COCO(str(back)).anns) == 2
+    plain = command("data", "convert", root / "zoo", "--concept", "tumor", "-o", back)
+    assert plain.exit_code == 0, plain.output
+    for wrong in (
+        ("data", "convert", root, "-o", back),
+        ("data", "convert", "-o", root),
+        ("data", "convert", *coco, "-o", root),
+        ("data", "convert", "--coco", "train", "-o", root, *named),
+        ("data", "convert", *coco, "-o", root, *named, "--allow", "everything"),
+        ("data", "check", "--coco", f"train={file}"),
+        ("data", "check", *coco, "--concept", "cat"),
+    ):
+        assert command(*wrong).exit_code == 2, wrong

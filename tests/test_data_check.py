@@ -1,0 +1,328 @@
+"""The check of data before training: every fault is found, all in one report, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import run as command
+from numpy.typing import NDArray
+from PIL import Image
+from runs import begin, run_config, train, write_data
+from tiny import write_images_and_masks
+
+from textsam.data import check as check_module
+from textsam.data.check import check_samples
+from textsam.data.problems import DataCheckError, DataReport
+from textsam.data.sample import Sample, Target
+from textsam.data.sources import STAMP_FILE, checked_data
+from textsam.data.survey import check_folder, check_root
+from textsam.errors import ConfigError, DataError
+
+
+def save(path: Path, pixels: NDArray[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def noise(seed: int, shape: tuple[int, int] = (32, 40)) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
+
+
+def blob(value: int = 255, shape: tuple[int, int] = (32, 40)) -> NDArray[np.uint8]:
+    mask = np.zeros(shape, np.uint8)
+    mask[8:20, 10:30] = value
+    return mask
+
+
+def kinds(report: DataReport) -> dict[str, int]:
+    return dict(Counter(problem.kind for problem in report.problems))
+
+
+def sample(folder: Path, stem: str, *targets: tuple[str, int | None, tuple[int, ...]]) -> Sample:
+    made = tuple(Target(c, folder / f"masks/{stem}.png", label, all_) for c, label, all_ in targets)
+    return Sample("set", "unknown", stem, folder / f"images/{stem}.png", made)
+
+
+LABELS = (("one", 1, (1, 2)), ("two", 2, (1, 2)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(4):
+        save(tmp_path / f"images/{number}.png", noise(number))
+        save(tmp_path / f"masks/{number}.png", blob())
+    return tmp_path
+
+
+def test_sound_data_have_no_problem(folder: Path) -> None:
+    report = check_folder(folder, "tumor")
+    assert report.problems == ()
+    assert report.samples == {"": 4}
+    assert report.files == 8
+
+
+def test_every_fault_of_a_folder_is_in_one_report(folder: Path) -> None:
+    (folder / "masks/0.png").unlink()
+    save(folder / "masks/orphan.png", blob())
+    save(folder / "masks/1.png", blob(shape=(32, 41)))
+    content = (folder / "images/2.png").read_bytes()
+    (folder / "images/2.png").write_bytes(content[: len(content) // 2])
+    (folder / "masks/3.png").write_bytes(b"no image")
+    save(folder / "images/4.png", noise(4))
+    save(folder / "masks/4.png", np.dstack([blob(), blob(), 255 - blob()]))
+    save(folder / "images/5.png", noise(5))
+    save(folder / "masks/5.png", blob(1))
+    save(folder / "images/6.png", noise(6))
+    save(folder / "images/6.bmp", noise(7))
+    save(folder / "masks/6.png", blob())
+    report = check_folder(folder, "tumor")
+    found = {(p.kind, Path(p.path).name) for p in report.problems}
+    assert found == {
+        ("missing-mask", "0.png"),
+        ("mask-without-image", "orphan.png"),
+        ("size-mismatch", "1.png"),
+        ("broken-image", "2.png"),
+        ("broken-mask", "3.png"),
+        ("broken-mask", "4.png"),
+        ("not-a-mask", "5.png"),
+        ("duplicate-stem", "6.bmp"),
+    }
+    message = next(p.message for p in report.problems if p.kind == "size-mismatch")
+    assert message.startswith("41x32 px (width x height), the image ")
+    assert message.endswith("40x32 px")
+    with pytest.raises(DataCheckError, match="8 problems of 7 kinds") as caught:
+        report.raise_errors()
+    assert isinstance(caught.value, DataError)
+    assert caught.value.report is report
+
+
+def test_labels_that_no_class_explains_are_found_once_per_file(folder: Path) -> None:
+    for number in range(3):
+        labels = blob(1)
+        labels[0, :5] = 2
+        save(folder / f"masks/{number}.png", labels)
+    save(folder / "masks/3.png", blob(9))
+    samples = [sample(folder, str(n), *LABELS) for n in range(4)]
+    report = check_samples({"train": samples})
+    assert kinds(report) == {"unknown-label": 1}
+    assert report.problems[0].message == "holds 9; the labels are 0, 1, 2"
+    assert report.problems[0].path.endswith("3.png")
+
+
+def test_a_class_without_a_pixel_in_a_whole_part_is_an_error_that_can_be_allowed(
+    folder: Path,
+) -> None:
+    for number in range(4):
+        save(folder / f"masks/{number}.png", blob(1))
+    samples = [sample(folder, str(n), *LABELS) for n in range(4)]
+    report = check_samples({"train": samples})
+    assert [(p.kind, p.path) for p in report.errors] == [("empty-class", "set/two")]
+    allowed = check_samples({"train": samples}, allowed=frozenset({"empty-class"}))
+    assert allowed.errors == []
+    assert len(allowed.warnings) == 1
+    # One pixel in one image is enough, and only where the class is annotated.
+    mask = blob(1)
+    mask[0, 0] = 2
+    save(folder / "masks/2.png", mask)
+    assert check_samples({"train": samples}).problems == ()
+    parts = {"train": samples[:2], "val": samples[2:]}
+    assert [(p.kind, p.part) for p in check_samples(parts).errors] == [("empty-class", "train")]
+
+
+def test_the_same_pixels_in_two_parts_are_found_whatever_the_file(folder: Path) -> None:
+    save(folder / "images/3.bmp", noise(0))
+    (folder / "images/3.png").unlink()
+    third = sample(folder, "3", ("tumor", None, ()))
+    third = Sample("set", "unknown", "3", folder / "images/3.bmp", third.targets)
+    samples = [sample(folder, str(n), ("tumor", None, ())) for n in range(3)]
+    report = check_samples({"train": samples, "test": [third]})
+    (problem,) = report.errors
+    assert (problem.kind, problem.part) == ("same-image", "test")
+    assert "0.png in 'train'" in problem.message
+    report = check_samples({"train": [*samples, third]})
+    assert report.errors == []
+    assert kinds(report) == {"repeated-image": 1}
+
+
+def test_suspicious_masks_are_warnings(folder: Path) -> None:
+    save(folder / "masks/0.png", np.full((32, 40), 255, np.uint8))
+    save(folder / "masks/1.png", blob(200))
+    report = check_folder(folder)
+    assert report.errors == []
+    assert {(p.kind, Path(p.path).name) for p in report.warnings} == {
+        ("all-foreground", "0.png"),
+        ("odd-mask-values", "1.png"),
+    }
+    report.raise_errors()
+
+
+def test_the_text_shows_some_files_and_the_json_all(folder: Path, tmp_path: Path) -> None:
+    for number in range(10, 22):
+        save(folder / f"images/{number}.png", noise(number))
+    report = check_folder(folder)
+    text = report.text(3)
+    assert "missing-mask (12): images without a mask" in text
+    assert text.count("has no 1") == 3
+    assert "… and 9 more" in text
+    path = report.write(tmp_path / "deep" / "report.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert len(content["problems"]["missing-mask"]) == 12
+    assert content["errors"] == 12
+
+
+def test_folds_may_share_images_and_the_splits_of_one_may_not(tmp_path: Path) -> None:
+    for stem, seed in (("a", 0), ("b", 1), ("c", 2), ("d", 1)):
+        save(tmp_path / f"bus/images/{stem}.png", noise(seed))
+        save(tmp_path / f"bus/masks/{stem}.png", blob())
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "CC0"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"bus": entry}))
+    folds = {"bus/one": {"train": ["a", "b"], "test": ["c"]}, "bus/two": {"train": ["c", "d"]}}
+    (tmp_path / "splits.json").write_text(json.dumps(folds))
+    assert check_root(tmp_path).problems == ()
+    folds["bus/one"]["test"].append("d")
+    folds["bus/two"]["train"].append("gone")
+    (tmp_path / "splits.json").write_text(json.dumps(folds))
+    report = check_root(tmp_path)
+    assert [(p.kind, p.part) for p in report.errors] == [
+        ("same-image", "bus/one/test"),
+        ("missing-image", "bus/two/train"),
+    ]
+    assert check_root(tmp_path, ["bus/one/train"]).problems == ()
+    assert kinds(check_root(tmp_path, ["bux/one/train", "bus/one/train"])) == {"unusable-source": 1}
+
+
+def test_pillow_s_alarm_about_size_is_a_broken_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # twice as much is refused
+    report = check_folder(folder)
+    assert kinds(report) == {"broken-mask": 4}
+
+
+# --- in front of a run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_data(tmp_path)
+
+
+def test_a_faulty_data_set_stops_a_run_before_anything_is_written(root: Path) -> None:
+    (root / "train/masks/001.png").unlink()
+    (root / "val/images/000.png").write_bytes(b"")
+    save(root / "train/masks/003.png", blob())
+    config = run_config(root)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(DataCheckError, match="Nothing was written") as caught:
+        begin(config)
+    text = str(caught.value)
+    for part, name in (("train", "001.png"), ("val", "000.png"), ("train", "003.png")):
+        assert any(f"[{part}] " in line and name in line for line in text.splitlines())
+    assert sorted(root.rglob("*")) == before
+
+
+def test_weights_that_are_missing_leave_no_folder_either(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from textsam.errors import TextSAMError
+    from textsam.train.run import setup
+
+    with pytest.raises(TextSAMError):
+        setup(run_config(root), sam_checkpoint=tmp_path / "nowhere.pth")
+    assert not (root / "runs").exists()
+
+
+def test_an_image_in_both_parts_can_be_allowed(root: Path) -> None:
+    image = root / "val/images/000.png"
+    image.write_bytes((root / "train/images/002.png").read_bytes())
+    with pytest.raises(DataCheckError, match="same-image"):
+        begin(run_config(root))
+    data = run_config(root).data.model_dump()
+    begin(run_config(root, data={**data, "allow": ["same-image"]}))
+    with pytest.raises(ValueError, match="allow"):
+        run_config(root, data={**data, "allow": ["broken-image"]})
+
+
+def test_what_was_checked_is_not_read_again_until_it_changes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(root)
+    run = train(config, stop_after=3)
+    content = json.loads((run.folder / STAMP_FILE).read_text(encoding="utf-8"))
+    assert content["files_read"] == 18
+    read: list[Path] = []
+    image_facts = check_module._image_facts
+
+    def counting(path: Path) -> Any:
+        read.append(path)
+        return image_facts(path)
+
+    monkeypatch.setattr(check_module, "_image_facts", counting)
+    assert train(config).state.step == 6
+    assert read == []
+    mask = root / "train/masks/000.png"
+    status = mask.stat()
+    os.utime(mask, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    checked_data(config.data, run.folder)
+    assert len(read) == 9
+    save(root / "train/masks/000.png", blob(shape=(9, 9)))
+    with pytest.raises(DataCheckError, match="9x9"):
+        begin(config)
+    # Damage to the stamp means no more than a check.
+    mask.unlink()
+    write_images_and_masks(root / "train", 6)
+    (run.folder / STAMP_FILE).write_text("[]", encoding="utf-8")
+    checked_data(config.data, run.folder)
+
+
+# --- the command
+
+
+def test_the_command_checks_folders_configurations_and_splits(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command("data", "check", root)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("train 6, val 3: 0 errors, 0 warnings (18 files read in")
+    (root / "val/masks/001.png").unlink()
+    report = tmp_path / "report.json"
+    done = command("data", "check", root, "--json", report)
+    assert done.exit_code == 1
+    assert "missing-mask (1)" in done.stdout
+    assert json.loads(report.read_text())["problems"]["missing-mask"][0]["part"] == "val"
+    config = tmp_path / "run.yaml"
+    settings = run_config(root).model_dump(mode="json")
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    done = command(
+        "data", "check", config, "--set", "data.val_folders=[{folder: ., split: train, concept: x}]"
+    )
+    assert done.exit_code == 1
+    assert "6 images are in training and validation" in done.stderr
+    assert not (root / "runs").exists()
+    done = command("data", "check", config)
+    assert done.exit_code == 1
+    assert "001.png" in done.stdout
+    done = command("data", "check", tmp_path, "--folder", "nowhere")
+    assert "unusable-source (1)" in done.stdout
+    assert command("data", "check").exit_code == 2
+
+
+def test_warnings_fail_the_command_only_when_asked(folder: Path) -> None:
+    save(folder / "masks/0.png", np.full((32, 40), 255, np.uint8))
+    assert command("data", "check", folder).exit_code == 0
+    assert command("data", "check", folder, "--strict").exit_code == 1
+
+
+def test_files_in_both_parts_are_the_selection_s_fault(root: Path) -> None:
+    same = [{"folder": ".", "split": "train", "concept": "tumor"}]
+    data = {"root": str(root), "train_folders": same, "val_folders": same}
+    with pytest.raises(ConfigError, match="6 images are in training and validation"):
+        begin(run_config(root, data=data))
+    assert not (root / "runs").exists()

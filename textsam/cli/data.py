@@ -1,0 +1,274 @@
+"""`textsam data`: check data sets, convert them, prepare published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from textsam.cli.errors import EXIT_FAILED, errors_as_exit, usage_error
+
+if TYPE_CHECKING:
+    from textsam.data.coco import CocoSelection
+    from textsam.data.eus import Expected
+    from textsam.data.problems import DataReport, Kind
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Check, convert and prepare data sets.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+CocoFiles = Annotated[
+    list[str] | None,
+    typer.Option("--coco", help="SPLIT=FILE.json,FOLDER: a COCO file and its images; repeatable."),
+]
+Concepts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--concept",
+        help="For COCO CATEGORY=CONCEPT, repeatable; for a plain folder what its masks show.",
+    ),
+]
+ReportFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the full report, every file, to this file.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="Take empty-class or same-image for a warning; repeatable."),
+]
+
+
+@app.command()
+def check(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Data root with manifest.json, plain folder, or configuration (YAML)."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="SET/SPLIT of the manifest, or a.b=value of a configuration."),
+    ] = None,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option(help="Plain folder inside DATA with images/ and masks/; repeatable."),
+    ] = None,
+    coco: CocoFiles = None,
+    concept: Concepts = None,
+    limit: Annotated[int, typer.Option(min=1, help="Files shown of each kind of problem.")] = 5,
+    report_file: ReportFile = None,
+    strict: Annotated[bool, typer.Option(help="Take warnings for errors.")] = False,
+) -> None:
+    """Read every image and mask, and list all that is wrong. Nothing is changed."""
+    if (data is None) == (coco is None):
+        raise usage_error("give a data root, a folder or a configuration, or --coco")
+    with errors_as_exit():
+        from textsam.config import read_config
+        from textsam.data.check import Checker
+        from textsam.data.manifest import MANIFEST_NAME
+        from textsam.data.survey import check_coco, check_folder, check_root, check_settings
+
+        checker = Checker(progress=True)
+        reports: list[DataReport] = []
+        if data is None:
+            reports.append(check_coco(_coco(coco, concept, "unknown"), checker=checker))
+        elif data.suffix.lower() in (".yaml", ".yml"):
+            settings = read_config(data, sets or ())
+            reports.append(check_settings(settings.data, checker=checker))
+        else:
+            plain = concept[0] if concept else "object"
+            own = [data / name for name in folder or ()]
+            if not sets and not own:
+                own = [] if (data / MANIFEST_NAME).is_file() else [data]
+            if sets or not own:
+                reports.append(check_root(data, sets or (), checker=checker))
+            reports += [check_folder(path, plain, checker=checker) for path in own]
+        if report_file is not None:
+            _joined(reports).write(report_file)
+    for report in reports:
+        typer.echo(_summary(report))
+        if report.problems:
+            typer.echo(report.text(limit))
+    if any(report.errors or (strict and report.warnings) for report in reports):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def convert(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="COCO file to write, or data root for --coco.")
+    ],
+    data: Annotated[
+        Path | None, typer.Argument(help="Data root or plain folder, to write a COCO file of.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="SET/SPLIT of the manifest; repeatable.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="For a plain folder with train/, val/, test/ inside.")
+    ] = None,
+    coco: CocoFiles = None,
+    concept: Concepts = None,
+    name: Annotated[str | None, typer.Option(help="With --coco: name of the set to make.")] = None,
+    modality: Annotated[str, typer.Option(help="With --coco: kind of image.")] = "unknown",
+    terms: Annotated[str, typer.Option(help="With --coco: licence of the data, in words.")] = "",
+    allow: Allow = None,
+) -> None:
+    """COCO files to folders of PNG masks, or masks to a COCO file."""
+    if (data is None) == (coco is None):
+        raise usage_error("give either --coco (to PNG masks) or a data folder (to a COCO file)")
+    if coco is not None and (not name or not terms):
+        raise usage_error("with --coco give --name and --terms of the set to make")
+    if data is not None and bool(sets) == bool(concept):
+        raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
+    with errors_as_exit():
+        from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+        from textsam.data.interchange import coco_to_set, samples_to_coco
+
+        if data is None:
+            parts = _coco(coco, concept, modality)
+            made = coco_to_set(parts, out, str(name), terms=terms, allowed=_allowed(allow))
+        else:
+            if sets:
+                chosen = [text.partition("/") for text in sets]
+                selections = [Selection(set=first, split=rest) for first, _, rest in chosen]
+                samples = samples_from_manifest(data, selections)
+            else:
+                samples = samples_from_folder(data, str((concept or [""])[0]), split=split)
+            made = samples_to_coco(samples, out, data)
+    typer.echo(str(made))
+
+
+@app.command("prepare-eus")
+def prepare_eus(
+    raw: Annotated[
+        Path, typer.Argument(help="Folder with train/, val/, test/, each with images/ and masks/.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, e.g. data/eus.")],
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            help="Pattern of the patient at the beginning of a name inside images/, or 'none' to "
+            "check no patients. Default: the folder, else letters and number."
+        ),
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(help="SPLIT=IMAGES/PATIENTS instead of the published numbers; repeatable."),
+    ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON of split to patients, to divide images that lie in one images/ folder."
+        ),
+    ] = None,
+    allow: Allow = None,
+) -> None:
+    """Lay out the Endoscopic Ultrasound Database of the Pancreas for configs/eus.yaml.
+
+    Counts, patients and every file are checked first; nothing is written if something is wrong.
+    """
+    with errors_as_exit():
+        from textsam.data.eus import PATIENT_PATTERN, PUBLISHED
+        from textsam.data.eus import prepare_eus as prepare
+
+        prepared = prepare(
+            raw,
+            out,
+            patient=None if patient == "none" else patient or PATIENT_PATTERN,
+            expected={**PUBLISHED, **_expected(expect)},
+            patients_of=None if patients is None else _patients(patients),
+            allowed=_allowed(allow),
+            progress=True,
+        )
+    if prepared.report.problems:
+        typer.echo(prepared.report.text(), err=True)
+    for split, facts in prepared.record["splits"].items():
+        sizes = ", ".join(f"{size} px ({count})" for size, count in facts["sizes_px"].items())
+        typer.echo(f"{split}: {facts['images']} images, {len(facts['patients'])} patients, {sizes}")
+    typer.echo(str(prepared.folder))
+
+
+def _coco(
+    files: list[str] | None, concepts: list[str] | None, modality: str
+) -> dict[str, CocoSelection]:
+    from textsam.data.coco import CocoSelection
+
+    names: dict[str, str] = {}
+    for text in concepts or ():
+        category, separator, meant = text.partition("=")
+        if not separator or not category or not meant:
+            raise usage_error(f"--concept {text}: write CATEGORY=CONCEPT")
+        names[category] = meant
+    parts: dict[str, CocoSelection] = {}
+    for text in files or ():
+        split, separator, rest = text.partition("=")
+        file, comma, folder = rest.rpartition(",")
+        if not separator or not comma or not split or not file or not folder or split in parts:
+            raise usage_error(f"--coco {text}: write SPLIT=FILE.json,FOLDER, each split once")
+        parts[split] = CocoSelection(
+            images=folder, annotations=file, concepts=names or None, modality=modality
+        )
+    return parts
+
+
+def _allowed(kinds: list[str] | None) -> frozenset[Kind]:
+    from textsam.data.problems import ALLOWABLE
+
+    unknown = sorted(set(kinds or ()) - ALLOWABLE)
+    if unknown:
+        raise usage_error(f"--allow {unknown[0]}: choose from {', '.join(sorted(ALLOWABLE))}")
+    return frozenset(kind for kind in ALLOWABLE if kind in (kinds or ()))
+
+
+def _expected(texts: list[str] | None) -> dict[str, Expected]:
+    from textsam.data.eus import Expected
+
+    numbers: dict[str, Expected] = {}
+    for text in texts or ():
+        split, _, counts = text.partition("=")
+        images, _, patients = counts.partition("/")
+        if split not in ("train", "val", "test") or not (images.isdigit() and patients.isdigit()):
+            raise usage_error(f"--expect {text}: write SPLIT=IMAGES/PATIENTS, e.g. val=986/2")
+        numbers[split] = Expected(int(images), int(patients))
+    return numbers
+
+
+def _patients(path: Path) -> dict[str, list[str]]:
+    import json
+
+    from textsam.errors import DataError
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in content.values()
+    ):
+        raise DataError(f"{path} must map train, val and test to lists of patients")
+    return content
+
+
+def _joined(reports: list[DataReport]) -> DataReport:
+    from textsam.data.problems import DataReport
+
+    return DataReport(
+        problems=tuple(problem for report in reports for problem in report.problems),
+        samples={part: count for report in reports for part, count in report.samples.items()},
+        allowed=frozenset().union(*(report.allowed for report in reports)),
+        files=max(report.files for report in reports),
+        seconds=max(report.seconds for report in reports),
+    )
+
+
+def _summary(report: DataReport) -> str:
+    counts = ", ".join(f"{part or 'images'} {count}" for part, count in report.samples.items())
+    return (
+        f"{counts or 'no images'}: {len(report.errors)} errors, {len(report.warnings)} warnings "
+        f"({report.files} files read in {report.seconds:.1f} s)"
+    )

@@ -1,0 +1,317 @@
+"""The Endoscopic Ultrasound Database of the Pancreas, laid out for `configs/eus.yaml`.
+
+Jaramillo et al. 2020. TextSAM-EUS (Spiegler, Koleilat et al. 2025) divides its images with a tumor
+by patient: 12 patients with 11,363 images to train on, 2 with 986 to validate, 4 with 4,185 to
+test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from textsam.data.check import Checker, check_samples
+from textsam.data.folder import IMAGE_SUFFIXES
+from textsam.data.problems import DataReport, Kind, Problem, Problems
+from textsam.data.sample import Sample, Target, read_mask
+from textsam.data.staging import staged_folder
+from textsam.errors import ConfigError, DataError
+from textsam.io.raster import read_image, write_mask, write_picture
+
+__all__ = ["PATIENT_PATTERN", "PUBLISHED", "Expected", "PreparedEus", "prepare_eus"]
+
+SPLITS = ("train", "val", "test")
+CONCEPT, MODALITY = "tumor", "endoscopic ultrasound"
+RECORD_FILE = "eus.json"
+
+PATIENT_PATTERN = r"([^/]+)/|([A-Za-z]+[-_ ]?\d+)"
+"""Whose image it is: its folder inside `images/`, else what a name begins with, as in C012_0007."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How many images of how many patients a split should have."""
+
+    images: int
+    patients: int
+
+
+PUBLISHED: Mapping[str, Expected] = MappingProxyType(
+    {"train": Expected(11_363, 12), "val": Expected(986, 2), "test": Expected(4_185, 4)}
+)
+
+
+@dataclass(frozen=True)
+class PreparedEus:
+    """What was prepared.
+
+    Attributes:
+        folder: with `train/`, `val/`, `test/` and `eus.json`.
+        record: content of `eus.json`.
+        report: of the check, with its warnings.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    report: DataReport
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An image with its mask: name is its path inside `images/` without suffix."""
+
+    name: str
+    image: Path
+    mask: Path
+    patient: str
+
+    @property
+    def stem(self) -> str:
+        return self.name.replace("/", "__")
+
+
+def prepare_eus(
+    raw: str | Path,
+    out: str | Path,
+    *,
+    patient: str | None = PATIENT_PATTERN,
+    expected: Mapping[str, Expected] = PUBLISHED,
+    patients_of: Mapping[str, Sequence[str]] | None = None,
+    allowed: frozenset[Kind] = frozenset(),
+    progress: bool = False,
+) -> PreparedEus:
+    """Check the raw images and write them as `out`/{train,val,test}/{images,masks}/NAME.png.
+
+    Images become 8-bit PNG (PNG files are copied as they are), masks 0 and 255; masks of 0 and 1
+    are accepted. A file in a folder inside `images/` gets the folder's name before its own.
+
+    Args:
+        raw: holds {train,val,test}/{images,masks}/; with `patients_of`, images/ and masks/.
+        out: folder to make; must not exist.
+        patient: pattern searched for at the beginning of an image's path inside `images/`; its
+            first group that matches, or all of it, is the patient. None checks no patients.
+        expected: split -> numbers, the published ones by default.
+        patients_of: split -> patients, to divide images that lie in one folder.
+        allowed: kinds of `textsam.data.problems.ALLOWABLE` that are no errors here.
+        progress: show a bar while files are read.
+
+    Raises:
+        DataCheckError: everything that is missing or wrong, listed; nothing is written.
+        DataError: `out` exists or cannot be written.
+        ConfigError: the pattern is none, or the parts are not train, val and test.
+    """
+    raw, out = Path(raw), Path(out)
+    if out.exists():
+        raise DataError(f"{out} exists already; remove it, or choose another place")
+    pattern = _compiled(patient)
+    for named in (expected, patients_of or expected):
+        if set(named) != set(SPLITS):
+            raise ConfigError(f"the parts are {', '.join(named)}; give {', '.join(SPLITS)}")
+    found: list[Problem] = []
+    if patients_of is None:
+        pairs = {split: _pairs(raw / split, split, pattern, found) for split in SPLITS}
+    else:
+        pairs = _divided(_pairs(raw, "", pattern, found), patients_of, found)
+    _check_counts(pairs, expected, pattern is not None, found)
+    parts = {split: [_sample(pair) for pair in pairs[split]] for split in SPLITS}
+    checker = Checker(progress=progress)
+    report = check_samples(parts, found, allowed=allowed, checker=checker)
+    report = _with_ones(report, checker)
+    report.raise_errors(
+        f"Nothing was written to {out}. Complete or correct {raw}, or say what it should hold."
+    )
+    record = _record(pairs, checker, patient)
+    with staged_folder(out) as staged:
+        for split in SPLITS:
+            for pair in pairs[split]:
+                _write(pair, staged / split, checker)
+        (staged / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return PreparedEus(out, record, report)
+
+
+def _compiled(patient: str | None) -> re.Pattern[str] | None:
+    if patient is None:
+        return None
+    try:
+        return re.compile(patient)
+    except re.error as error:
+        raise ConfigError(f"the pattern of patients {patient!r} is no pattern: {error}") from error
+
+
+def _files(folder: Path, problems: Problems) -> dict[str, Path]:
+    """Path inside the folder without suffix -> file."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
+            problems.add("duplicate-stem", path, f"{files[name]} has the same name; keep one file")
+        else:
+            files[name] = path
+    return files
+
+
+def _pairs(
+    base: Path, split: str, pattern: re.Pattern[str] | None, found: list[Problem]
+) -> list[_Pair]:
+    problems = Problems(split)
+    for folder in ("images", "masks"):
+        if not (base / folder).is_dir():
+            problems.add("unusable-source", base / folder, "there is no such folder")
+    images, masks = _files(base / "images", problems), _files(base / "masks", problems)
+    pairs: list[_Pair] = []
+    stems: dict[str, Path] = {}
+    for name, image in images.items():
+        patient = _patient(name, pattern)
+        if patient is None:
+            assert pattern is not None
+            problems.add("unknown-patient", image, f"{name!r} does not match {pattern.pattern!r}")
+        if name not in masks:
+            problems.add("missing-mask", image, f"{base / 'masks'} has no {name}.*")
+            continue
+        pair = _Pair(name, image, masks[name], patient or "")
+        if pair.stem in stems:
+            problems.add("duplicate-stem", image, f"{stems[pair.stem]} would get the same name")
+        stems[pair.stem] = image
+        pairs.append(pair)
+    for name in masks:
+        if name not in images:
+            problems.add("mask-without-image", masks[name], f"{base / 'images'} has no {name}.*")
+    found += problems.found
+    return pairs
+
+
+def _patient(name: str, pattern: re.Pattern[str] | None) -> str | None:
+    """The patient of an image; empty where nobody is to know."""
+    if pattern is None:
+        return ""
+    match = pattern.match(name)
+    if match is None:
+        return None
+    return next((group for group in match.groups() if group), match.group(0)) or None
+
+
+def _divided(
+    pairs: Sequence[_Pair], patients_of: Mapping[str, Sequence[str]], found: list[Problem]
+) -> dict[str, list[_Pair]]:
+    own = {patient: split for split in SPLITS for patient in patients_of[split]}
+    divided: dict[str, list[_Pair]] = {split: [] for split in SPLITS}
+    for pair in pairs:
+        if pair.patient in own:
+            divided[own[pair.patient]].append(pair)
+    there = {pair.patient for pair in pairs}
+    for split in SPLITS:
+        problems = Problems(split)
+        for patient in patients_of[split]:
+            if own[patient] != split:
+                problems.add("patient-crosses", patient, f"listed in {own[patient]!r}, too")
+            if patient not in there:
+                problems.add("missing-image", patient, "there is no image of this patient")
+        found += problems.found
+    return divided
+
+
+def _check_counts(
+    pairs: Mapping[str, Sequence[_Pair]],
+    expected: Mapping[str, Expected],
+    with_patients: bool,
+    found: list[Problem],
+) -> None:
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        problems = Problems(split)
+        count, wanted = len(pairs[split]), expected[split]
+        if count != wanted.images:
+            problems.add(
+                "wrong-count",
+                split,
+                f"{count:,} images with masks, {wanted.images:,} expected: "
+                + _difference(count, wanted.images),
+            )
+        images = Counter(pair.patient for pair in pairs[split] if pair.patient)
+        if with_patients and len(images) != wanted.patients:
+            shown = ", ".join(f"{name} ({number})" for name, number in sorted(images.items())[:12])
+            problems.add(
+                "wrong-count",
+                split,
+                f"{len(images):,} patients, {wanted.patients} expected; found {shown or 'none'}"
+                f"{' and more' if len(images) > 12 else ''}. If these are no patients, give "
+                "another pattern",
+            )
+        for patient, number in sorted(images.items()):
+            if patient in seen:
+                problems.add(
+                    "patient-crosses", patient, f"{number} images here, others in {seen[patient]!r}"
+                )
+            seen.setdefault(patient, split)
+        found += problems.found
+
+
+def _difference(count: int, wanted: int) -> str:
+    return f"{wanted - count:,} missing" if count < wanted else f"{count - wanted:,} too many"
+
+
+def _sample(pair: _Pair) -> Sample:
+    return Sample("eus", MODALITY, pair.stem, pair.image, (Target(CONCEPT, pair.mask),))
+
+
+def _with_ones(report: DataReport, checker: Checker) -> DataReport:
+    """The report without complaints about masks of 0 and 1, which are understood here."""
+    ones = [p for p in report.problems if p.kind == "not-a-mask" and _of_ones(checker, p.path)]
+    full = {p.part for p in ones}
+    kept = [
+        problem
+        for problem in report.problems
+        # By values of 0 and 1 nothing is above 127, so the class looked empty.
+        if problem not in ones and not (problem.kind == "empty-class" and problem.part in full)
+    ]
+    return DataReport(tuple(kept), report.samples, report.allowed, report.files, report.seconds)
+
+
+def _of_ones(checker: Checker, path: str | Path) -> bool:
+    return checker.mask_values(Path(path)) in ((0, 1), (1,))
+
+
+def _record(
+    pairs: Mapping[str, Sequence[_Pair]], checker: Checker, patient: str | None
+) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    for split in SPLITS:
+        digest = hashlib.sha256()
+        sizes: Counter[str] = Counter()
+        for pair in sorted(pairs[split], key=lambda pair: pair.stem):
+            digest.update(f"{pair.stem} {checker.image_digest(pair.image)}\n".encode())
+            height, width = checker.image_size_px(pair.image)
+            sizes[f"{width}x{height}"] += 1
+        splits[split] = {
+            "images": len(pairs[split]),
+            "patients": dict(sorted(Counter(pair.patient for pair in pairs[split]).items())),
+            "sizes_px": dict(sizes.most_common()),
+            "sha256_of_images": digest.hexdigest(),
+        }
+    return {"format": 1, "patient_pattern": patient, "splits": splits}
+
+
+def _write(pair: _Pair, folder: Path, checker: Checker) -> None:
+    image = folder / "images" / f"{pair.stem}.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    if pair.image.suffix.lower() == ".png":
+        shutil.copyfile(pair.image, image)
+    else:
+        pixels = np.rint(read_image(pair.image).pixels).astype(np.uint8)
+        grey = (pixels == pixels[..., :1]).all()
+        write_picture(PIL.Image.fromarray(pixels[..., 0] if grey else pixels), image)
+    raw = read_mask(pair.mask)
+    write_mask(raw > (0 if _of_ones(checker, pair.mask) else 127), folder / "masks" / image.name)

@@ -1,0 +1,258 @@
+"""Data sets from COCO to folders of PNG masks, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import textsam
+from textsam.data.check import check_samples
+from textsam.data.coco import CocoSelection, samples_from_coco
+from textsam.data.folder import IMAGE_SUFFIXES
+from textsam.data.manifest import MANIFEST_NAME, SPLITS_NAME
+from textsam.data.problems import Kind, Problem, Problems
+from textsam.data.sample import Sample, load_sample
+from textsam.data.staging import staged_folder
+from textsam.errors import DataError
+from textsam.io.atomic import atomic_path
+from textsam.io.coco import encode_rle
+from textsam.io.raster import write_mask
+
+__all__ = ["coco_to_set", "samples_to_coco"]
+
+
+def coco_to_set(
+    parts: Mapping[str, CocoSelection],
+    root: str | Path,
+    name: str,
+    *,
+    terms: str,
+    source: str | Path = ".",
+    allowed: frozenset[Kind] = frozenset(),
+) -> Path:
+    """Write COCO files as one set of a data root: images, PNG masks, manifest and splits.
+
+    Masks are 0/255: `masks/STEM.png` for one concept, `masks/CONCEPT/STEM.png` for several, which
+    may overlap. Folders inside a `file_name` become part of the stem ("a/b.png" is "a__b").
+
+    Args:
+        parts: "train", "val" or "test" -> file and folder of its images. All have one modality.
+        root: data root; its `manifest.json` and `splits.json` are made, or added to.
+        name: of the set; must be new.
+        terms: licence of the data, in words.
+        source: folder that the selections' paths are relative to.
+        allowed: kinds of problems that are no errors here, of `textsam.data.problems.ALLOWABLE`.
+
+    Returns:
+        The folder of the set.
+
+    Raises:
+        DataCheckError: faults in files, all of them listed; nothing is written.
+        DataError: the set exists, its parts differ in modality, or a selection is not exhaustive,
+            which folders of masks cannot say.
+    """
+    root = Path(root)
+    modality = _modality(parts)
+    manifest, splits = _known(root / MANIFEST_NAME), _known(root / SPLITS_NAME)
+    if name in manifest or (root / name).exists() or any(k.split("/")[0] == name for k in splits):
+        raise DataError(f"{root} has a set {name!r} already; choose another name")
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise DataError(f"{name!r} cannot be the name of a folder; use letters, digits, - and _")
+    samples, found = _samples(parts, source)
+    check_samples(samples, found, allowed=allowed).raise_errors("Nothing was written.")
+    concepts = list(
+        dict.fromkeys(t.concept for part in samples.values() for s in part for t in s.targets)
+    )
+    folders = _mask_folders(concepts)
+    with staged_folder(root / name) as staged:
+        for part in samples.values():
+            for sample in part:
+                _write_sample(sample, staged, folders)
+    key = dict.fromkeys(concepts, "255") if len(concepts) == 1 else folders
+    entry = {
+        "modality": modality,
+        "classes": {key[concept]: concept for concept in concepts},
+        "terms": terms,
+    }
+    stems = {part: [_stem(sample) for sample in those] for part, those in samples.items()}
+    _write_json(root / SPLITS_NAME, {**splits, name: stems})
+    _write_json(root / MANIFEST_NAME, {**manifest, name: entry})
+    return root / name
+
+
+def samples_to_coco(
+    samples: Sequence[Sample], path: str | Path, images: str | Path, *, description: str = ""
+) -> Path:
+    """Write the masks of samples as a COCO file, one run-length annotation per image and concept.
+
+    Args:
+        samples: all with the same annotated and absent concepts: a COCO file cannot say that
+            nothing is known of a category in some of its images.
+        path: the JSON file.
+        images: folder that `file_name` is relative to; all images must be in it.
+        description: of the data, for `info`.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: no samples, concepts that differ, an image outside the folder, a file that
+            cannot be used. Nothing is written then.
+    """
+    path, folder = Path(path), Path(images).absolute()
+    if not samples:
+        raise DataError(f"{path}: there are no samples to write")
+    concepts = _common_concepts(samples)
+    numbers = {concept: number for number, concept in enumerate(concepts, start=1)}
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, sample in enumerate(samples, start=1):
+        pixels, masks = load_sample(sample)
+        try:
+            file_name = sample.image_path.absolute().relative_to(folder).as_posix()
+        except ValueError:
+            raise DataError(
+                f"{sample.image_path} is not in {folder}; give the folder that holds all images"
+            ) from None
+        height, width = pixels.shape[:2]
+        entries.append({"id": number, "file_name": file_name, "width": width, "height": height})
+        for concept, mask in masks.items():
+            if mask.any():
+                ys, xs = np.nonzero(mask)
+                x, y = int(xs.min()), int(ys.min())
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": numbers[concept],
+                        "segmentation": encode_rle(mask),
+                        "area": int(mask.sum()),
+                        "bbox": [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1],
+                        "iscrowd": 0,
+                    }
+                )
+    content = {
+        "info": {
+            "description": description,
+            "version": textsam.__version__,
+            "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+        "licenses": [],
+        "images": entries,
+        "categories": [
+            {"id": number, "name": concept, "supercategory": ""}
+            for concept, number in numbers.items()
+        ],
+        "annotations": annotations,
+    }
+    _write_json(path, content)
+    return path
+
+
+def _modality(parts: Mapping[str, CocoSelection]) -> str:
+    unknown = sorted(set(parts) - {"train", "val", "test"})
+    if unknown or not parts:
+        raise DataError(f"the parts are {', '.join(parts) or 'none'}; give train, val or test")
+    modalities = sorted({selection.modality for selection in parts.values()})
+    if len(modalities) > 1:
+        raise DataError(f"one set has one modality, not {', '.join(modalities)}")
+    if not all(selection.exhaustive for selection in parts.values()):
+        raise DataError(
+            "folders of masks cannot say that nothing is known of a class in an image; convert "
+            "exhaustive annotations, or train from the COCO file itself"
+        )
+    return modalities[0]
+
+
+def _samples(
+    parts: Mapping[str, CocoSelection], source: str | Path
+) -> tuple[dict[str, list[Sample]], list[Problem]]:
+    samples: dict[str, list[Sample]] = {}
+    found: list[Problem] = []
+    stems: dict[str, Path] = {}
+    for part, selection in parts.items():
+        problems = Problems(part)
+        samples[part] = []
+        with problems.source(Path(source) / selection.annotations):
+            samples[part] = samples_from_coco(source, selection, problems=problems)
+        for sample in samples[part]:
+            path = sample.image_path
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                known = ", ".join(sorted(IMAGE_SUFFIXES))
+                problems.add("broken-image", path, f"is none of {known}; convert it")
+            if _stem(sample) in stems:
+                other = stems[_stem(sample)]
+                problems.add("duplicate-stem", path, f"{other} has the same name; rename one")
+            stems[_stem(sample)] = path
+        found += problems.found
+    return samples, found
+
+
+def _stem(sample: Sample) -> str:
+    return sample.stem.replace("/", "__")
+
+
+def _mask_folders(concepts: Sequence[str]) -> dict[str, str]:
+    """Concept -> its folder of masks."""
+    if len(concepts) == 1:
+        return {concepts[0]: "masks"}
+    folders: dict[str, str] = {}
+    for concept in concepts:
+        slug = re.sub(r"\W+", "-", concept.lower()).strip("-") or "class"
+        taken = f"masks/{slug}" in folders.values()
+        folders[concept] = f"masks/{slug}" + (f"-{len(folders)}" if taken else "")
+    return folders
+
+
+def _write_sample(sample: Sample, folder: Path, folders: Mapping[str, str]) -> None:
+    stem = _stem(sample)
+    image = folder / "images" / f"{stem}{sample.image_path.suffix.lower()}"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(sample.image_path, image)
+    for concept, mask in load_sample(sample)[1].items():
+        write_mask(mask, folder / folders[concept] / f"{stem}.png")
+
+
+def _common_concepts(samples: Sequence[Sample]) -> tuple[str, ...]:
+    first = samples[0]
+    known = tuple(dict.fromkeys([*(t.concept for t in first.targets), *first.absent]))
+    for sample in samples:
+        own = {*(target.concept for target in sample.targets), *sample.absent}
+        if own != set(known):
+            raise DataError(
+                f"of {first.name} {', '.join(sorted(known))} are known, of {sample.name} "
+                f"{', '.join(sorted(own)) or 'nothing'}; a COCO file says the same of all its "
+                "images: convert each set into a file of its own"
+            )
+    return known
+
+
+def _known(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(
+                json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written ({error}); check the folder and its permissions"
+        ) from error

@@ -1,0 +1,192 @@
+"""The samples that a configuration names, found and checked as one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from textsam.config import DataSettings
+from textsam.data.check import Checker, check_samples
+from textsam.data.coco import samples_from_coco
+from textsam.data.folder import samples_from_folder, samples_from_manifest
+from textsam.data.problems import DataReport, Problem, Problems
+from textsam.data.sample import Sample, Target
+from textsam.errors import ConfigError, DataError
+from textsam.io.atomic import atomic_path
+
+__all__ = [
+    "PARTS",
+    "STAMP_FILE",
+    "CheckedData",
+    "checked_data",
+    "find_samples",
+    "samples_of",
+    "write_stamp",
+]
+
+PARTS = ("train", "val")
+STAMP_FILE = "data-check.json"
+_STAMP_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """Samples without a fault.
+
+    Attributes:
+        parts: "train" and "val" -> samples.
+        report: of the check, with its warnings.
+        stamp: digest of all files' paths, sizes and times, and of what they are taken for.
+    """
+
+    parts: Mapping[str, list[Sample]]
+    report: DataReport
+    stamp: str
+
+
+def samples_of(data: DataSettings, part: str, problems: Problems | None = None) -> list[Sample]:
+    """The samples of a configuration's "train" or "val" part.
+
+    Args:
+        data: of the configuration.
+        part: which.
+        problems: takes what is wrong, and the search goes on; None raises for the first.
+
+    Raises:
+        DataError: as the functions that find samples in a manifest, a folder, a COCO file; with
+            `problems` never.
+    """
+    root = Path(data.root)
+    selections = data.train if part == "train" else data.val
+    folders = data.train_folders if part == "train" else data.val_folders
+    coco = data.train_coco if part == "train" else data.val_coco
+
+    def source(path: Path) -> AbstractContextManager[None]:
+        return nullcontext() if problems is None else problems.source(path)
+
+    samples: list[Sample] = []
+    if selections:
+        with source(root):
+            samples += samples_from_manifest(root, selections, problems=problems)
+    for item in folders:
+        with source(root / item.folder):
+            samples += samples_from_folder(
+                root / item.folder,
+                item.concept,
+                split=item.split,
+                modality=item.modality,
+                weight=item.weight,
+                problems=problems,
+            )
+    for entry in coco:
+        with source(root / entry.annotations):
+            samples += samples_from_coco(root, entry, problems=problems)
+    return samples
+
+
+def find_samples(data: DataSettings) -> tuple[dict[str, list[Sample]], list[Problem]]:
+    """Both parts of a configuration and what is wrong with their files' names.
+
+    Raises:
+        ConfigError: the selections of both parts have files in common.
+    """
+    parts: dict[str, list[Sample]] = {}
+    found: list[Problem] = []
+    for part in PARTS:
+        problems = Problems(part)
+        parts[part] = samples_of(data, part, problems)
+        found += problems.found
+    first, second = ({s.image_path for s in parts[part]} for part in PARTS)
+    if overlap := first & second:
+        raise ConfigError(
+            f"{len(overlap)} images are in training and validation, e.g. {min(overlap)}; "
+            "give the selections disjoint splits or parts"
+        )
+    return parts, found
+
+
+def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
+    """Find the samples of a configuration and check every file of them.
+
+    Args:
+        data: of the configuration.
+        folder: of a run. If it holds the stamp of an earlier check of the same files, unchanged,
+            they are not read again. Nothing is written.
+
+    Raises:
+        DataCheckError: faults, all of them listed.
+        ConfigError: the selections of both parts have files in common.
+    """
+    parts, found = find_samples(data)
+    stamp = _stamp(parts, data.allow)
+    counts = {part: len(samples) for part, samples in parts.items()}
+    if not found and folder is not None and _read_stamp(folder / STAMP_FILE) == stamp:
+        return CheckedData(parts, DataReport((), counts, frozenset(data.allow)), stamp)
+    report = check_samples(
+        parts, found, allowed=frozenset(data.allow), checker=Checker(progress=True)
+    )
+    report.raise_errors(
+        "Nothing was written. `textsam data check CONFIG --json FILE` lists every file."
+    )
+    return CheckedData(parts, report, stamp)
+
+
+def _stamp(parts: Mapping[str, Sequence[Sample]], allowed: Sequence[str]) -> str:
+    """A digest that changes when a file does, or what is expected of it."""
+    states: dict[Path, tuple[int, int]] = {}
+
+    def state(path: Path) -> tuple[int, int]:
+        if path not in states:
+            try:
+                status = path.stat()
+            except OSError:
+                states[path] = (-1, -1)
+            else:
+                states[path] = (status.st_size, status.st_mtime_ns)
+        return states[path]
+
+    digest = hashlib.sha256(f"{_STAMP_FORMAT} {sorted(allowed)}\n".encode())
+    for part, samples in parts.items():
+        for sample in samples:
+            path = sample.image_path
+            digest.update(f"{part} {sample.name} {path.absolute()} {state(path)}\n".encode())
+            for target in sample.targets:
+                if isinstance(target, Target):
+                    facts = (target.mask_path.absolute(), state(target.mask_path))
+                    digest.update(
+                        f"{target.concept} {target.label} {target.labels} {facts}".encode()
+                    )
+                else:
+                    digest.update(f"{target.concept} {target.size_px} {target.rles!r}".encode())
+    return digest.hexdigest()
+
+
+def write_stamp(checked: CheckedData, folder: Path) -> None:
+    """Leave the report and the stamp of a check in a run's folder, unless they are there already.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = folder / STAMP_FILE
+    if _read_stamp(path) == checked.stamp:
+        return
+    content = {**checked.report.to_dict(), "stamp": checked.stamp}
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+
+
+def _read_stamp(path: Path) -> str | None:
+    """The stamp in a file; None where there is none, and the data are then checked."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    stamp = content.get("stamp") if isinstance(content, dict) else None
+    return stamp if isinstance(stamp, str) else None
