@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -23,10 +23,8 @@ from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
 from textsam.prompts import canonical, nearest, normalise
 from textsam.refine import Geometry, Pass, decode_passes
+from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Question", "Segmenter", "UnknownPromptWarning"]
 
@@ -116,6 +114,8 @@ class Segmenter:
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
+        refine_with: str = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> Segmentation: ...
 
     @overload
@@ -128,6 +128,8 @@ class Segmenter:
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
+        refine_with: str = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> list[Segmentation]: ...
 
     def segment(
@@ -139,6 +141,8 @@ class Segmenter:
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
+        refine_with: str = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> Segmentation | list[Segmentation]:
         """Find what the prompt names.
 
@@ -152,17 +156,20 @@ class Segmenter:
             boxes: a manual box (x_min, y_min, x_max, y_max) that joins the text; with a list of
                 prompts, a list with one entry (or None) per prompt.
             strict: raise for a prompt the adapter was not trained for, instead of warning.
+            refine_with: what refinement takes from a mask, a `RefineWith` or its name.
+            seed: of random refinement points, together with image and prompt.
 
         Returns:
             One `Segmentation` per prompt. What is not there has an empty mask and `found=False`.
 
         Raises:
             ImageError: the image cannot be used.
-            PromptError: an empty prompt, geometry outside the image, or, with `strict`, an unknown
-                prompt.
+            PromptError: an empty prompt, geometry outside the image, an unknown `refine_with` or,
+                with `strict`, an unknown prompt.
         """
         questions = self.questions(prompt, strict=strict, stacklevel=3)
-        passes = self.passes(questions, refine)
+        gives = refine_with_of(refine_with)
+        passes = self.passes(questions, 0 if gives is RefineWith.NONE else refine)
         single = isinstance(prompt, str)
         prepared = self.prepare(image)
         manual = manual_geometry(
@@ -170,7 +177,9 @@ class Segmenter:
             [boxes] if single else per_prompt("boxes", boxes, len(questions)),
             prepared.image.size_px,
         )
-        answers = self.answer([prepared], questions, passes, manual)[0]
+        (answers,) = self.answer(
+            [prepared], questions, passes, manual, refine_with=gives, seed=seed
+        )
         return answers[0] if single else answers
 
     def segment_batch(
@@ -259,6 +268,9 @@ class Segmenter:
         questions: Sequence[Question],
         passes: Sequence[int],
         manual: Sequence[Geometry | None] | None = None,
+        *,
+        refine_with: RefineWith = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> list[list[Segmentation]]:
         """Ask the same questions of each image; images are encoded together, prompts decoded.
 
@@ -267,6 +279,8 @@ class Segmenter:
             questions: C.
             passes: (C,) refinement passes.
             manual: (C,) geometry in the image's frame, or None; the same for every image.
+            refine_with: what refinement takes from a mask.
+            seed: of random refinement points.
 
         Returns:
             B lists of C results.
@@ -287,10 +301,14 @@ class Segmenter:
                 manual=[image.to_region(own) for image in images for own in geometry],
                 threshold_logit=float(np.log(threshold / (1 - threshold))),
                 authors_frame=config.authors_frame,
+                gives=refine_with,
+                draws=[(seed, image.key, q.text) for image in images for q in questions],
             )[-1]
             return [
                 [
-                    self._answer(image, questions[i], final, row * count + i, passes[i])
+                    self._answer(
+                        image, questions[i], final, row * count + i, passes[i], refine_with
+                    )
                     for i in range(count)
                 ]
                 for row, image in enumerate(images)
@@ -345,7 +363,13 @@ class Segmenter:
         return [known[image.key] for image in images]
 
     def _answer(
-        self, image: Prepared, question: Question, final: Pass, index: int, refined: int
+        self,
+        image: Prepared,
+        question: Question,
+        final: Pass,
+        index: int,
+        refined: int,
+        gives: RefineWith,
     ) -> Segmentation:
         logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
         probability = logits.sigmoid().cpu().numpy()
@@ -356,6 +380,8 @@ class Segmenter:
             score = float(probability[mask].mean()) if mask.any() else 0.0
         found = bool(mask.any()) and score >= self.config.found_threshold
         extra: dict[str, object] = {"concept": question.concept, "refine": refined}
+        if gives is not RefineWith.BOX_CENTROID:
+            extra["refine_with"] = gives.value
         if mask.any() and not found:
             extra["rejected_area_px"] = int(mask.sum())
         return Segmentation(

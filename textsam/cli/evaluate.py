@@ -15,6 +15,7 @@ from textsam.cli.options import (
     Model,
     Precision,
     Refine,
+    RefineWith,
     SamCheckpoint,
     TextEncoderFolder,
 )
@@ -46,13 +47,16 @@ def evaluate(
     model: Model = "lite",
     adapter: Adapter = None,
     refine: Refine = None,
+    refine_with: RefineWith = None,
     negatives: Annotated[
         int, typer.Option(min=0, help="Absent concepts of other modalities asked per image.")
     ] = 1,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many images per set, evenly spread.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the absent concepts.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Chooses the absent concepts and random points.")
+    ] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -91,7 +95,13 @@ def evaluate(
             authors_frame=True if authors_frame else None,
         )
         summary = run_evaluation(
-            segmenter, samples, out=out, refine=refine, negatives=negatives, seed=seed
+            segmenter,
+            samples,
+            out=out,
+            refine=refine,
+            refine_with=refine_with,
+            negatives=negatives,
+            seed=seed,
         )
     typer.echo(summary.table())
 

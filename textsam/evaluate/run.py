@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice, iou, nsd
 from textsam.prompts import canonical, certainly_absent
+from textsam.refinement import refine_with_of
 from textsam.result import Segmentation
 
 __all__ = ["SUMMARY_FILE", "TOLERANCE_PX", "SegmentsByWord", "evaluate"]
@@ -82,6 +83,7 @@ def evaluate(
     *,
     out: Path | None,
     refine: int | None = None,
+    refine_with: str | None = None,
     negatives: int = 1,
     seed: int = 0,
     progress: bool = True,
@@ -98,8 +100,11 @@ def evaluate(
         samples: what to evaluate on.
         out: folder for `cases.csv`, `evaluation.json` and `summary.json`; None writes nothing.
         refine: refinement passes; None takes what the adapter asks for.
+        refine_with: what refinement takes from a mask, see `textsam.refinement.RefineWith`; None
+            is the default of the segmenter, which must take `refine_with` and `seed` otherwise.
         negatives: how many prompts that the modality cannot show are asked per image, at most.
-        seed: of the choice of those prompts, together with the stem.
+        seed: of the choice of those prompts, together with the stem, and of random refinement
+            points.
         progress: show a bar.
         resume: go on where an earlier, killed evaluation into `out` stopped; False starts anew.
 
@@ -108,12 +113,18 @@ def evaluate(
         DataError: no samples, two of the same set and stem, nothing in them that the adapter knows,
             a concept both annotated with pixels and absent, a file that cannot be used, or earlier
             results in `out` that belong to another evaluation.
+        PromptError: an unknown `refine_with`.
         TextSAMError: what the segmenter raises.
     """
     if negatives < 0:
         raise ConfigError(f"negatives is {negatives}; give 0 or more prompts per image")
+    if refine_with is not None:
+        refine_with = refine_with_of(refine_with).value
     plan, skipped = _plan(samples, segmenter.prompts, negatives, seed)
-    settings = _settings(segmenter, refine, negatives, seed)
+    settings = _settings(segmenter, refine, refine_with, negatives, seed)
+    options: dict[str, Any] = {"refine": refine}
+    if refine_with is not None:
+        options.update(refine_with=refine_with, seed=seed)
     by_image: dict[ImageKey, list[Case]] = {}
     file: CaseFile | None = None
     if out is not None:
@@ -128,7 +139,7 @@ def evaluate(
         for image, (sample, questions) in plan.items():
             if image in by_image:
                 continue
-            by_image[image] = _ask(segmenter, sample, questions, refine)
+            by_image[image] = _ask(segmenter, sample, questions, options)
             if file is not None:
                 file.append(by_image[image])
             bar.advance(task)
@@ -158,7 +169,11 @@ def _bar(shown: bool) -> Progress:
 
 
 def _settings(
-    segmenter: SegmentsByWord, refine: int | None, negatives: int, seed: int
+    segmenter: SegmentsByWord,
+    refine: int | None,
+    refine_with: str | None,
+    negatives: int,
+    seed: int,
 ) -> dict[str, Any]:
     return {
         "format": 1,
@@ -167,6 +182,7 @@ def _settings(
         "preset": segmenter.preset,
         "prompts": list(segmenter.prompts),
         "refine": refine,
+        "refine_with": refine_with,
         "negatives": negatives,
         "seed": seed,
         "tolerance_px": TOLERANCE_PX,
@@ -249,11 +265,11 @@ def _ask(
     segmenter: SegmentsByWord,
     sample: Sample,
     questions: Sequence[_Question],
-    refine: int | None,
+    options: Mapping[str, Any],
 ) -> list[Case]:
     pixels, masks = load_sample(sample)
     began = time.perf_counter()
-    answers = segmenter.segment(pixels, [q.prompt for q in questions], refine=refine)
+    answers = segmenter.segment(pixels, [q.prompt for q in questions], **options)
     seconds = round(time.perf_counter() - began, 6)
     if len(answers) != len(questions):
         raise TextSAMError(
