@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import track
 
+from textsam.adapters import TENSORS_FILE, read_adapter_config
+from textsam.checkpoint import save_adapter
 from textsam.data.ask import PromptConfig, PromptSampler
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError
 from textsam.metrics import dice
 from textsam.segmenter import Segmenter
+from textsam.tensors import load_tensors
 
-__all__ = ["Answer", "Calibration", "calibrate", "choose_refinements", "choose_threshold"]
+__all__ = [
+    "Answer",
+    "Calibration",
+    "calibrate",
+    "choose_refinements",
+    "choose_threshold",
+    "finish_adapter",
+]
 
 # A further pass must earn its cost: differences below this are noise on a validation set.
 MIN_GAIN = 0.003
@@ -184,3 +195,39 @@ def calibrate(
         n_present=len(present),
         n_absent=len(absent),
     )
+
+
+def finish_adapter(
+    segmenter: Segmenter,
+    adapter: Path,
+    samples: Sequence[Sample],
+    out: Path,
+    *,
+    passes: int = 2,
+    progress: bool = True,
+) -> Calibration:
+    """Calibrate an adapter and write it with what was chosen, in half precision.
+
+    Args:
+        segmenter: with this adapter.
+        adapter: its folder.
+        samples: validation images.
+        out: adapter folder to write.
+        passes, progress: as in `calibrate`.
+
+    Raises:
+        DataError: as `calibrate`.
+    """
+    record = read_adapter_config(adapter)
+    result = calibrate(segmenter, samples, passes=passes, progress=progress)
+    finished = record.model_copy(
+        update={
+            "prompts": result.prompts,
+            "refine": result.refine,
+            "refine_for": result.refine_for,
+            "found_threshold": result.found_threshold,
+            "training": {**record.training, "calibration": asdict(result)},
+        }
+    )
+    save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
+    return result
