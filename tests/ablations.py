@@ -81,9 +81,9 @@ class Bench:
     def steps(self, **options: Any) -> Steps:
         return Steps(train=TinyTrain(self.notes, **options), load=tiny_load)
 
-    def write(self, base: dict[str, Any] | None = None, **changes: Any) -> Path:
+    def write(self, training: dict[str, Any] | None = None, **changes: Any) -> Path:
         """A base configuration of 4 steps of 2 images, and an ablation of LoRA's rank."""
-        config = run_config(self.root / "data", save_every=2, **(base or {}))
+        config = run_config(self.root / "data", save_every=2, **(training or {}))
         settings = config.model_dump(mode="json", exclude={"out"})
         (self.root / "base.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         ablation: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Running ablations: what is trained, skipped, shared, resumed, refused, and what a failure costs."""
+"""Running ablations: what is trained, skipped, shared, resumed and refused, and failures."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -
     killed, whole = Bench(tmp_path / "killed"), Bench(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         go(killed, kill_at=2)
+    assert "not begun" in (killed.out / "ranks" / "ranks.md").read_text(encoding="utf-8")
     assert "training stopped at step 2 of 4" in go(killed, dry_run=True).table
     go(killed)
     go(whole)
@@ -144,7 +145,7 @@ def test_a_killed_evaluation_goes_on_without_training_again(
 def test_cells_of_equal_training_share_one(bench: Bench) -> None:
     kinds = ("none", "point", "box", "box+point", "box+centroid", "box+5points")
     cells = [{"name": kind, "evaluate": {"refine_with": kind}} for kind in kinds]
-    bench.write(base={"refine": 2}, cells=cells)
+    bench.write({"refine": 2}, cells=cells)
     result = go(bench)
     assert states(result) == [(kind, 0, "finished") for kind in kinds]
     assert len(bench.trained) == 1
@@ -285,8 +286,11 @@ def test_changed_data_are_other_settings(bench: Bench, part: str) -> None:
 
 def test_data_that_moved_are_the_same(bench: Bench) -> None:
     go(bench)
-    (bench.root / "data").rename(bench.root / "elsewhere")
-    result = go(bench, overrides=[f"data.root={bench.root / 'elsewhere'}"])
+    # The last folder's name stays: it is the name of the set.
+    elsewhere = bench.root / "elsewhere" / "data"
+    elsewhere.parent.mkdir()
+    (bench.root / "data").rename(elsewhere)
+    result = go(bench, overrides=[f"data.root={elsewhere}"])
     assert [state for _, _, state in states(result)] == ["skipped", "skipped"]
 
 
@@ -370,6 +374,7 @@ def _die(job: Any, device: str | None = None, threads: int | None = None) -> lis
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_fails_its_cells_alone(bench: Bench) -> None:
     from textsam.ablate.plan import make_plan
     from textsam.ablate.spec import read_ablation

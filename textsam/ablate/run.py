@@ -165,6 +165,8 @@ def ablate(
     if not dry_run:
         for cell, _ in changed:
             _remove(cell)
+        # Now already, so that a kill leaves a table that says what is missing.
+        write_tables(plan, ablation.seeds, command)
         work = partial(
             run_job,
             steps=steps
