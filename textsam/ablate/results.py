@@ -129,9 +129,9 @@ def paired_p(one: Mapping[int, Values], other: Mapping[int, Values]) -> float | 
         for side in (one, other)
     )
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if max(differences) == min(differences):
-        # 0/0 or a division by zero for scipy.
-        return 1.0 if differences[0] == 0 else 0.0
+    if max(differences) - min(differences) < 1e-9:
+        # All the same but for rounding: 0/0 or a division by zero for scipy.
+        return 1.0 if abs(differences[0]) < 1e-9 else 0.0
     return float(ttest_rel(ours, theirs).pvalue)
 
 

@@ -144,7 +144,7 @@ def _notes(plan: Plan, groups: Sequence[Group]) -> list[str]:
             "number of tests; it says nothing of how another training would turn out."
         )
     if ablation.paper:
-        notes.append(f"The paper's figures: {ablation.paper}")
+        notes.append(f"The paper's figures: {ablation.paper.rstrip('.')}.")
     if plan.seen_in_validation:
         notes.append(
             f"{plan.seen_in_validation} of the images evaluated on also chose the best adapter of "
