@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ablations import Bench
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textsam.ablate.plan import Plan, make_plan
@@ -233,6 +233,7 @@ def test_cases_of_other_images_are_not_paired(one: Written) -> None:
 VALUES = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=3, max_size=3)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_p_is_student_s(pairs: list[tuple[int, int]]) -> None:
     one, other = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_refine import EMBEDDING, FRAME, TOKENS, Script, blob
 from tiny import loud_model, tiny_segmenter, write_images_and_masks
@@ -88,6 +88,7 @@ def test_points_are_drawn_evenly_from_the_mask() -> None:
     assert ((counts[MASK] - expected) ** 2 / expected).sum() < 96
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**40), st.text(max_size=20), st.text(max_size=20), st.integers(1, 9))
 def test_generators_depend_on_each_of_their_four_facts(
     seed: int, image: str, prompt: str, number: int
