@@ -17,6 +17,7 @@ from textsam.errors import ConfigError
 from textsam.presets import PRESETS
 
 __all__ = [
+    "WITHOUT_EFFECT",
     "AdapterSettings",
     "ContextSettings",
     "DataSettings",
@@ -29,6 +30,10 @@ __all__ = [
     "TuningSettings",
     "read_config",
 ]
+
+
+WITHOUT_EFFECT = frozenset({"out", "device", "workers", "save_every", "cache"})
+"""Settings of a `TrainConfig` that do not change what a run learns, only where and how it runs."""
 
 
 class _Settings(BaseModel):

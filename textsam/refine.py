@@ -1,4 +1,4 @@
-"""Refinement: the mask of one pass becomes the centroid and box prompts of the next."""
+"""Refinement: the mask of one pass becomes the geometric prompts of the next."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from textsam.frame import box_and_centroid
 from textsam.model.textsam import TextSAM
 from textsam.preprocess import Frame
+from textsam.refinement import RefineWith, generator_for, points_and_box
 
 __all__ = ["Geometry", "Pass", "box_and_centroid", "decode_passes", "geometry_of_mask"]
 
@@ -48,13 +49,17 @@ class Pass:
     masks: list[NDArray[np.bool_]]
 
 
-def geometry_of_mask(mask: NDArray[np.bool_]) -> Geometry | None:
-    """Centroid and box prompts from a mask in the image's frame; None when it is empty."""
-    found = box_and_centroid(mask)
+def geometry_of_mask(
+    mask: NDArray[np.bool_],
+    gives: RefineWith = RefineWith.BOX_CENTROID,
+    generator: np.random.Generator | None = None,
+) -> Geometry | None:
+    """Prompts from a mask in the image's frame; arguments and None as in `points_and_box`."""
+    found = points_and_box(mask, gives, generator)
     if found is None:
         return None
-    box, centroid = found
-    return Geometry(points=centroid[None], labels=np.ones(1, dtype=np.int64), box=box)
+    points, box = found
+    return Geometry(points=points, labels=np.ones(len(points), dtype=np.int64), box=box)
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,15 @@ def decode_passes(
     threshold_logit: float = 0.0,
     authors_frame: bool = False,
     together: bool | None = None,
+    gives: RefineWith = RefineWith.BOX_CENTROID,
+    draws: Sequence[tuple[int, str, str]] | None = None,
 ) -> list[Pass]:
     """Decode C prompts on embedded images, then refine each as often as asked.
 
-    The first pass uses the text and any manual geometry. Each further pass uses the text, the
-    centroid and the box of the mask before (TextSAM-EUS, refinement stage). A prompt without text
-    is geometry alone in every pass. A prompt whose mask is empty, or whose refinements are done,
-    keeps what it has: nothing is made up for it.
+    The first pass uses the text and any manual geometry. Each further pass uses the text and what
+    `gives` takes from the mask before, by default its centroid and box (TextSAM-EUS, refinement
+    stage). A prompt without text is geometry alone in every pass. A prompt whose mask is empty, or
+    whose refinements are done, keeps what it has: nothing is made up for it.
 
     Args:
         model: in eval mode.
@@ -162,12 +169,16 @@ def decode_passes(
         together: decode prompts together where they have as many tokens. Matrix products round
             differently for another batch size, so an answer then depends, in its last bits, on
             what else is asked. None does so except on a CPU, where it saves nothing.
+        gives: what refinement takes from a mask.
+        draws: (C,) of (seed, image, prompt), from which `gives` draws its random points, if any;
+            see `generator_for`.
 
     Returns:
         1 + max(refine) passes, each over all prompts; the last holds the result.
 
     Raises:
         PromptError: a prompt with neither text nor geometry.
+        ValueError: `gives` draws random points and `draws` is None.
     """
     count = len(text_tokens)
     embeddings = [embedding] * count if isinstance(embedding, Tensor) else list(embedding)
@@ -178,12 +189,19 @@ def decode_passes(
     ]
     if together is None:
         together = any(own.device.type != "cpu" for own in embeddings)
+    if gives.random_points and draws is None:
+        raise ValueError(f"{gives.value!r} draws points; say from what with draws=")
     passes = [_decode(model, queries, threshold_logit, authors_frame, together)]
     for number in range(1, max(refine, default=0) + 1):
         before = passes[-1]
         current = Pass(before.logits.clone(), before.iou.clone(), list(before.masks))
         due = [i for i in range(count) if refine[i] >= number]
-        found = {i: geometry_of_mask(before.masks[i]) for i in due}
+        found = {
+            i: geometry_of_mask(
+                before.masks[i], gives, None if draws is None else generator_for(*draws[i], number)
+            )
+            for i in due
+        }
         due = [i for i in due if found[i] is not None]
         if due:
             refined = [replace(queries[i], geometry=found[i]) for i in due]

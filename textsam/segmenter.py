@@ -23,6 +23,7 @@ from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
 from textsam.prompts import canonical, normalise
 from textsam.refine import Geometry, Pass, decode_passes
+from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
 from textsam.score import answer_score
 from textsam.spelling import (
@@ -120,6 +121,8 @@ class Segmenter:
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
+        refine_with: str = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> Segmentation: ...
 
     @overload
@@ -132,6 +135,8 @@ class Segmenter:
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
+        refine_with: str = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> list[Segmentation]: ...
 
     def segment(
@@ -143,6 +148,8 @@ class Segmenter:
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
+        refine_with: str = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> Segmentation | list[Segmentation]:
         """Find what the prompt names, or what points and a box show.
 
@@ -157,6 +164,8 @@ class Segmenter:
             boxes: a manual box (x_min, y_min, x_max, y_max) that joins the text; with a list of
                 prompts, a list with one entry (or None) per prompt.
             strict: raise for a prompt the adapter was not trained for, instead of warning.
+            refine_with: what refinement takes from a mask, a `RefineWith` or its name.
+            seed: of random refinement points, together with image and prompt.
 
         Returns:
             One `Segmentation` per prompt. What is not there has an empty mask and `found=False`.
@@ -165,8 +174,8 @@ class Segmenter:
 
         Raises:
             ImageError: the image cannot be used.
-            PromptError: an empty prompt, geometry outside the image, neither word nor geometry, or,
-                with `strict`, an unknown prompt.
+            PromptError: an empty prompt, geometry outside the image, neither word nor geometry, an
+                unknown `refine_with` or, with `strict`, an unknown prompt.
         """
         single = prompt is None or isinstance(prompt, str)
         questions = []
@@ -174,7 +183,8 @@ class Segmenter:
             questions.append(  # noqa: PERF401
                 Question("", None, None) if text is None else self._question(text, strict, 3)
             )
-        passes = self.passes(questions, refine)
+        gives = refine_with_of(refine_with)
+        passes = self.passes(questions, 0 if gives is RefineWith.NONE else refine)
         prepared = self.prepare(image)
         manual = manual_geometry(
             [points] if single else per_prompt("points", points, len(questions)),
@@ -185,7 +195,9 @@ class Segmenter:
             raise PromptError(
                 "the prompt is None and has no geometry; give a word, a point or a box"
             )
-        answers = self.answer([prepared], questions, passes, manual)[0]
+        (answers,) = self.answer(
+            [prepared], questions, passes, manual, refine_with=gives, seed=seed
+        )
         return answers[0] if single else answers
 
     def segment_batch(
@@ -278,6 +290,9 @@ class Segmenter:
         questions: Sequence[Question],
         passes: Sequence[int],
         manual: Sequence[Geometry | None] | None = None,
+        *,
+        refine_with: RefineWith = RefineWith.BOX_CENTROID,
+        seed: int = 0,
     ) -> list[list[Segmentation]]:
         """Ask the same questions of each image; images are encoded together, prompts decoded.
 
@@ -286,6 +301,8 @@ class Segmenter:
             questions: C.
             passes: (C,) refinement passes.
             manual: (C,) geometry in the image's frame, or None; the same for every image.
+            refine_with: what refinement takes from a mask.
+            seed: of random refinement points.
 
         Returns:
             B lists of C results.
@@ -306,10 +323,14 @@ class Segmenter:
                 manual=[image.to_region(own) for image in images for own in geometry],
                 threshold_logit=float(np.log(threshold / (1 - threshold))),
                 authors_frame=config.authors_frame,
+                gives=refine_with,
+                draws=[(seed, image.key, q.text) for image in images for q in questions],
             )[-1]
             return [
                 [
-                    self._answer(image, questions[i], final, row * count + i, passes[i])
+                    self._answer(
+                        image, questions[i], final, row * count + i, passes[i], refine_with
+                    )
                     for i in range(count)
                 ]
                 for row, image in enumerate(images)
@@ -377,7 +398,13 @@ class Segmenter:
         return [known[image.key] for image in images]
 
     def _answer(
-        self, image: Prepared, question: Question, final: Pass, index: int, refined: int
+        self,
+        image: Prepared,
+        question: Question,
+        final: Pass,
+        index: int,
+        refined: int,
+        gives: RefineWith,
     ) -> Segmentation:
         logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
         probability = logits.sigmoid().cpu().numpy()
@@ -392,6 +419,8 @@ class Segmenter:
         sure = question.text is None or score >= self.config.found_threshold
         found = not empty and sure
         extra: dict[str, object] = {"concept": question.concept, "refine": refined}
+        if gives is not RefineWith.BOX_CENTROID:
+            extra["refine_with"] = gives.value
         if not empty and not found:
             extra["rejected_area_px"] = int(mask.sum())
         return Segmentation(

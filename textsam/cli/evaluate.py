@@ -15,6 +15,7 @@ from textsam.cli.options import (
     Model,
     Precision,
     Refine,
+    RefineWith,
     SamCheckpoint,
     TextEncoderFolder,
 )
@@ -76,6 +77,7 @@ def evaluate(
     model: Model = "lite",
     adapter: Adapter = None,
     refine: Refine = None,
+    refine_with: RefineWith = None,
     negatives: Annotated[
         int, typer.Option(min=0, help="Absent concepts of other modalities asked per image.")
     ] = 1,
@@ -83,7 +85,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="At most this many images per set, evenly spread.")
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of absent concepts, points, boxes and the bootstrap.")
+        int,
+        typer.Option(
+            min=0, help="Of absent concepts, points, boxes, random refinement points, bootstrap."
+        ),
     ] = 0,
     worst: Annotated[
         int, typer.Option(min=0, help="Cases per set and concept in worst.png; 0 for none.")
@@ -156,6 +161,7 @@ def evaluate(
             prompts=protocol.prompts,
             box_shifts=protocol.box_shifts,
             refine=refine,
+            refine_with=refine_with,
             negatives=negatives,
             seed=seed,
             worst=worst,

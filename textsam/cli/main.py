@@ -10,6 +10,7 @@ import typer
 from textsam import __version__
 from textsam.cli import data as data_commands
 from textsam.cli import weights as weights_commands
+from textsam.cli.ablate import ablate
 from textsam.cli.errors import errors_as_exit
 from textsam.cli.evaluate import evaluate
 from textsam.cli.export import export
@@ -31,6 +32,7 @@ app.add_typer(data_commands.app, name="data")
 app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
+app.command()(ablate)
 app.command()(calibrate)
 app.command()(convert)
 app.command()(pacs)

@@ -14,6 +14,7 @@ __all__ = [
     "Model",
     "Precision",
     "Refine",
+    "RefineWith",
     "SamCheckpoint",
     "TextEncoderFolder",
 ]
@@ -28,6 +29,13 @@ Precision = Annotated[str, typer.Option(help="Of the image encoder: auto, float3
 Refine = Annotated[
     int | None,
     typer.Option(min=0, help="Refinement passes; default: what the adapter asks for."),
+]
+RefineWith = Annotated[
+    str | None,
+    typer.Option(
+        help="What refinement takes from a mask: none, point (one random), box, box+point, "
+        "box+centroid (the default) or box+5points.",
+    ),
 ]
 SamCheckpoint = Annotated[
     Path | None,

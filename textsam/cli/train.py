@@ -106,18 +106,12 @@ def calibrate(
     All are chosen on the validation images of the configuration; test images play no part.
     """
     with errors_as_exit():
-        from dataclasses import asdict
-
-        import torch
-
-        from textsam.adapters import TENSORS_FILE, read_adapter_config
+        from textsam.adapters import read_adapter_config
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
-        from textsam.calibrate import calibrate as run_calibration
-        from textsam.checkpoint import save_adapter
         from textsam.config import read_config
         from textsam.data.sources import samples_of
-        from textsam.tensors import load_tensors
+        from textsam.finish import finish_adapter
 
         keep_freed_memory()
 
@@ -132,24 +126,15 @@ def calibrate(
             text_encoder=text_encoder,
         )
         samples = samples_of(settings.data, "val")
-        result = run_calibration(
+        result = finish_adapter(
             segmenter,
+            adapter,
             samples,
+            out,
             passes=passes,
             empty_modality=empty_modality,
             empty_annotated=empty_annotated,
         )
-        finished = record.model_copy(
-            update={
-                "prompts": result.prompts,
-                "refine": result.refine,
-                "refine_for": result.refine_for,
-                "score_map": result.score_map,
-                "found_threshold": result.found_threshold,
-                "training": {**record.training, "calibration": asdict(result)},
-            }
-        )
-        save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
     typer.echo(
         f"{out}: refine {result.refine} {result.refine_for or ''}, found from score "
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "

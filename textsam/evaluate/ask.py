@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -104,7 +104,7 @@ def ask(
     questions: Sequence[Question],
     protocol: PromptProtocol,
     *,
-    refine: int | None,
+    options: Mapping[str, Any],
     seed: int,
 ) -> Asked:
     """Ask all questions of one image in one call.
@@ -114,7 +114,7 @@ def ask(
         sample: the image.
         questions: at least one.
         protocol: what the segmenter is given.
-        refine: refinement passes.
+        options: of the segmenter: `refine`, passes, and what else it takes.
         seed: of points and boxes.
 
     Raises:
@@ -136,7 +136,7 @@ def ask(
         queries += _queries(sample, question, truth, protocol, seed)
     due = [q for q in queries if not protocol.geometric or q.truth.any()]
     began = time.perf_counter()
-    given = _call(segmenter, pixels, due, protocol, refine) if due else []
+    given = _call(segmenter, pixels, due, protocol, options) if due else []
     seconds = round(time.perf_counter() - began, 6)
     if len(given) != len(due):
         raise TextSAMError(
@@ -180,14 +180,14 @@ def _call(
     pixels: NDArray[np.uint8],
     queries: Sequence[_Query],
     protocol: PromptProtocol,
-    refine: int | None,
+    options: Mapping[str, Any],
 ) -> list[Segmentation]:
     if not protocol.geometric:
-        return segmenter.segment(pixels, [q.question.prompt for q in queries], refine=refine)
+        return segmenter.segment(pixels, [q.question.prompt for q in queries], **options)
     return cast(SegmentsByGeometry, segmenter).segment(
         pixels,
         [q.question.prompt if protocol.worded else None for q in queries],
-        refine=refine,
+        **options,
         points=[q.point for q in queries],
         boxes=[q.box for q in queries],
     )

@@ -18,6 +18,7 @@ from textsam.evaluate.plan import Prompts, Protocol, make_plan
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases
 from textsam.io.atomic import atomic_path
+from textsam.refinement import refine_with_of
 
 __all__ = ["SUMMARY_FILE", "TOLERANCE_PX", "SegmentsByWord", "evaluate"]
 
@@ -30,6 +31,7 @@ def evaluate(
     prompts: Prompts = "text",
     box_shifts: Sequence[float] = (),
     refine: int | None = None,
+    refine_with: str | None = None,
     negatives: int = 1,
     seed: int = 0,
     worst: int = 8,
@@ -53,9 +55,11 @@ def evaluate(
             once for each; in [0, 0.5). Needs geometry. Empty: a point and a loose box.
         refine: refinement passes; None takes what the adapter asks for with text, and none with
             geometry, which then has the place of refinement's.
+        refine_with: what refinement takes from a mask, see `textsam.refinement.RefineWith`; None
+            is the default of the segmenter, which must take `refine_with` and `seed` otherwise.
         negatives: how many prompts that the modality cannot show are asked per image, at most; none
             with geometry.
-        seed: of the choice of those prompts, and of points and boxes.
+        seed: of the choice of those prompts, of points and boxes, and of random refinement points.
         worst: cases per set and concept on the contact sheet `worst.png`; 0 draws none.
         progress: show a bar.
         resume: go on where an earlier, killed evaluation into `out` stopped; False starts anew.
@@ -66,6 +70,7 @@ def evaluate(
             no pixel in any mask where geometry is given, a concept both annotated with pixels and
             absent, a file that cannot be used, or earlier results in `out` that belong to another
             evaluation.
+        PromptError: an unknown `refine_with`.
         TextSAMError: what the segmenter raises.
     """
     for name, value in (("negatives", negatives), ("worst", worst)):
@@ -75,8 +80,12 @@ def evaluate(
     if protocol.geometric:
         negatives = 0
         refine = refine or 0
+    options: dict[str, Any] = {"refine": refine}
+    if refine_with is not None:
+        refine_with = refine_with_of(refine_with).value
+        options.update(refine_with=refine_with, seed=seed)
     plan = make_plan(samples, segmenter.prompts, protocol, negatives, seed)
-    settings = _settings(segmenter, protocol, refine, negatives, seed)
+    settings = _settings(segmenter, protocol, refine, refine_with, negatives, seed)
     by_image: dict[ImageKey, list[Case]] = {}
     file: CaseFile | None = None
     if out is not None:
@@ -93,7 +102,7 @@ def evaluate(
         for image, (sample, questions) in plan.images.items():
             if image in by_image:
                 continue
-            asked = ask(segmenter, sample, questions, protocol, refine=refine, seed=seed)
+            asked = ask(segmenter, sample, questions, protocol, options=options, seed=seed)
             by_image[image] = asked.cases
             sheet.add(asked)
             if file is not None:
@@ -133,6 +142,7 @@ def _settings(
     segmenter: SegmentsByWord,
     protocol: Protocol,
     refine: int | None,
+    refine_with: str | None,
     negatives: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -145,6 +155,7 @@ def _settings(
         "protocol": protocol.prompts,
         "box_shifts": list(protocol.box_shifts),
         "refine": refine,
+        "refine_with": refine_with,
         "negatives": negatives,
         "seed": seed,
         "tolerance_px": TOLERANCE_PX,

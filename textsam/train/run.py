@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from textsam import weights
 from textsam.adapters import AdapterConfig, find_adapter
 from textsam.checkpoint import load_adapter, record_of, save_adapter
-from textsam.config import TrainConfig
+from textsam.config import WITHOUT_EFFECT, TrainConfig
 from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset, TrainItem
@@ -37,7 +37,6 @@ from textsam.weights.checksum import sha256_of
 __all__ = ["Run", "architecture_from", "fit", "samples_of", "setup", "train"]
 
 STATE_FILE = "state.pt"
-_NOT_IN_FINGERPRINT = {"out", "device", "workers", "save_every", "cache"}
 
 
 class _Keyed(Dataset[tuple[Key, TrainItem]]):
@@ -108,7 +107,7 @@ def architecture_from(config: TrainConfig) -> Architecture:
 
 
 def _fingerprint(config: TrainConfig) -> str:
-    return hashlib.sha256(config.model_dump_json(exclude=_NOT_IN_FINGERPRINT).encode()).hexdigest()
+    return hashlib.sha256(config.model_dump_json(exclude=set(WITHOUT_EFFECT)).encode()).hexdigest()
 
 
 def _optimiser(built: BuiltModel, config: TrainConfig) -> torch.optim.Optimizer:

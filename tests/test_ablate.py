@@ -1,0 +1,520 @@
+"""Running ablations: what is trained, skipped, shared, resumed and refused, and failures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ablations import RANKS, Bench
+from cli_runs import run as textsam
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from textsam.ablate.engines import InProcess, Processes, Submitit
+from textsam.ablate.job import Outcome
+from textsam.ablate.run import AblationResult, ablate
+from textsam.adapters import read_adapter_config
+from textsam.errors import ConfigError, DataError, TextSAMError
+from textsam.model.tuning import trainable_parameters
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def go(
+    bench: Bench, *, kill_at: int | None = None, fail_on: int | None = None, **options: Any
+) -> AblationResult:
+    steps = bench.steps(stop_at=kill_at, fail_on=fail_on)
+    return ablate(bench.file, **{"out": bench.out, "steps": steps, "progress": False, **options})
+
+
+def states(result: AblationResult) -> list[tuple[str, int, str]]:
+    return [(o.cell, o.seed, o.state) for o in result.outcomes]
+
+
+def record(bench: Bench, cell: str, seed: int = 0) -> dict[str, Any]:
+    path = bench.out / "ranks" / "cells" / cell / f"seed-{seed}" / "cell.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def test_every_cell_and_seed_leaves_adapter_cases_summary_and_record(bench: Bench) -> None:
+    result = go(bench, seeds=[0, 3])
+    assert states(result) == [(c, s, "finished") for s in (0, 3) for c in ("1", "2")]
+    assert result.complete
+    assert [line[1:3] for line in bench.trained] == [[r, s] for s in "03" for r in "12"]
+    for cell in "12":
+        for seed in (0, 3):
+            folder = bench.out / "ranks" / "cells" / cell / f"seed-{seed}"
+            with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
+                assert [row["stem"] for row in csv.DictReader(file)] == ["000", "001", "002"]
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            assert summary["settings"]["refine_with"] == "box+centroid"
+            own = record(bench, cell, seed)
+            assert (own["state"], own["cell"], own["seed"]) == ("finished", cell, seed)
+            adapter = read_adapter_config(bench.out / own["adapter"])
+            assert adapter.architecture.rank == int(cell)
+            assert adapter.training["config"]["seed"] == seed
+            assert own["date"]
+            assert own["machine"]["cpu_count"]
+
+
+def test_trainable_parameters_are_those_of_the_model(bench: Bench) -> None:
+    from tiny import tiny_model
+
+    from textsam.checkpoint import architecture_of
+
+    go(bench, only=["2"])
+    adapter = read_adapter_config(bench.out / record(bench, "2")["adapter"])
+    model = tiny_model(architecture_of(adapter.architecture)).model
+    expected = sum(p.numel() for p in trainable_parameters(model).values())
+    assert record(bench, "2")["trainable_parameters"] == expected
+
+
+def test_finished_cells_are_skipped_and_the_files_stay(bench: Bench) -> None:
+    first = go(bench)
+    files = {path: path.stat().st_mtime_ns for path in (bench.out / "ranks" / "cells").rglob("*.*")}
+    second = go(bench)
+    assert states(second) == [("1", 0, "skipped"), ("2", 0, "skipped")]
+    assert second.to_do == ()
+    assert len(bench.trained) == 2
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+    assert second.table == first.table
+
+
+def test_only_does_what_is_asked_and_the_table_shows_the_rest_as_missing(bench: Bench) -> None:
+    result = go(bench, only=["2"])
+    assert states(result) == [("2", 0, "finished")]
+    assert "- 1, seed 0: not begun" in result.table
+    assert "| 1 | – | – | 0/1 | – | – |" in result.table
+    assert "- 2, seed 0" not in result.table
+    with pytest.raises(ConfigError, match="has no cell '3'; its cells are 1, 2"):
+        go(bench, only=["3"])
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -> None:
+    killed, whole = Bench(tmp_path / "killed"), Bench(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(killed, kill_at=2)
+    assert "not begun" in (killed.out / "ranks" / "ranks.md").read_text(encoding="utf-8")
+    assert "training stopped at step 2 of 4" in go(killed, dry_run=True).table
+    go(killed)
+    go(whole)
+    adapters = [
+        load_file(b.out / record(b, "1")["adapter"] / "adapter.safetensors")
+        for b in (killed, whole)
+    ]
+    assert adapters[0].keys() == adapters[1].keys()
+    assert all(adapters[0][name].equal(adapters[1][name]) for name in adapters[0])
+    # Rank 1 was begun twice, and the second time from step 2: steps 1 and 2 were logged once.
+    assert [line[1] for line in killed.trained] == ["1", "1", "2"]
+    folder = (killed.out / record(killed, "1")["adapter"]).parent
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+        assert [row[0] for row in csv.reader(file) if row[1] == "loss"] == ["1", "2", "3", "4"]
+
+
+def test_a_killed_evaluation_goes_on_without_training_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textsam.segmenter import Segmenter
+
+    honest, calls = Segmenter.segment, []
+
+    def segment(self: Segmenter, *args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return honest(self, *args, **options)
+
+    monkeypatch.setattr(Segmenter, "segment", segment)
+    with pytest.raises(KeyboardInterrupt):
+        go(bench, only=["1"])
+    assert "- 1, seed 0: evaluation not finished" in go(bench, dry_run=True).table
+    assert go(bench, only=["1"]).complete
+    assert len(bench.trained) == 1
+    assert len(calls) == 4, "two images before the kill, one after it"
+
+
+def test_cells_of_equal_training_share_one(bench: Bench) -> None:
+    kinds = ("none", "point", "box", "box+point", "box+centroid", "box+5points")
+    cells = [{"name": kind, "evaluate": {"refine_with": kind}} for kind in kinds]
+    bench.write({"refine": 2}, cells=cells)
+    result = go(bench)
+    assert states(result) == [(kind, 0, "finished") for kind in kinds]
+    assert len(bench.trained) == 1
+    assert len({record(bench, kind)["adapter"] for kind in kinds}) == 1
+    for kind in kinds:
+        folder = bench.out / "ranks" / "cells" / kind / "seed-0"
+        settings = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        assert settings["refine_with"] == kind
+
+
+def test_another_ablation_in_the_same_folder_uses_the_same_training(bench: Bench) -> None:
+    go(bench)
+    # The base has rank 2: this cell is the other table's "2", however it is written.
+    bench.write(name="depths", cells=[{"name": "base"}, {"name": "b", "set": ["context.depth=2"]}])
+    result = go(bench)
+    assert states(result) == [("base", 0, "finished"), ("b", 0, "finished")]
+    assert len(bench.trained) == 3
+    other = json.loads(
+        (bench.out / "depths/cells/base/seed-0/cell.json").read_text(encoding="utf-8")
+    )
+    assert other["adapter"] == record(bench, "2")["adapter"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ({"set": ["tuning.ranks=4"]}, r"cell '3'.*tuning\.ranks"),
+        ({"set": ["tuning.rank=four"]}, r"cell '3'.*tuning\.rank"),
+        ({"set": ["context.depth=7"]}, r"cell '3'.*context\.depth is 7"),
+        ({"set": ["seed=4"]}, r"cell '3'.*'seed=4' cannot be set here.*--seeds"),
+        ({"set": ["name=x"]}, r"cell '3'.*'name=x' cannot be set here"),
+        ({"set": ["data.root=nowhere"]}, r"cell '3'.*nowhere"),
+        ({"set": ["tuning.rank"]}, r"cell '3'.*a\.b=value"),
+        ({"evaluate": {"refine_with": "boxes"}}, r"cells\.2\.evaluate\.refine_with"),
+        ({"evaluate": {"refines": 1}}, r"cells\.2\.evaluate\.refines"),
+        ({"overrides": []}, r"cells\.2\.overrides"),
+        ({"name": "1"}, "same name: 1"),
+        ({"name": "../up"}, r"cells\.2\.name"),
+    ],
+)
+def test_what_is_wrong_with_the_last_cell_is_refused_before_the_first_trains(
+    bench: Bench, cell: dict[str, Any], words: str
+) -> None:
+    bench.write(cells=[*RANKS, {"name": "3", **cell}])
+    with pytest.raises(TextSAMError, match=words) as caught:
+        go(bench)
+    assert str(bench.file) in str(caught.value)
+    assert bench.trained == []
+    assert not (bench.out / "trainings").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reference": 4}, "reference is '4'; the cells are 1, 2"),
+        ({"seeds": [1, 1]}, "seeds are"),
+        ({"seeds": []}, "seeds are"),
+        ({"evaluate": {}}, "both empty"),
+        ({"cells": []}, "cells"),
+        ({"repeat": 3}, "repeat"),
+        ({"base": "none.yaml"}, r"no configuration at .*none\.yaml"),
+        ({"cells": [{"name": 1, "paper": {"dice": 1, "nsd": 2}}]}, "on what data"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_named(
+    bench: Bench, changes: dict[str, Any], words: str
+) -> None:
+    bench.write(**changes)
+    with pytest.raises(ConfigError, match=words):
+        go(bench)
+    assert bench.trained == []
+
+
+def test_files_that_are_no_ablation(bench: Bench) -> None:
+    for text, words in (("a: [1", "is not YAML"), ("- a\n", "holds list")):
+        bench.file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=words):
+            go(bench)
+    with pytest.raises(ConfigError, match=r"configs/ablations/"):
+        ablate(bench.root / "none.yaml")
+
+
+def test_images_must_not_be_trained_and_evaluated_on(bench: Bench) -> None:
+    bench.write(evaluate={"folders": [{"folder": ".", "split": "train", "concept": "tumor"}]})
+    with pytest.raises(ConfigError, match="4 of 4 images to evaluate on are trained on"):
+        go(bench)
+    bench.write(evaluate={"folders": [{"folder": ".", "split": "val", "concept": "tumor"}]})
+    assert (
+        "2 of the images evaluated on also chose the best adapter" in go(bench, dry_run=True).table
+    )
+
+
+def test_evaluation_must_ask_for_what_is_trained(bench: Bench) -> None:
+    bench.write(evaluate={"folders": [{"folder": ".", "split": "test", "concept": "lung"}]})
+    with pytest.raises(DataError, match=r"show lung, those trained on tumor"):
+        go(bench)
+
+
+def test_changed_settings_are_refused_and_done_again_when_asked(bench: Bench) -> None:
+    go(bench)
+    before = record(bench, "1")
+    with pytest.raises(
+        ConfigError, match=r"2 cells .*1, seed 0: training\.optim\.lr was 0\.001 and is 0\.002"
+    ):
+        go(bench, overrides=["optim.lr=0.002"])
+    assert len(bench.trained) == 2
+    table = go(bench, overrides=["optim.lr=0.002"], dry_run=True).table
+    assert "- 1, seed 0: made with other settings" in table
+    result = go(bench, overrides=["optim.lr=0.002"], replace=True)
+    assert states(result) == [("1", 0, "finished"), ("2", 0, "finished")]
+    assert record(bench, "1")["adapter"] != before["adapter"]
+    assert len(bench.trained) == 4
+    # The first trainings are still there: going back costs an evaluation and no training.
+    go(bench, replace=True)
+    assert record(bench, "1")["adapter"] == before["adapter"]
+    assert len(bench.trained) == 4
+
+
+def test_a_changed_evaluation_is_refused_and_keeps_the_training(bench: Bench) -> None:
+    go(bench)
+    folder = {"folder": ".", "split": "test", "concept": "tumor"}
+    bench.write(evaluate={"folders": [folder], "refine": 1})
+    with pytest.raises(ConfigError, match=r"evaluation\.refine was None and is 1"):
+        go(bench)
+    go(bench, replace=True)
+    assert len(bench.trained) == 2
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_changed_data_are_other_settings(bench: Bench, part: str) -> None:
+    go(bench)
+    mask = bench.root / "data" / part / "masks" / "001.png"
+    mask.write_bytes((bench.root / "data" / part / "masks" / "000.png").read_bytes())
+    where = "evaluation.contents" if part == "test" else f"training.contents.{part}"
+    with pytest.raises(ConfigError, match=rf"{where}: the files are others"):
+        go(bench)
+
+
+def test_data_that_moved_are_the_same(bench: Bench) -> None:
+    go(bench)
+    # The last folder's name stays: it is the name of the set.
+    elsewhere = bench.root / "elsewhere" / "data"
+    elsewhere.parent.mkdir()
+    (bench.root / "data").rename(elsewhere)
+    result = go(bench, overrides=[f"data.root={elsewhere}"])
+    assert [state for _, _, state in states(result)] == ["skipped", "skipped"]
+
+
+def test_a_failing_cell_stops_no_other_and_is_told(bench: Bench) -> None:
+    result = go(bench, fail_on=1)
+    assert states(result) == [("1", 0, "failed"), ("2", 0, "finished")]
+    assert not result.complete
+    message = result.outcomes[0].message
+    assert message.startswith("RuntimeError: out of memory, says the device")
+    (trace,) = (bench.out / "ranks" / "failures").glob("*.txt")
+    assert str(trace) in message
+    assert "Traceback" in trace.read_text(encoding="utf-8")
+    assert "- 1, seed 0: not begun" in result.table
+    assert go(bench).complete
+
+
+def test_a_training_another_process_is_at_is_left_alone(bench: Bench) -> None:
+    name = go(bench, dry_run=True)
+    assert name.to_do == ("1, seed 0", "2, seed 0")
+    go(bench, only=["2"])
+    key = Path(record(bench, "2")["training"]).name
+    cells = [*RANKS, {"name": "3", "set": ["tuning.rank=2"], "evaluate": {"refine": 0}}]
+    bench.write(cells=cells)
+    with FileLock(bench.out / "locks" / f"{key}.lock"):
+        result = go(bench)
+    assert states(result) == [("1", 0, "finished"), ("2", 0, "skipped"), ("3", 0, "busy")]
+    assert key in result.outcomes[2].message
+    assert not result.complete
+
+
+def test_seeds_found_on_disk_join_the_table(bench: Bench) -> None:
+    go(bench, seeds=[0], only=["1"])
+    result = go(bench, seeds=[5], only=["1"])
+    assert "| 1 |" in result.table
+    (line,) = [line for line in result.table.splitlines() if line.startswith("| 1 |")]
+    assert "| 2/2 |" in line
+    assert "Seeds 0, 5;" in result.table
+
+
+def test_calibration_comes_between_training_and_evaluation(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textsam import calibrate as calibration
+
+    # A tiny model of four steps finds too little to be kept otherwise.
+    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    bench.write(calibrate=1, cells=RANKS[:1])
+    result = go(bench)
+    assert result.complete, result.outcomes
+    own = record(bench, "1")
+    assert own["adapter"].endswith("/calibrated")
+    assert "calibration" in read_adapter_config(bench.out / own["adapter"]).training
+    bench.write(calibrate=None, cells=RANKS[:1])
+    with pytest.raises(ConfigError, match=r"training\.calibrate was 1 and is None"):
+        go(bench)
+
+
+def test_devices_are_handed_on(bench: Bench) -> None:
+    go(bench, engine=InProcess("cpu"), only=["1"], overrides=["device=auto"])
+    assert [line[3] for line in bench.trained] == ["cpu"]
+
+
+@pytest.mark.slow
+def test_several_processes_do_as_one(bench: Bench, tmp_path: Path) -> None:
+    other = Bench(tmp_path / "other")
+    go(other)
+    result = go(bench, engine=Processes(("cpu", "cpu")))
+    assert sorted(states(result)) == [("1", 0, "finished"), ("2", 0, "finished")]
+    for cell in "12":
+        cases = [
+            (b.out / "ranks" / "cells" / cell / "seed-0" / "cases.csv").read_text(encoding="utf-8")
+            for b in (bench, other)
+        ]
+        rows = [[row.rsplit(",", 1)[0] for row in text.splitlines()] for text in cases]
+        assert rows[0] == rows[1], "all but the seconds"
+
+
+def _die(job: Any, device: str | None = None, threads: int | None = None) -> list[Outcome]:
+    import os
+
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_fails_its_cells_alone(bench: Bench) -> None:
+    from textsam.ablate.plan import make_plan
+    from textsam.ablate.spec import read_ablation
+
+    plan = make_plan(read_ablation(bench.file), bench.file, bench.out)
+    done = [o for part in Processes(("cpu",))(plan.jobs, _die) for o in part]
+    assert [(o.cell, o.state) for o in done] == [("1", "failed"), ("2", "failed")]
+    assert "the process on cpu died" in done[0].message
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_jobs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    here = str(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", here, prepend=":")
+    engine = Submitit(bench.out / "jobs", "local", {"timeout_min": 5})
+    result = go(bench, fail_on=1, engine=engine)
+    assert sorted(states(result)) == [("1", 0, "failed"), ("2", 0, "finished")]
+    assert (
+        "says the device" in result.outcomes[0].message
+        or "says the device" in result.outcomes[1].message
+    )
+    assert list((bench.out / "jobs").glob("*_log.out"))
+
+
+def test_submitit_is_asked_for_nothing_it_does_not_know(bench: Bench) -> None:
+    pytest.importorskip("submitit")
+    with pytest.raises(ConfigError, match="slurm_partitoin"):
+        go(bench, engine=Submitit(bench.out / "jobs", "local", {"slurm_partitoin": "gpu"}))
+    with pytest.raises(ConfigError, match="refuses cluster 'lsf'"):
+        go(bench, engine=Submitit(bench.out / "jobs", "lsf"))
+
+
+def test_a_requeued_job_is_the_same_job() -> None:
+    pytest.importorskip("submitit")
+    from textsam.ablate.engines import _Requeued
+
+    again = _Requeued(partial(_die)).checkpoint("job")  # type: ignore[arg-type]
+    assert isinstance(again.function, _Requeued)
+    assert again.args == ("job",)
+
+
+def test_the_command_prints_the_table_and_fails_when_a_cell_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textsam.ablate import run as module
+
+    monkeypatch.setattr(module, "default_steps", lambda **_: bench.steps(fail_on=1))
+    arguments = ("ablate", bench.file, "-o", bench.out, "--devices", "cpu")
+    result = textsam(*arguments, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "to do: 1, seed 0; 2, seed 0" in result.stderr
+    assert bench.trained == []
+    result = textsam(*arguments, "--set", "optim.lr=0.002", "--seeds", "0, 1")
+    assert result.exit_code == 1
+    assert "1, seed 0: failed; RuntimeError: out of memory" in result.stderr
+    assert "error: 2 of 4 cells are not done" in result.stderr
+    assert "# Rank of LoRA" in result.stdout
+    assert "| 2 |" in result.stdout
+    assert (bench.out / "ranks" / "ranks.md").read_text(encoding="utf-8") in result.stdout
+    monkeypatch.setattr(module, "default_steps", lambda **_: bench.steps())
+    result = textsam(*arguments, "--set", "optim.lr=0.002", "--seeds", "0,1", "--only", "1")
+    assert result.exit_code == 0, result.output
+    result = textsam(*arguments)
+    assert result.exit_code == 1
+    assert "error: " in result.stderr
+    assert "optim.lr was 0.002 and is 0.001" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--seeds", "0,-1"), "--seeds is '0,-1'"),
+        (("--seeds", ""), "--seeds is ''"),
+        (("--devices", "cuda:0,"), "--devices is 'cuda:0,'"),
+        (("--engine", "dask"), "choose local or submitit"),
+        (("--cluster", "slurm"), "belong to --engine submitit"),
+        (("--engine", "submitit", "--devices", "cpu"), "--devices belongs"),
+        (("--engine", "submitit", "--job", "time"), "write NAME=VALUE"),
+        (("--engine", "submitit", "--job", "a=[1"), "not YAML"),
+    ],
+)
+def test_wrong_calls_are_exit_code_2(bench: Bench, options: tuple[str, ...], words: str) -> None:
+    result = textsam("ablate", bench.file, *options)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+
+
+def test_a_device_that_is_not_there_is_refused_first(bench: Bench) -> None:
+    result = textsam("ablate", bench.file, "-o", bench.out, "--devices", "cpu,cuda:99")
+    assert result.exit_code == 1
+    assert bench.trained == []
+
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablations"
+ABLATIONS = sorted(p for p in CONFIGS.glob("*.yaml") if not p.name.startswith("base-"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_the_ready_ablations_are_valid_and_differ_where_they_say(path: Path) -> None:
+    from textsam.ablate.plan import _cell_config
+    from textsam.ablate.spec import read_ablation
+
+    ablation = read_ablation(path)
+    assert ablation.name == path.stem
+    assert ablation.reference is not None
+    base = path.parent / ablation.base
+    resolved = {
+        cell.name: (_cell_config(base, cell, (), str(path)), ablation.evaluation_of(cell))
+        for cell in ablation.cells
+    }
+    everything = [f"{config} {evaluation}" for config, evaluation in resolved.values()]
+    assert len(set(everything)) == len(everything), "two cells are the same"
+    # The reference is the base itself, so that all tables share its training.
+    reference = resolved[ablation.reference][0]
+    plain = yaml.safe_load(base.read_text(encoding="utf-8"))
+    from textsam.config import TrainConfig
+
+    assert reference == TrainConfig.model_validate(plain)
+
+
+def test_the_ready_cells_are_those_of_the_paper() -> None:
+    from textsam.ablate.spec import read_ablation
+
+    def figures(name: str) -> dict[str, tuple[float, float]]:
+        cells = read_ablation(CONFIGS / f"{name}.yaml").cells
+        return {c.name: (c.paper.dice, c.paper.nsd) for c in cells if c.paper}
+
+    # TextSAM-EUS, its tables of ablations.
+    assert figures("rank-vit_b") == {"1": (44.0, 46.99), "4": (81.33, 83.19), "16": (82.69, 85.28)}
+    assert figures("context-vit_b") == {
+        "4": (82.69, 85.28), "8": (66.74, 68.29), "12": (82.1, 83.99),
+    }  # fmt: skip
+    assert figures("depth-vit_b") == {
+        "1": (78.32, 80.97), "4": (76.22, 78.6), "9": (80.52, 82.36), "12": (82.69, 85.28),
+    }  # fmt: skip
+    assert figures("refinement-vit_b") == {
+        "none": (82.0, 84.61), "point": (82.5, 85.1), "box+point": (82.63, 85.22),
+        "box+centroid": (82.69, 85.28), "box+5points": (82.65, 85.25),
+    }  # fmt: skip
+    for name in ("rank", "context", "refinement"):
+        assert figures(name) == figures(f"{name}-vit_b")

@@ -1,0 +1,303 @@
+"""Tables and plots of ablations, from cases and figures worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ablations import Bench
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textsam.ablate.plan import Plan, make_plan
+from textsam.ablate.plot import value_range
+from textsam.ablate.results import Figure, figure_of, paired_p
+from textsam.ablate.run import write_tables
+from textsam.ablate.spec import read_ablation
+from textsam.errors import DataError
+
+
+@dataclass
+class Written:
+    """An ablation whose finished cells are files written by hand."""
+
+    bench: Bench
+    plan: Plan
+
+    def finish(
+        self,
+        cell: str,
+        seed: int,
+        dice: Sequence[float],
+        dataset: str = "busi",
+        more: Mapping[str, Sequence[object]] | None = None,
+    ) -> None:
+        job = self.plan.cells[cell, seed]
+        job.folder.mkdir(parents=True, exist_ok=True)
+        columns: dict[str, Sequence[object]] = {
+            "dataset": [dataset] * len(dice),
+            "stem": [f"case{number}" for number in range(len(dice))],
+            "concept": ["tumor"] * len(dice),
+            "kind": ["present"] * len(dice),
+            "dice": dice,
+            "nsd_3px": [value / 2 for value in dice],
+            **(more or {}),
+        }
+        file = io.StringIO()
+        csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+        path = job.folder / "cases.csv"
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        rows = file.getvalue().splitlines(keepends=True)
+        text = before + "".join(rows[1:] if before else rows)
+        path.write_text(text, encoding="utf-8", newline="")
+        record = {
+            "state": "finished",
+            "identity": job.identity,
+            "seed": seed,
+            "trainable_parameters": 1000 * int(cell),
+            "date": f"2026-11-0{seed + 1}T10:00:00+00:00",
+            "device": "cpu",
+            "machine": {"platform": "Linux", "cpu_count": 2},
+            "versions": {"textsam": "0.1.0", "torch": "2.14"},
+        }
+        (job.folder / "cell.json").write_text(json.dumps(record), encoding="utf-8")
+
+    def table(self) -> str:
+        return write_tables(self.plan, self.plan.ablation.seeds, "textsam ablate ranks.yaml")
+
+    def row(self, cell: str) -> list[str]:
+        lines = [line for line in self.table().splitlines() if line.startswith(f"| {cell} |")]
+        assert len(lines) == 1
+        return [text.strip() for text in lines[0].strip("|").split("|")]
+
+    def csv(self) -> list[dict[str, str]]:
+        self.table()
+        with (self.plan.folder / "ranks.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+def plan_of(tmp_path: Path, seeds: Sequence[int]) -> Written:
+    bench = Bench(tmp_path)
+    bench.write(
+        reference=2,
+        seeds=list(seeds),
+        paper="another data set",
+        cells=[
+            {"name": 1, "set": ["tuning.rank=1"], "paper": {"dice": 44.0, "nsd": 46.99}},
+            {"name": 2, "label": "two | all", "set": ["tuning.rank=2"]},
+            {"name": 4, "set": ["tuning.rank=4"]},
+        ],
+    )
+    return Written(bench, make_plan(read_ablation(bench.file), bench.file, bench.out))
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Written:
+    return plan_of(tmp_path, [0])
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Written:
+    return plan_of(tmp_path, [0, 1])
+
+
+def p_of_three(differences: Sequence[float]) -> float:
+    """Of three pairs: with two degrees of freedom Student's distribution has a closed form."""
+    mean = sum(differences) / 3
+    variance = sum((d - mean) ** 2 for d in differences) / 2
+    t = abs(mean) / math.sqrt(variance / 3)
+    return 1 - t / math.sqrt(2 + t * t)
+
+
+def test_one_seed_by_hand(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7, 0.9])
+    one.finish("2", 0, [0.6, 0.9, 0.9])
+    # Mean 0.7 and deviations -0.2, 0, 0.2: the root of 0.08 / 3. NSD is half of it all.
+    p = p_of_three([-0.1, -0.2, 0.0])
+    assert one.row("1") == [
+        "1", "1,000", "3", "1/1", "70.00 ± 16.33", "35.00 ± 8.16", f"{p:.4f}", "44.00 / 46.99",
+    ]  # fmt: skip
+    assert f"{p:.4f}" == "0.2254"
+    # The bar in the label does not end its cell.
+    assert "| two \\| all | 2,000 | 3 | 1/1 | 80.00 ± 14.14 | 40.00 ± 7.07 | – | – |" in one.table()
+    assert one.row("4") == ["4", "–", "–", "0/1", "–", "–", "–", "–"]
+
+
+def test_the_head_says_what_the_columns_are(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7])
+    assert (
+        "| rank | trainable parameters | n | seeds | Dice % | NSD 3 px % "
+        "| p (Dice, against two \\| all) | paper: Dice / NSD |"
+    ) in one.table()
+    for words in ("standard deviation over test cases", "paired t-test", "another data set"):
+        assert words in one.table()
+    assert "Over seeds" not in one.table()
+
+
+def test_several_seeds_by_hand(two: Written) -> None:
+    two.finish("1", 0, [0.5, 0.7, 0.9])
+    two.finish("1", 1, [0.6, 0.6, 0.6])
+    two.finish("2", 0, [0.6, 0.9, 0.9])
+    # Mean of six 0.65; squares 0.0225+0.0025+0.0625+3·0.0025 = 0.095, over six: root 0.1258.
+    # The seeds' means 0.7 and 0.6: deviation (divided by one) root of 2·0.0025 = 0.0707.
+    # Only seed 0 is in both, so that the test is that of one seed.
+    row = two.row("1")
+    assert row[3:5] == ["2/2", "65.00 ± 12.58"]
+    assert row[6] == "65.00 ± 7.07"
+    assert row[7] == f"{p_of_three([-0.1, -0.2, 0.0]):.4f}"
+    (own, _, _) = two.csv()
+    assert own["dice_percent_std_seeds"] == "7.0711"
+    assert (own["seeds"], own["missing_seeds"]) == ("0 1", "")
+    two.finish("2", 1, [0.9, 0.6, 0.9])
+    # Averages over seeds: 0.55 0.65 0.75 against 0.75 0.75 0.9.
+    assert two.row("1")[7] == f"{p_of_three([-0.2, -0.1, -0.15]):.4f}"
+    assert "Over seeds" in two.table()
+    for words in ("Seeds 0, 1; evaluated on cpu of Linux, 2 cores;", "2026-11-01 to 2026-11-02."):
+        assert words in two.table()
+
+
+def test_an_interrupted_table_says_what_is_missing(two: Written) -> None:
+    two.finish("1", 0, [0.5, 0.7])
+    table = two.table()
+    missing = [line for line in table.splitlines() if line.startswith("- ")]
+    assert missing == [
+        "- 1, seed 1: not begun",
+        "- two | all, seed 0: not begun",
+        "- two | all, seed 1: not begun",
+        "- 4, seed 0: not begun",
+        "- 4, seed 1: not begun",
+    ]
+    assert two.row("1")[3] == "1/2"
+    assert two.csv()[0]["missing_seeds"] == "1"
+    assert "Not finished" in table
+    for cell, seed in two.plan.cells:
+        if (cell, seed) != ("1", 0):
+            two.finish(cell, seed, [0.5, 0.7])
+    assert "Not finished" not in two.table()
+
+
+def test_nothing_finished_is_a_table_too(one: Written) -> None:
+    assert one.row("1")[:4] == ["1", "–", "–", "0/1"]
+    assert (one.plan.folder / "ranks.png").is_file()
+    assert [row["cell"] for row in one.csv()] == ["1", "2", "4"]
+
+
+def test_columns_are_read_by_name_and_new_ones_join(one: Written) -> None:
+    more = {"nsd_slab": [0.5, 1.0], "hd95_px": [3.0, ""], "iou": [0.4, 0.6], "seconds": [9, 9]}
+    one.finish("1", 0, [0.5, 0.7], more=more)
+    assert "| Dice % | NSD 3 px % | NSD slab % | HD95 px |" in one.table()
+    assert one.row("1")[4:8] == ["60.00 ± 10.00", "30.00 ± 5.00", "75.00 ± 25.00", "3.00 ± 0.00"]
+    row = one.csv()[0]
+    assert row["iou_percent_mean"] == "50.0000"
+    assert (row["hd95_px_mean"], row["hd95_px_n"], row["dice_n"]) == ("3.0000", "1", "2")
+    assert not [name for name in row if name.startswith("seconds")]
+
+
+def test_absent_concepts_do_not_count(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7, 0.9], more={"kind": ["present", "present", "absent_modality"]})
+    assert one.row("1")[2:5] == ["2", "1/1", "60.00 ± 10.00"]
+
+
+def test_each_set_has_a_table_and_a_plot_of_its_own(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7])
+    one.finish("1", 0, [0.2, 0.2], dataset="usgra")
+    table = one.table()
+    assert table.index("## busi, tumor") < table.index("60.00 ± 10.00")
+    assert table.index("60.00 ± 10.00") < table.index("## usgra, tumor")
+    assert table.index("## usgra, tumor") < table.index("20.00 ± 0.00")
+    assert table.count("- 4, seed 0: not begun") == 1
+    assert {path.name for path in one.plan.folder.glob("*.png")} == {"ranks-1.png", "ranks-2.png"}
+
+
+def test_damaged_cases_are_named(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7])
+    path = one.plan.cells["1", 0].folder / "cases.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("0.7", "much"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"cases\.csv cannot be read"):
+        one.table()
+
+
+def test_cases_of_other_images_are_not_paired(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7, 0.9])
+    one.finish("2", 0, [0.6, 0.8])
+    assert one.row("1")[6] == "–"
+
+
+VALUES = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=3, max_size=3)
+
+
+@settings(deadline=None)
+@given(VALUES)
+def test_p_is_student_s(pairs: list[tuple[int, int]]) -> None:
+    one, other = (
+        {0: {str(i): pair[side] / 100 for i, pair in enumerate(pairs)}} for side in (0, 1)
+    )
+    p = paired_p(one, other)
+    assert p == paired_p(other, one)
+    differences = [a - b for a, b in pairs]
+    if len(set(differences)) > 1:
+        assert p == pytest.approx(p_of_three(differences), abs=1e-9)
+    else:
+        assert p is not None
+        assert p == pytest.approx(float(differences[0] == 0), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({0: {"a": 1.0}}, {0: {"a": 0.5}}), ({0: {"a": 1.0, "b": 0.0}}, {1: {"a": 0.5, "b": 1.0}})],
+    ids=["one pair", "no common seed"],
+)
+def test_nothing_to_pair_has_no_p(
+    one: dict[int, dict[str, float]], other: dict[int, dict[str, float]]
+) -> None:
+    assert paired_p(one, other) is None
+
+
+def test_the_plot_shows_means_where_they_are(one: Written) -> None:
+    from PIL import Image
+
+    one.finish("1", 0, [0.5, 0.7, 0.9])
+    one.finish("2", 0, [0.6, 0.9, 0.9])
+    one.table()
+    with Image.open(one.plan.folder / "ranks.png") as file:
+        assert file.size == (960, 600)
+        pixels = np.asarray(file.convert("RGB")).astype(int)
+    blue = np.abs(pixels - [0, 114, 178]).sum(-1) < 30
+    orange = np.abs(pixels - [213, 94, 0]).sum(-1) < 30
+    # Below the legend, three columns of 280 px from 90 on; the last cell is missing.
+    for colour in (blue, orange):
+        area = colour[90:490]
+        assert area[:, 90:370].any()
+        assert area[:, 370:650].any()
+        assert not area[:, 650:].any()
+    # Intervals reach from 25.8 to 96, so that the axis goes from 20 to 100 over 400 px.
+    rows = np.flatnonzero(blue[90:490, 90:370].sum(1) >= 11)
+    assert abs(rows.mean() - (100 - 70) / 80 * 400) <= 2
+
+
+def test_the_range_of_a_plot_holds_everything() -> None:
+    def figure(mean: float, std: float) -> Figure:
+        return Figure(mean, std, 100, None, {0: mean})
+
+    assert value_range([]) == (0, 100)
+    # ± 1.96 · 0.1 / 10 around 0.55 and 0.72.
+    assert value_range([figure(0.55, 0.1), figure(0.72, 0.1)]) == (50, 80)
+    assert value_range([figure(1.0, 0.0)]) == (90, 100)
+    assert value_range([figure(0.0, 0.0)]) == (0, 10)
+    low, high = value_range([figure(0.5, 0.0)])
+    assert low <= 50 <= high
+    assert high - low >= 10
+
+
+def test_a_figure_of_one_seed_has_no_deviation_over_seeds() -> None:
+    figure = figure_of({4: {"a": 0.5, "b": 1.0}}, None)
+    assert (figure.mean, figure.std_cases, figure.n, figure.std_seeds) == (0.75, 0.25, 2, None)
+    assert figure.seed_means == {4: 0.75}
+    assert figure.p is None

@@ -1,0 +1,293 @@
+"""One job: train once, then evaluate the cells that share the adapter; safe to kill and repeat."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+
+import textsam
+from textsam.ablate.plan import CellJob, Job, evaluation_samples
+from textsam.adapters import TENSORS_FILE
+from textsam.config import TrainConfig
+from textsam.errors import TextSAMError
+from textsam.evaluate import evaluate
+from textsam.io.atomic import atomic_path
+from textsam.segmenter import Segmenter
+
+__all__ = [
+    "CELL_FILE",
+    "Outcome",
+    "Steps",
+    "default_steps",
+    "is_finished",
+    "read_record",
+    "run_job",
+]
+
+CELL_FILE = "cell.json"
+TRAINING_FILE = "training.json"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The two costly things a job does. Both can be sent to another process.
+
+    Attributes:
+        train: trains, or goes on with, a run; returns its folder, with the adapter `best/`.
+        load: the segmenter of preset, adapter folder, device and precision.
+    """
+
+    train: Callable[[TrainConfig], Path]
+    load: Callable[[str, Path, str, str], Segmenter]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell.
+
+    Attributes:
+        cell: its name.
+        seed: of the training.
+        state: "finished" now, "skipped" as it was finished before, "failed", or "busy": another
+            process is at it.
+        message: why, where it failed.
+    """
+
+    cell: str
+    seed: int
+    state: Literal["finished", "skipped", "failed", "busy"]
+    message: str = ""
+
+
+def default_steps(
+    *,
+    sam_checkpoint: Path | None = None,
+    text_encoder: Path | None = None,
+    progress: bool = True,
+) -> Steps:
+    """Train and load as `textsam train` and `textsam.load_model` do."""
+    from textsam.api import load_model
+    from textsam.train.run import train
+
+    return Steps(
+        train=partial(
+            train, sam_checkpoint=sam_checkpoint, text_encoder=text_encoder, progress=progress
+        ),
+        load=partial(load_model, sam_checkpoint=sam_checkpoint, text_encoder=text_encoder),
+    )
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A JSON object written by a job, or None if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_finished(cell: CellJob) -> bool:
+    """Whether the cell's folder holds its results, made with the very settings asked for."""
+    record = read_record(cell.folder / CELL_FILE) or {}
+    return record.get("identity") == cell.identity and record.get("state") == "finished"
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def run_job(
+    job: Job,
+    device: str | None = None,
+    threads: int | None = None,
+    *,
+    steps: Steps,
+    progress: bool = True,
+) -> list[Outcome]:
+    """Do what of a job is not done yet.
+
+    A training that was killed goes on from its last state, an evaluation from its last image. A
+    cell that fails does not stop the others.
+
+    Args:
+        job: what to do.
+        device: instead of the configuration's.
+        threads: processor threads for torch, where several jobs share a CPU.
+        steps: how to train and load.
+        progress: show a bar for evaluations.
+
+    Returns:
+        One outcome per cell of the job, in its order.
+    """
+    if all(map(is_finished, job.cells)):
+        return [Outcome(cell.cell, cell.seed, "skipped") for cell in job.cells]
+    lock = FileLock(job.root / "locks" / f"{job.key}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock.acquire(timeout=0):
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
+            return _run(job, device, steps, progress)
+    except Timeout:
+        why = f"another process is at the training {job.key}; start again when it is done"
+        return [
+            Outcome(c.cell, c.seed, "skipped")
+            if is_finished(c)
+            else Outcome(c.cell, c.seed, "busy", why)
+            for c in job.cells
+        ]
+
+
+def _run(job: Job, device: str | None, steps: Steps, progress: bool) -> list[Outcome]:
+    config = job.config
+    if device is not None:
+        config = config.model_copy(update={"device": device})
+    loaded: dict[str, Segmenter] = {}
+
+    def load(adapter: Path, precision: str) -> Segmenter:
+        if precision not in loaded:
+            loaded[precision] = steps.load(config.preset, adapter, config.device, precision)
+        return loaded[precision]
+
+    try:
+        training = _train(job, config, steps)
+    except Exception as error:  # noqa: BLE001  # a bug in one cell must not cost the others
+        why = _failure(job, job.key, error)
+        return [
+            Outcome(c.cell, c.seed, "skipped")
+            if is_finished(c)
+            else Outcome(c.cell, c.seed, "failed", why)
+            for c in job.cells
+        ]
+    outcomes = []
+    for cell in job.cells:
+        if is_finished(cell):
+            outcomes.append(Outcome(cell.cell, cell.seed, "skipped"))
+            continue
+        try:
+            _evaluate(cell, training, load, job, progress)
+        except Exception as error:  # noqa: BLE001
+            why = _failure(job, f"{cell.cell}-seed-{cell.seed}", error)
+            outcomes.append(Outcome(cell.cell, cell.seed, "failed", why))
+        else:
+            outcomes.append(Outcome(cell.cell, cell.seed, "finished"))
+    return outcomes
+
+
+def _failure(job: Job, name: str, error: Exception) -> str:
+    """The message of an error; the traceback goes to a file."""
+    path = job.problems / f"{name}.txt"
+    with atomic_path(path) as temporary:
+        text = "".join(traceback.format_exception(error))
+        temporary.write_text(text, encoding="utf-8")
+    kind = "" if isinstance(error, TextSAMError) else f"{type(error).__name__}: "
+    return f"{kind}{error} (traceback in {path})"
+
+
+def _train(job: Job, config: TrainConfig, steps: Steps) -> dict[str, Any]:
+    """The record of the finished training, which is done now if need be."""
+    path = job.training / TRAINING_FILE
+    record = read_record(path)
+    if record is not None and record.get("identity") == job.identity:
+        return record
+    began = time.perf_counter()
+    adapter = steps.train(config) / "best"
+    if job.calibrate is not None:
+        from textsam.data.sources import samples_of
+        from textsam.finish import finish_adapter
+
+        finished = job.training / "calibrated"
+        finish_adapter(
+            steps.load(config.preset, adapter, config.device, "auto"),
+            adapter,
+            samples_of(config.data, "val"),
+            finished,
+            passes=job.calibrate,
+        )
+        adapter = finished
+    record = {
+        "format": 1,
+        "identity": job.identity,
+        "adapter": adapter.relative_to(job.root).as_posix(),
+        "trainable_parameters": _parameters(adapter / TENSORS_FILE),
+        "seconds": round(time.perf_counter() - began, 1),
+        "device": config.device,
+        "machine": platform.platform(),
+        "textsam": textsam.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": job.facts,
+    }
+    _write(path, record)
+    return record
+
+
+def _parameters(tensors: Path) -> int:
+    """Numbers in an adapter: it holds what was trained and nothing else."""
+    total = 0
+    with safe_open(tensors, "np") as file:
+        for name in file.keys():  # noqa: SIM118  # not a mapping
+            count = 1
+            for length in file.get_slice(name).get_shape():
+                count *= length
+            total += count
+    return total
+
+
+def _evaluate(
+    cell: CellJob,
+    training: dict[str, Any],
+    load: Callable[[Path, str], Segmenter],
+    job: Job,
+    progress: bool,
+) -> None:
+    path = cell.folder / CELL_FILE
+    asked = cell.evaluation
+    content = {
+        "format": 1,
+        "state": "begun",
+        "cell": cell.cell,
+        "seed": cell.seed,
+        "identity": cell.identity,
+        "training": f"trainings/{job.key}",
+        "adapter": training["adapter"],
+        "trainable_parameters": training["trainable_parameters"],
+        "settings": cell.facts,
+    }
+    # First, so that what an interruption leaves behind says what it belongs to.
+    _write(path, content)
+    segmenter = load(job.root / str(training["adapter"]), asked.precision)
+    summary = evaluate(
+        segmenter,
+        evaluation_samples(asked),
+        out=cell.folder,
+        refine=asked.refine,
+        refine_with=asked.refine_with.value,
+        negatives=asked.negatives,
+        seed=asked.seed,
+        progress=progress,
+    )
+    content.update(
+        state="finished",
+        images=summary.images,
+        seconds_per_image=summary.seconds_per_image.median,
+        device=str(segmenter.device),
+        machine=dict(summary.machine),
+        versions=dict(summary.versions),
+        date=summary.date,
+    )
+    _write(path, content)

@@ -1,0 +1,249 @@
+"""From the cases of finished cells to the figures of a table."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from textsam.ablate.job import CELL_FILE, is_finished, read_record
+from textsam.ablate.plan import CellJob, Job, Plan
+from textsam.adapters import read_adapter_config
+from textsam.errors import AdapterError, DataError
+from textsam.evaluate.cases import CASES_FILE
+
+__all__ = ["Figure", "Group", "Row", "figure_of", "groups_of", "is_percent", "paired_p"]
+
+_METRIC = re.compile(r"(dice|iou|nsd|hd95)($|_)")
+Values = dict[str, float]
+"""Image -> value."""
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is a part of 1, shown in percent; distances are not."""
+    return not metric.startswith("hd95")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one row, in the units of `cases.csv`.
+
+    Attributes:
+        mean: over cases and seeds.
+        std_cases: over all values of all seeds together, divided by their number: how cases
+            differ.
+        n: cases.
+        std_seeds: of the seeds' means, divided by one less than the seeds; None for one seed.
+        seed_means: seed -> mean over its cases.
+        p: of a two-tailed paired t-test against the reference row, over cases, each averaged over
+            the seeds that both have; None for the reference, or if there is nothing to pair.
+    """
+
+    mean: float
+    std_cases: float
+    n: int
+    std_seeds: float | None
+    seed_means: Mapping[int, float]
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell's figures on one concept of one set.
+
+    Attributes:
+        cell: its name.
+        figures: metric -> figure; empty if no seed is finished.
+        seeds: finished.
+        missing: seed -> what is known of it.
+        trainable_parameters: of its adapter, or None.
+    """
+
+    cell: str
+    figures: Mapping[str, Figure]
+    seeds: tuple[int, ...]
+    missing: Mapping[int, str]
+    trainable_parameters: int | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows on one concept of one set.
+
+    Attributes:
+        dataset: name of the set; empty while nothing is finished.
+        concept: what the set calls it.
+        metrics: columns of the cases, in their order.
+        rows: as the ablation's cells.
+        records: `cell.json` of what is finished.
+    """
+
+    dataset: str
+    concept: str
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    records: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+def figure_of(by_seed: Mapping[int, Values], reference: Mapping[int, Values] | None) -> Figure:
+    """The figure of values by seed and image; see `Figure`."""
+    values = [value for seed in by_seed.values() for value in seed.values()]
+    means = {seed: statistics.fmean(own.values()) for seed, own in by_seed.items()}
+    return Figure(
+        mean=statistics.fmean(values),
+        std_cases=statistics.pstdev(values),
+        n=len({image for seed in by_seed.values() for image in seed}),
+        std_seeds=statistics.stdev(means.values()) if len(means) > 1 else None,
+        seed_means=means,
+        p=None if reference is None else paired_p(by_seed, reference),
+    )
+
+
+def paired_p(one: Mapping[int, Values], other: Mapping[int, Values]) -> float | None:
+    """p of the two-tailed paired t-test (`scipy.stats.ttest_rel`).
+
+    Args:
+        one, other: seed -> image -> value. A pair is an image with its means over the seeds that
+            both have.
+
+    Returns:
+        None without two pairs, or if the images differ.
+    """
+    from scipy.stats import ttest_rel
+
+    seeds = sorted(one.keys() & other.keys())
+    if not seeds:
+        return None
+    images = sorted(one[seeds[0]])
+    if len(images) < 2 or any(
+        sorted(values) != images for seed in seeds for values in (one[seed], other[seed])
+    ):
+        return None
+    ours, theirs = (
+        [statistics.fmean(side[seed][image] for seed in seeds) for image in images]
+        for side in (one, other)
+    )
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if max(differences) - min(differences) < 1e-9:
+        # All the same but for rounding: 0/0 or a division by zero for scipy.
+        return 1.0 if abs(differences[0]) < 1e-9 else 0.0
+    return float(ttest_rel(ours, theirs).pvalue)
+
+
+@dataclass
+class _Cases:
+    """(set, concept) -> metric -> image -> value, of one finished cell."""
+
+    metrics: tuple[str, ...]
+    values: dict[tuple[str, str], dict[str, Values]]
+
+
+def _read(path: Path) -> _Cases:
+    """The present cases of a file; columns are found by name.
+
+    Raises:
+        DataError: the file cannot be read or lacks a column.
+    """
+    values: dict[tuple[str, str], dict[str, Values]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            metrics = tuple(name for name in reader.fieldnames or () if _METRIC.match(name))
+            for row in reader:
+                if row["kind"] != "present":
+                    continue
+                group = values.setdefault((row["dataset"], row["concept"]), {})
+                for metric in metrics:
+                    # Distances have no value where a mask is empty.
+                    if row[metric] and math.isfinite(float(row[metric])):
+                        group.setdefault(metric, {})[row["stem"]] = float(row[metric])
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as cases ({error}); delete its folder and start again"
+        ) from error
+    return _Cases(metrics, values)
+
+
+def _what_is_missing(cell: CellJob, job: Job) -> str:
+    record = read_record(cell.folder / CELL_FILE)
+    if record is not None and record.get("identity") != cell.identity:
+        return "made with other settings"
+    if record is not None:
+        return "evaluation not finished"
+    if (job.training / "training.json").is_file():
+        return "trained, not evaluated"
+    try:
+        training = read_adapter_config(job.training / "last").training
+    except AdapterError:
+        return "training stopped early" if job.training.is_dir() else "not begun"
+    return f"training stopped at step {training.get('step')} of {training.get('total_steps')}"
+
+
+def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
+    """The figures of all finished cells, by set and concept.
+
+    Args:
+        plan: of the ablation.
+        seeds: that are expected; further ones found on disk are taken in, cell by cell.
+
+    Returns:
+        At least one group, if need be one without figures.
+
+    Raises:
+        DataError: the cases of a finished cell cannot be read.
+    """
+    jobs = {(cell.cell, cell.seed): job for job in plan.jobs for cell in job.cells}
+    found: dict[str, dict[int, _Cases]] = {}
+    missing: dict[str, dict[int, str]] = {}
+    records: list[Mapping[str, Any]] = []
+    parameters: dict[str, int] = {}
+    for (name, seed), cell in plan.cells.items():
+        if is_finished(cell):
+            found.setdefault(name, {})[seed] = _read(cell.folder / CASES_FILE)
+            record = read_record(cell.folder / CELL_FILE) or {}
+            records.append(record)
+            parameters[name] = int(record["trainable_parameters"])
+        elif seed in seeds:
+            missing.setdefault(name, {})[seed] = _what_is_missing(cell, jobs[name, seed])
+    everything = [cases for by_seed in found.values() for cases in by_seed.values()]
+    keys = sorted({key for cases in everything for key in cases.values}) or [("", "")]
+    groups = []
+    for key in keys:
+        metrics = dict.fromkeys(
+            metric for cases in everything for metric in cases.metrics if cases.values.get(key)
+        )
+        rows = []
+        for cell_settings in plan.ablation.cells:
+            name = cell_settings.name
+            own = _by_metric(found.get(name, {}), key)
+            against: dict[str, dict[int, Values]] = {}
+            if plan.ablation.reference not in (None, name):
+                against = _by_metric(found.get(str(plan.ablation.reference), {}), key)
+            rows.append(
+                Row(
+                    cell=name,
+                    figures={
+                        metric: figure_of(own[metric], against.get(metric))
+                        for metric in metrics
+                        if metric in own
+                    },
+                    seeds=tuple(sorted(found.get(name, {}))),
+                    missing=dict(sorted(missing.get(name, {}).items())),
+                    trainable_parameters=parameters.get(name),
+                )
+            )
+        groups.append(Group(*key, tuple(metrics), tuple(rows), tuple(records)))
+    return groups
+
+
+def _by_metric(by_seed: Mapping[int, _Cases], key: tuple[str, str]) -> dict[str, dict[int, Values]]:
+    found: dict[str, dict[int, Values]] = {}
+    for seed, cases in by_seed.items():
+        for metric, values in cases.values.get(key, {}).items():
+            found.setdefault(metric, {})[seed] = values
+    return found

@@ -1,0 +1,64 @@
+"""Finish a trained adapter: calibrate it and store it for use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from textsam.adapters import TENSORS_FILE, read_adapter_config
+from textsam.calibrate import EMPTY_ANNOTATED, EMPTY_MODALITY, Calibration, calibrate
+from textsam.checkpoint import save_adapter
+from textsam.data.sample import Sample
+from textsam.segmenter import Segmenter
+from textsam.tensors import load_tensors
+
+__all__ = ["finish_adapter"]
+
+
+def finish_adapter(
+    segmenter: Segmenter,
+    adapter: Path,
+    samples: Sequence[Sample],
+    out: Path,
+    *,
+    passes: int = 2,
+    empty_modality: float = EMPTY_MODALITY,
+    empty_annotated: float = EMPTY_ANNOTATED,
+    progress: bool = True,
+) -> Calibration:
+    """Calibrate an adapter and write it with what was chosen, in half precision.
+
+    Args:
+        segmenter: with this adapter.
+        adapter: its folder.
+        samples: validation images.
+        out: adapter folder to write.
+        passes, empty_modality, empty_annotated, progress: as in `calibrate`.
+
+    Raises:
+        DataError, ConfigError: as `calibrate`.
+    """
+    record = read_adapter_config(adapter)
+    result = calibrate(
+        segmenter,
+        samples,
+        passes=passes,
+        empty_modality=empty_modality,
+        empty_annotated=empty_annotated,
+        progress=progress,
+    )
+    finished = record.model_copy(
+        update={
+            "prompts": result.prompts,
+            "refine": result.refine,
+            "refine_for": result.refine_for,
+            "score_map": result.score_map,
+            "found_threshold": result.found_threshold,
+            "training": {**record.training, "calibration": asdict(result)},
+        }
+    )
+    save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
+    return result
