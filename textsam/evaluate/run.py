@@ -117,7 +117,7 @@ def evaluate(
             # Of images done by an earlier run there are figures and no pictures: ask once more.
             for image in sheet.missing(cases):
                 sample, questions = plan.images[image]
-                again = ask(segmenter, sample, questions, protocol, refine=refine, seed=seed)
+                again = ask(segmenter, sample, questions, protocol, options=options, seed=seed)
                 sheet.add(again, keep=True)
             sheet.write(out / WORST_FILE, cases)
         with atomic_path(out / SUMMARY_FILE) as temporary:
