@@ -128,7 +128,9 @@ def _spread(mean: float | None, std: float | None) -> str:
 
 def _folds(rows: Sequence[Mapping[str, Any]]) -> str:
     numbers = [str(row["fold"]) for row in rows]
-    return "" if len(numbers) == 3 else f", fold {', '.join(numbers)} alone"
+    if len(numbers) == 3:
+        return ""
+    return f", fold{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} only"
 
 
 def _or_dash(value: object) -> str:
