@@ -31,6 +31,7 @@ from busi_report import write_report
 from busi_score import append_case, fold_figures, read_cases, score
 from busi_unet import UNetSettings
 
+from textsam.allocator import keep_freed_memory
 from textsam.data.sample import load_sample
 from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path
@@ -238,4 +239,5 @@ def command(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -168,10 +168,11 @@ def _of_all(processes: Processes, values: dict[str, float]) -> dict[str, float]:
     rows = processes.gather([values])
     if len(rows) == 1:
         return values
-    return {
-        name: (max if name == "memory_peak_mib" else statistics.fmean)([row[name] for row in rows])
-        for name in values
-    }
+    together = {}
+    for name in values:
+        column = [row[name] for row in rows]
+        together[name] = max(column) if name == "memory_peak_mib" else statistics.fmean(column)
+    return together
 
 
 def _batches(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
@@ -183,7 +184,7 @@ def _batches(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
     loader = DataLoader(
         _Keyed(run.train_set),
         # A slice of the same keys whatever the number of processes: so are prompts and changes.
-        batch_sampler=(run.processes.share_of(batch) for batch in whole),
+        batch_sampler=(list(run.processes.share_of(batch)) for batch in whole),
         num_workers=config.workers,
         collate_fn=_as_is,
     )
