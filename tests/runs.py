@@ -76,9 +76,11 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def log_rows(run: Run) -> list[list[str]]:
-    """The lines of the log but for the times."""
+    """The lines of the log but for times and memory."""
     with (run.folder / "log.csv").open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.reader(file) if row[1] != "images_per_s"]
+        return [
+            row for row in csv.reader(file) if row[1] not in ("images_per_s", "memory_peak_mib")
+        ]
 
 
 def logged(run: Run, name: str) -> dict[int, float]:

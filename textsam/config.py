@@ -195,7 +195,7 @@ class TrainConfig(_Settings):
         out: folder of the run: best/ and last/ adapters, state, logs.
         seed: of initialisation, order, prompts and augmentation.
         epochs: passes over the (weighted) training set.
-        batch_size: images per optimiser step and forward pass.
+        batch_size: images per forward pass, of all processes together.
         accumulate: forward passes per optimiser step.
         precision: of the image encoder; "bfloat16" uses autocast.
         progressive: smaller image sides the run begins with, in this order; what their shares leave

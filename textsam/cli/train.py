@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,8 @@ def train(
             authors_frame=authors_frame,
             stop_after=stop_after,
         )
-    typer.echo(f"adapters: {folder / 'best'} and {folder / 'last'}")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        typer.echo(f"adapters: {folder / 'best'} and {folder / 'last'}")
 
 
 def convert(

@@ -12,9 +12,27 @@ from textsam.config import LossSettings
 from textsam.data.dataset import TrainDataset
 from textsam.train.losses import mask_losses
 from textsam.train.order import Key
+from textsam.train.processes import Processes
 from textsam.train.step import Forward
 
 __all__ = ["Validation", "validate"]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one image gave.
+
+    Attributes:
+        number: of its key.
+        loss: total.
+        dice: group and Dice of each present concept.
+        answered: whether each absent concept got a mask.
+    """
+
+    number: int
+    loss: float
+    dice: list[tuple[str, float]]
+    answered: list[bool]
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,7 @@ def validate(
     dataset: TrainDataset,
     keys: Sequence[Key],
     loss: LossSettings,
+    processes: Processes | None = None,
 ) -> Validation:
     """Run the validation set through the model as it stands; leaves it in training mode.
 
@@ -56,32 +75,39 @@ def validate(
         dataset: without augmentation.
         keys: which items, always the same.
         loss: weights of the terms.
+        processes: that divide the images among them. Images are looked at one by one and summed in
+            the order of `keys`, so the result does not depend on how many there are.
     """
     model = forward.built.model
     model.eval()
-    total = 0.0
-    dice: dict[str, list[float]] = defaultdict(list)
-    absent: list[bool] = []
+    processes = processes or Processes()
+    own: list[_Seen] = []
     with torch.inference_mode():
-        for key in keys:
-            item = dataset[key]
+        for number in range(processes.index, len(keys), processes.count):
+            item = dataset[keys[number]]
             embedding = forward.embed([item])
             tokens = model.encode_text(item.prompts)
             logits, targets, iou = forward.decode(item, embedding, tokens, None)
             parts = mask_losses(logits, iou, targets)
-            total += float(parts.total(loss.bce, loss.dice, loss.iou))
+            seen = _Seen(number, float(parts.total(loss.bce, loss.dice, loss.iou)), [], [])
             masks = logits[:, 0] > 0
             for concept, mask, truth in zip(item.concepts, masks, targets.bool(), strict=True):
                 if bool(truth.any()):
                     overlap = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
-                    dice[f"{item.sample.dataset}/{concept}"].append(float(overlap))
+                    seen.dice.append((f"{item.sample.dataset}/{concept}", float(overlap)))
                 else:
-                    absent.append(bool(mask.any()))
+                    seen.answered.append(bool(mask.any()))
+            own.append(seen)
     model.train()
+    everything = sorted(processes.gather(own), key=lambda seen: seen.number)
+    dice: dict[str, list[float]] = defaultdict(list)
+    for group, value in (pair for seen in everything for pair in seen.dice):
+        dice[group].append(value)
     by_group = {name: sum(values) / len(values) for name, values in sorted(dice.items())}
+    answered = [answer for seen in everything for answer in seen.answered]
     return Validation(
-        loss=total / max(1, len(keys)),
+        loss=sum(seen.loss for seen in everything) / max(1, len(keys)),
         dice=sum(by_group.values()) / max(1, len(by_group)),
         dice_by_group=by_group,
-        false_positive_rate=sum(absent) / max(1, len(absent)),
+        false_positive_rate=sum(answered) / max(1, len(answered)),
     )

@@ -1,0 +1,293 @@
+"""The arms of the BUSI benchmark: what is trained, and what answers an image afterwards.
+
+`text`      the product: an adapter on LiteMedSAM, trained on the fold, asked "tumor".
+`box`       LiteMedSAM as it comes, asked with the box of the truth. Nothing is trained.
+`no-text`   the same backbone, trained in the same way, asked nothing at all: SAM's decoding
+            without a prompt, as in SAMed. What differs from `text` is the word.
+`unet`      MONAI's U-Net from nothing (`busi_unet`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from busi_unet import UNetPredictor, UNetRun, UNetSettings
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textsam.adapters import AdapterConfig
+from textsam.calibrate import Answer, choose_refinements
+from textsam.checkpoint import load_adapter, record_of
+from textsam.config import TrainConfig, read_config
+from textsam.data.folder import Selection
+from textsam.data.sample import Sample, load_sample
+from textsam.data.sources import samples_of
+from textsam.device import choose_device, choose_precision
+from textsam.errors import ConfigError, DataError
+from textsam.frame import box_and_centroid
+from textsam.metrics import dice
+from textsam.model.build import BuiltModel, assemble, load_parts
+from textsam.model.textsam import TextSAM
+from textsam.model.tuning import merge_for_inference
+from textsam.segmenter import Segmenter
+from textsam.train.run import architecture_from, fit, setup
+
+ARMS = ("text", "box", "no-text", "unet")
+CONCEPT = "tumor"
+MOST_PASSES = 2
+
+Predictor = Callable[
+    [NDArray[np.uint8], NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.bool_]]
+]
+
+
+class WithoutText(TextSAM):
+    """A TextSAM whose decoder gets no word: geometry alone, or nothing.
+
+    Its context tokens and text adapter are there, get no gradient, and stay as they began.
+    """
+
+    @classmethod
+    def of(cls, model: TextSAM) -> WithoutText:
+        """The same parts, tuned as they are."""
+        return cls(
+            image_encoder=model.image_encoder,
+            prompt_encoder=model.prompt_encoder,
+            mask_decoder=model.mask_decoder,
+            text_encoder=model.text_encoder,
+            context=model.context,
+            adapter=model.adapter,
+        )
+
+    def prompt_tokens(
+        self,
+        text_tokens: Tensor,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As in `TextSAM`, without the first token."""
+        tokens, dense = super().prompt_tokens(text_tokens, points, boxes)
+        if points is None and boxes is None:
+            # Not a slice of the token: that would send gradients of zero back into the words.
+            return tokens.new_zeros(len(tokens), 0, tokens.shape[-1]), dense
+        return tokens[:, 1:], dense
+
+
+@dataclass
+class Job:
+    """One arm on one fold.
+
+    Attributes:
+        arm: one of `ARMS`.
+        fold: 1, 2 or 3.
+        config: of the adapter's training on this fold; the other arms take data, augmentation,
+            seed, precision and device from it.
+        unet: of the U-Net's training.
+        slice_steps: optimiser steps between looks at the clock.
+    """
+
+    arm: str
+    fold: int
+    config: TrainConfig
+    unet: UNetSettings
+    slice_steps: int = 25
+
+    @property
+    def folder(self) -> Path:
+        """Where the job keeps what it has done."""
+        return Path(self.config.out) / self.config.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all settings that figures depend on."""
+        facts = self.config.model_dump(
+            mode="json", exclude={"out", "device", "workers", "save_every", "cache"}
+        )
+        facts["data"].pop("root")
+        extra = asdict(self.unet) if self.arm == "unet" else {}
+        text = json.dumps([self.arm, facts, extra], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def test_samples(self) -> list[Sample]:
+        """The fold's test images, in the order of the published list."""
+        test = self.config.data.model_copy(
+            update={"val": (Selection(set="busi", split=f"fold{self.fold}/test"),)}
+        )
+        return samples_of(test, "val")
+
+
+def fold_config(
+    path: Path, fold: int, arm: str, work: Path, overrides: Sequence[str] = ()
+) -> TrainConfig:
+    """The configuration of an arm on a fold.
+
+    Raises:
+        ConfigError: it would begin with an adapter, which may have seen images of the fold's test
+            part, or it takes data from anything but training parts.
+    """
+    config = read_config(path, overrides)
+    if config.init_adapter is not None:
+        raise ConfigError(
+            f"{path}: init_adapter is {config.init_adapter!r}; the benchmark begins with base "
+            "weights, as an adapter may have been trained on test images of a fold"
+        )
+    if config.data.train_folders or config.data.val_folders:
+        raise ConfigError(f"{path}: the benchmark takes its data from the published splits alone")
+
+    def of_fold(selections: Sequence[Selection]) -> tuple[Selection, ...]:
+        moved = [
+            one.model_copy(update={"split": re.sub(r"^fold\d+", f"fold{fold}", one.split)})
+            for one in selections
+        ]
+        for one in moved:
+            if not one.split.endswith("train"):
+                raise ConfigError(f"{path}: {one.set}/{one.split} is no training part")
+        return tuple(moved)
+
+    changes: dict[str, Any] = {
+        "name": f"{arm}-fold{fold}",
+        "out": str(work),
+        "data": config.data.model_copy(
+            update={"train": of_fold(config.data.train), "val": of_fold(config.data.val)}
+        ),
+    }
+    if arm == "no-text":
+        # Without a word there is nothing to say no to, and no geometry to join.
+        changes["prompts"] = config.prompts.model_copy(update={"negatives": 0})
+        changes["geometry"] = config.geometry.model_copy(update={"probability": 0.0})
+    return config.model_copy(update=changes)
+
+
+def built_for(config: TrainConfig, *, with_text: bool) -> BuiltModel:
+    """The preset's model on base weights, with or without a word."""
+    torch.manual_seed(config.seed)
+    backbone, encoder = load_parts(config.preset)
+    built = assemble(backbone, encoder, architecture_from(config))
+    if not with_text:
+        built.model = WithoutText.of(built.model)
+    return built
+
+
+def train_adapter(job: Job, deadline: float) -> bool:
+    """Train until done or until the deadline; whether it is done."""
+    run = setup(job.config, built_for(job.config, with_text=job.arm == "text"))
+    while run.state.step < run.total_steps:
+        fit(run, stop_after=run.state.step + job.slice_steps, progress=False)
+        print(f"{job.config.name}: step {run.state.step} of {run.total_steps}", flush=True)
+        if time.monotonic() > deadline:
+            break
+    return run.state.step >= run.total_steps
+
+
+def segmenter_of(job: Job) -> Segmenter:
+    """The model of an arm as users would run it: merged, in the device's own precision."""
+    built = built_for(job.config, with_text=job.arm == "text")
+    if job.arm == "box":
+        record = AdapterConfig(
+            name="none",
+            preset=job.config.preset,
+            architecture=record_of(architecture_from(job.config)),
+            prompts=(CONCEPT,),
+        )
+    else:
+        record = load_adapter(job.folder / "best", built)
+    merge_for_inference(built.model)
+    device = choose_device(job.config.device)
+    precision = choose_precision("auto", device)
+    built.model.to(device)
+    if device.type == "cpu" and built.backbone.cpu_encoder is not None:
+        built.model.image_encoder = built.backbone.cpu_encoder(built.model.image_encoder, precision)
+    return Segmenter(built, record, device=device, precision=precision)
+
+
+def choose_passes(segmenter: Segmenter, samples: Sequence[Sample]) -> int:
+    """How often to refine, chosen on validation images as `textsam calibrate` does."""
+    answers = []
+    for sample in samples:
+        pixels, masks = load_sample(sample)
+        truth = masks[CONCEPT]
+        overlaps = tuple(
+            dice(segmenter.segment(pixels, CONCEPT, refine=passes).mask, truth)
+            for passes in range(MOST_PASSES + 1)
+        )
+        answers.append(Answer(CONCEPT, bool(truth.any()), overlaps, (1.0,) * len(overlaps)))
+    chosen = choose_refinements(answers)
+    if CONCEPT not in chosen:
+        raise DataError(f"no validation image shows a {CONCEPT}; give others in data.val")
+    return chosen[CONCEPT][0]
+
+
+class WordPredictor:
+    """Asks a segmenter for the tumour; the truth is not looked at.
+
+    Args:
+        segmenter: with the word, or without.
+        passes: of refinement.
+    """
+
+    def __init__(self, segmenter: Segmenter, passes: int) -> None:
+        self.segmenter, self.passes = segmenter, passes
+
+    def __call__(
+        self, pixels: NDArray[np.uint8], _truth: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Probability and mask (H, W) of an image."""
+        found = self.segmenter.segment(pixels, CONCEPT, refine=self.passes)
+        return found.probability, found.mask
+
+
+class BoxPredictor:
+    """Gives a segmenter the box of the truth, tight and unshifted, and no word.
+
+    Args:
+        segmenter: whose model takes no word.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    def __call__(
+        self, pixels: NDArray[np.uint8], truth: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Probability and mask (H, W) of an image."""
+        geometry = box_and_centroid(truth)
+        if geometry is None:
+            raise DataError("the truth of an image is empty and has no box")
+        found = self.segmenter.segment(pixels, CONCEPT, refine=0, boxes=geometry[0])
+        return found.probability, found.mask
+
+
+def train_arm(job: Job, deadline: float) -> bool:
+    """Train what the arm needs trained; whether it is done."""
+    if job.arm == "box":
+        return True
+    if job.arm == "unet":
+        return UNetRun(job.config, job.unet, job.folder).advance(deadline)
+    return train_adapter(job, deadline)
+
+
+def predictor_of(job: Job, known_passes: int | None) -> tuple[Predictor, int | None]:
+    """What answers for a trained arm, and the refinement passes chosen for it (None: has none).
+
+    Args:
+        job: trained.
+        known_passes: chosen earlier; None chooses.
+    """
+    if job.arm == "unet":
+        return UNetPredictor(UNetRun(job.config, job.unet, job.folder)), None
+    segmenter = segmenter_of(job)
+    if job.arm == "box":
+        return BoxPredictor(segmenter), None
+    passes = known_passes
+    if passes is None:
+        passes = choose_passes(segmenter, samples_of(job.config.data, "val"))
+    return WordPredictor(segmenter, passes), passes

@@ -1,0 +1,137 @@
+"""The report of the BUSI benchmark: JSON and, beside it, the table with the published figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from busi_score import over_folds
+
+from textsam.io.atomic import atomic_path
+
+SOURCE = "https://github.com/FengheTan9/Medical-2D-Image-Segmentation-Benchmarks"
+# Name, Dice, its deviation over the three splits, IoU, its deviation; from the README of SOURCE.
+PUBLISHED: tuple[tuple[str, float, float, float, float | None], ...] = (
+    ("SwinUnet", 65.46, 1.91, 54.11, 2.29),
+    ("MedT", 73.37, 1.63, 63.36, 1.56),
+    ("UNeXt", 74.16, 2.84, 65.04, 2.71),
+    ("Attention U-Net", 76.88, 3.50, 68.55, 3.22),
+    ("U-Net3+", 76.88, 3.68, 68.38, 3.35),
+    ("U-Net", 76.97, 3.10, 68.61, 2.86),
+    ("U-Net++", 78.06, 3.25, 69.49, 2.94),
+    ("CMU-Net", 79.49, 2.92, 71.42, 2.65),
+    ("TransUnet", 79.85, 2.59, 71.39, 2.37),
+    ("CMUNeXt", 79.86, 2.58, 71.56, 2.43),
+    ("Mobile U-ViT", 81.18, 3.05, 72.88, None),
+)
+TITLES = {
+    "text": 'TextSAM `lite`, asked "tumor"',
+    "no-text": "the same backbone, trained alike, asked nothing",
+    "unet": "MONAI U-Net, trained by this script",
+    "box": "LiteMedSAM, given the box of the truth (not comparable)",
+}
+NOTES = f"""\
+How to read it:
+
+- Published figures are those of [{SOURCE.rsplit("/", 1)[-1]}]({SOURCE}), on the same
+  three splits (452 images to train, 195 to test). Its code stretches images to 256×256, counts the
+  pixels of eight test images together before it divides ("pooled"), and keeps the epoch that is
+  best **on the test images**. Here nothing is chosen on test images: a tenth of the training images
+  chooses weights and refinement. Dice and IoU that are not pooled are means over images, in which a
+  small tumour counts as much as a large one.
+- Every arm sees the image with its longer side at 256 px and no more; its answer is stretched to
+  256×256 and compared with the truth stretched likewise. "Native" is at the image's own size.
+- **LiteMedSAM's pretraining (MedSAM's collection of public data) may have included BUSI images,
+  test images of these folds among them.** All rows of this benchmark but the U-Net share that
+  advantage; published networks do not have it. What the word adds is the difference between the
+  rows with and without it.
+- The row with a box is told by the truth where the tumour is; it says what the backbone can draw.
+- ± is over folds, divided by their number. NSD is on 2-D contours, tolerance 3 px at native size.
+"""
+
+
+def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], facts: Any) -> None:
+    """Write `out` and the Markdown beside it.
+
+    Args:
+        out: path that ends in .json.
+        results: arm -> finished folds, as in the JSON.
+        facts: what else the JSON says: command, seed, date, machine.
+    """
+    arms = {
+        arm: {"folds": list(folds), **over_folds(folds)} for arm, folds in results.items() if folds
+    }
+    text = arms.get("text", {"folds": [], **over_folds(())})
+    content = {
+        "benchmark": "BUSI, the three published folds",
+        "units": "percent",
+        "protocol": (
+            "longer side of the image at 256 px; answer and truth stretched to 256x256; means over "
+            "test images, then over folds; *_pooled counts eight images together as the published "
+            "code does"
+        ),
+        **facts,
+        **text,
+        "minutes": round(sum(row["minutes"] for arm in arms.values() for row in arm["folds"]), 1),
+        "arms": arms,
+        "published": [
+            {"name": name, "dice_mean": d, "dice_std": ds, "iou_mean": i, "iou_std": is_}
+            for name, d, ds, i, is_ in PUBLISHED
+        ],
+        "published_source": SOURCE,
+    }
+    with atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    with atomic_path(out.with_suffix(".md")) as temporary:
+        temporary.write_text(markdown(content), "utf-8")
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The table, the folds and the notes."""
+    head = ["", "Dice", "IoU", "Dice, pooled", "IoU, pooled", "Dice, native", "NSD 3 px, native"]
+    lines = ["# BUSI, three published folds", "", "Figures in percent.", ""]
+    lines.append(f"| {' | '.join(head)} |")
+    lines.append("|---|---:|---:|---:|---:|---:|---:|")
+    for name, dice, dice_std, iou, iou_std in PUBLISHED:
+        cells = ["–", "–", _spread(dice, dice_std), _spread(iou, iou_std), "–", "–"]
+        lines.append(f"| {name} (published) | {' | '.join(cells)} |")
+    names = ("dice_256", "iou_256", "dice_256_pooled", "iou_256_pooled", "dice_native", "nsd_3px")
+    for arm, title in TITLES.items():
+        if arm in content["arms"]:
+            own = content["arms"][arm]
+            cells = [_spread(own[f"{name}_mean"], own[f"{name}_std"]) for name in names]
+            shown = f"**{title}**" if arm == "text" else title
+            lines.append(f"| {shown}{_folds(own['folds'])} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| arm | fold | n | Dice | IoU | Dice, native | NSD | missed | epochs | passes |",
+    ]
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for arm, own in content["arms"].items():
+        for row in own["folds"]:
+            figures = [f"{row[n]:.2f}" for n in ("dice_256", "iou_256", "dice_native", "nsd_3px")]
+            last = [row["missed"], _or_dash(row["epochs"]), _or_dash(row["refine"])]
+            cells = [arm, row["fold"], row["n"], *figures, *last]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    made = f"`{content['command']}`, seed {content['seed']}, {content['machine']}, "
+    lines += ["", f"{made}{content['date']}, {content['minutes']} minutes.", "", NOTES]
+    return "\n".join(lines)
+
+
+def _spread(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+def _folds(rows: Sequence[Mapping[str, Any]]) -> str:
+    numbers = [str(row["fold"]) for row in rows]
+    if len(numbers) == 3:
+        return ""
+    return f", fold{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} only"
+
+
+def _or_dash(value: object) -> str:
+    return "–" if value is None else f"{value}"

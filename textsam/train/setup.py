@@ -1,0 +1,243 @@
+"""Everything a training run needs, built from its configuration or read back from its state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from textsam import weights
+from textsam.adapters import AdapterConfig, find_adapter
+from textsam.checkpoint import load_adapter
+from textsam.config import WITHOUT_EFFECT, TrainConfig
+from textsam.data.ask import PromptSampler
+from textsam.data.augment import Augment
+from textsam.data.dataset import TrainDataset
+from textsam.data.sources import checked_data, write_stamp
+from textsam.errors import ConfigError
+from textsam.model.build import Architecture, BuiltModel, assemble, load_parts
+from textsam.model.tuning import Tuning, trainable_parameters
+from textsam.presets import preset
+from textsam.train.cache import EmbeddingCache
+from textsam.train.order import Key, Order
+from textsam.train.processes import Processes, join
+from textsam.train.state import RunState, read_state
+from textsam.train.step import Forward
+from textsam.weights.checksum import sha256_of
+
+__all__ = ["STATE_FILE", "Run", "architecture_from", "setup"]
+
+STATE_FILE = "state.pt"
+
+
+@dataclass
+class Run:
+    """Everything `fit` needs; made by `setup`."""
+
+    config: TrainConfig
+    folder: Path
+    built: BuiltModel
+    forward: Forward
+    optimiser: torch.optim.Optimizer
+    train_set: TrainDataset
+    val_set: TrainDataset
+    val_keys: Sequence[Key]
+    order: Order
+    vocabulary: tuple[str, ...]
+    state: RunState
+    base: dict[str, str]
+    side_px: int
+    authors_frame: bool = False
+    continued_from: str | None = None
+    processes: Processes = field(default_factory=Processes)
+
+    def side_at(self, step: int) -> tuple[int, int]:
+        """Image side of an optimiser step, and the step before which it changes next."""
+        edge = 0.0
+        for part in self.config.progressive:
+            edge += part.share
+            end = round(edge * self.total_steps)
+            if step < end:
+                return part.side_px, end
+        return self.side_px, self.total_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        per_step = self.config.batch_size * self.config.accumulate
+        return max(1, round(self.config.epochs * self.order.epoch_length / per_step))
+
+
+def architecture_from(config: TrainConfig) -> Architecture:
+    """The trainable shape a configuration asks for."""
+    return Architecture(
+        context_tokens=config.context.n_tokens,
+        context_depth=config.context.depth,
+        normalise=config.adapter.normalise,
+        token_scale=config.adapter.scale,
+        tuning=Tuning(
+            rank=config.tuning.rank,
+            encoder=config.tuning.encoder,
+            encoder_targets=config.tuning.encoder_targets,
+            decoder=config.tuning.decoder,
+        ),
+    )
+
+
+def _fingerprint(config: TrainConfig) -> str:
+    return hashlib.sha256(config.model_dump_json(exclude=set(WITHOUT_EFFECT)).encode()).hexdigest()
+
+
+def _optimiser(built: BuiltModel, config: TrainConfig) -> torch.optim.Optimizer:
+    optim = config.optim
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in trainable_parameters(built.model).items():
+        if name.startswith("image_encoder."):
+            rate = optim.lr_encoder or optim.lr
+        elif name.startswith(("context.", "adapter.")):
+            rate = optim.lr_text or optim.lr
+        else:
+            rate = optim.lr
+        groups.setdefault(rate, []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": params, "lr": rate, "base_lr": rate} for rate, params in groups.items()],
+        lr=optim.lr,
+        weight_decay=optim.weight_decay,
+    )
+
+
+def setup(
+    config: TrainConfig,
+    built: BuiltModel | None = None,
+    *,
+    sam_checkpoint: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    authors_frame: bool = False,
+    processes: Processes | None = None,
+) -> Run:
+    """Build everything a run needs, and read its state if it was begun before.
+
+    Args:
+        config: of the run.
+        built: a model to train, for tests with tiny parts; default: the preset's, with the base
+            weights of the registry.
+        sam_checkpoint: file of image encoder weights to use instead of the registry's.
+        text_encoder: folder of text encoder weights to use instead of the registry's.
+        authors_frame: the adapter made will ask for the authors' coordinate frame.
+        processes: that train together; default: as `accelerate launch` or `torchrun` started them,
+            which is one alone where neither did.
+
+    Raises:
+        DataCheckError: files of the data set are faulty; all of them are listed.
+        TextSAMError: data, weights or settings are not usable. The run's folder is not made then.
+    """
+    folder = Path(config.out) / config.name
+    processes = processes or join(config.device)
+    processes.check_batch(config.batch_size)
+    device = processes.device
+    checked = checked_data(config.data, folder)
+    train_samples, val_samples = checked.parts["train"], checked.parts["val"]
+    vocabulary = tuple(
+        dict.fromkeys(target.concept for sample in train_samples for target in sample.targets)
+    )
+    if built is None:
+        torch.manual_seed(config.seed)
+        backbone, encoder = load_parts(
+            config.preset, sam_checkpoint=sam_checkpoint, text_encoder=text_encoder
+        )
+        built = assemble(backbone, encoder, architecture_from(config))
+    continued_from = None
+    if config.init_adapter is not None:
+        begun_from = load_adapter(find_adapter(config.init_adapter), built)
+        _check_same_token(begun_from, config)
+        continued_from = f"{begun_from.name}, step {begun_from.training.get('step', 'unknown')}"
+    side = built.preprocessor.side_px
+    for part in config.progressive:  # refused here rather than in the middle of the run
+        built.set_side(part.side_px)
+    built.set_side(side)
+    # Convolutions are faster in this layout, on CPUs as on GPUs; values are the same.
+    built.model.image_encoder.to(memory_format=torch.channels_last)
+    built.model.to(device)
+    built.model.text_encoder.trains_with_dropout = config.context.text_dropout
+    built.model.train()
+    native = config.loss.resolution == "image"
+    sampler = PromptSampler(vocabulary, config.prompts)
+    plain = PromptSampler(vocabulary, config.prompts.model_copy(update={"synonym_p": 0.0}))
+    val_set = TrainDataset(
+        val_samples, size_px=side, prompts=plain, seed=config.seed, native_targets=native
+    )
+    val_count = min(len(val_samples), config.val_limit or len(val_samples))
+    val_keys = [(0, i * len(val_samples) // val_count, 0) for i in range(val_count)]
+    base = _base_identities(config.preset, sam_checkpoint)
+    cache = None
+    if config.cache is not None:
+        cache = EmbeddingCache(config.cache, " ".join([*base.values(), config.precision]))
+    optimiser = _optimiser(built, config)
+    fingerprint = _fingerprint(config)
+    state = RunState(step=0, best=None, fingerprint=fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / STATE_FILE).is_file():
+        state = read_state(folder / STATE_FILE, fingerprint, built.model, optimiser)
+    if processes.is_main:  # and nothing before all of this has been found good
+        write_stamp(checked, folder)
+    return Run(
+        config=config,
+        folder=folder,
+        built=built,
+        forward=Forward(
+            built,
+            device=device,
+            precision=config.precision,
+            geometry=config.geometry,
+            seed=config.seed,
+            cache=cache,
+        ),
+        optimiser=optimiser,
+        train_set=TrainDataset(
+            train_samples,
+            size_px=side,
+            prompts=sampler,
+            augment=Augment(config.augment),
+            seed=config.seed,
+            native_targets=native,
+        ),
+        val_set=val_set,
+        val_keys=val_keys,
+        order=Order(train_samples, config.seed),
+        vocabulary=vocabulary,
+        state=state,
+        base=base,
+        side_px=side,
+        authors_frame=authors_frame,
+        continued_from=continued_from,
+        processes=processes,
+    )
+
+
+def _check_same_token(adapter: AdapterConfig, config: TrainConfig) -> None:
+    """Refuse to continue an adapter whose token is normalised or scaled in another way.
+
+    All else that may differ shows in the names and shapes of its tensors.
+    """
+    record = adapter.architecture
+    for name, theirs, ours in (
+        ("normalise", record.normalise, config.adapter.normalise),
+        ("scale", record.token_scale, config.adapter.scale),
+    ):
+        if theirs != ours:
+            raise ConfigError(
+                f"adapter.{name} is {ours}, and the init_adapter {adapter.name!r} was trained with "
+                f"{theirs}; set adapter.{name} to that"
+            )
+
+
+def _base_identities(preset_name: str, sam_checkpoint: str | Path | None) -> dict[str, str]:
+    """Registry name -> digest of the base weights in use; own text encoders have none on record."""
+    info = preset(preset_name)
+    image = weights.entry(info.image_weights).identity
+    if sam_checkpoint is not None:
+        image = sha256_of(Path(sam_checkpoint))
+    return {info.image_weights: image}
