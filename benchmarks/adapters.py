@@ -2,6 +2,7 @@
 
     python benchmarks/adapters.py generalist research --data data
 
+from the root of the repository, since the cards name files relative to it.
 For each adapter: accuracy on the test splits (`textsam evaluate`), whether the word decides
 (`textsam evaluate --faithfulness`), what comes back from parts of images beside the thing asked
 for (`benchmarks/beside.py`), then the card (`benchmarks/model_card.py`). Results are in
@@ -52,7 +53,7 @@ STEPS = ("evaluate", "faithfulness", "beside", "card")
 def commands(name: str, arguments: argparse.Namespace) -> dict[str, list[str]]:
     """Step -> command, for one adapter."""
     adapter = Path(arguments.weights) / name
-    results = HERE / "results" / name
+    results = Path("benchmarks") / "results" / name
     sets = [part for where in TEST_SETS[name] for part in ("--set", where)]
     beside = [part for where in BESIDE[name] for part in ("--set", where)]
     data, precision = arguments.data, arguments.precision
@@ -76,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="+", choices=TEST_SETS)
     parser.add_argument("--data", default="data")
-    parser.add_argument("--weights", default=str(HERE.parent / "weights"))
+    parser.add_argument("--weights", default="weights")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--threads", type=int, default=0, help="per process; 0: as PyTorch likes")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)

@@ -1,10 +1,10 @@
-"""Write the model card of a shipped adapter from its own files and an evaluation's summary.
+"""Write the model card of a shipped adapter from its own files and its evaluations.
 
-    python benchmarks/model_card.py weights/lite-generalist benchmarks/results/lite-generalist
+    python benchmarks/model_card.py weights/generalist benchmarks/results/generalist
 
-The first folder holds `adapter.json` and `log.csv`, the second `summary.json` of
-
-    textsam evaluate data --adapter weights/lite-generalist -o FOLDER --set … (each test split)
+The first folder holds `adapter.json` and `log.csv`, the second what `benchmarks/adapters.py` makes:
+`summary.json` and `worst.png` of `textsam evaluate`, `faithfulness/` of `textsam evaluate
+--faithfulness`, and `beside.json`. A part that is not there is named as missing in the card.
 
 No number of the card is written by hand; `notes.md` beside the adapter, if there is one, is put in
 as it stands for what numbers do not say.
@@ -15,8 +15,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from curves import draw_curves
 
 
 def main() -> None:
@@ -35,8 +38,13 @@ def main() -> None:
         _what(config, arguments.adapter),
         "## Results on test images",
         _results(summary, arguments),
+        "## Whether the word decides",
+        _faithfulness(arguments.evaluation / "faithfulness"),
+        _beside(arguments.evaluation / "beside.json"),
+        _failures(arguments),
         "## How it was made",
         _recipe(config, log),
+        _curves(arguments.adapter),
         "## Data and terms",
         _data(config),
         notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
@@ -99,6 +107,106 @@ def _results(summary: dict[str, Any], arguments: argparse.Namespace) -> str:
             f"in `{arguments.evaluation.as_posix()}/cases.csv`.",
         ]
     )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _faithfulness(folder: Path) -> str:
+    found = _json(folder / "faithfulness.json")
+    if found is None:
+        return f"Not measured: `{folder.as_posix()}` has no results."
+    how = "[metrics](../../docs/metrics.md#faithfulness) says what is counted how."
+    lines = [
+        f"`textsam evaluate --faithfulness` on {found['images']} test images; {how}",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
+    loss = next((w for w in found["wordings"] if w["wording"] is None), None)
+    if loss is not None:
+        asked = f"Dice points lost by {loss['texts']} other wordings, as users ask"
+        lines.append(f"| {asked} | {loss['product_mean']:.2f}, worst {loss['product_worst']:.2f} |")
+        lines.append(
+            "| the same, past the lexicon: what the network itself makes of them "
+            f"| {loss['network_mean']:.2f}, worst {loss['network_worst']:.2f} "
+            f"({loss['worst_text']}) |"
+        )
+    names = {
+        "absent_modality": "things that this kind of image cannot show: empty",
+        "absent_annotated": "things that the annotation says are absent: empty",
+        "distractor": "things outside the vocabulary: empty",
+    }
+    for rate in found["empty"]:
+        where = "" if rate["dataset"] is None else f", {rate['dataset']}"
+        if rate["dataset"] is None or rate["kind"] == "absent_annotated":
+            lines.append(f"| {names[rate['kind']]}{where} | {_share(rate['rate'], rate['n'])} |")
+    for name, title in (
+        ("balanced", "expected calibration error of the score, present and absent balanced"),
+        ("present", "the same, present things alone"),
+    ):
+        own = found["score"][name]
+        if own is not None:
+            lines.append(f"| {title} | {own['ece']:.3f} |")
+    threshold = found["threshold"]
+    if threshold is not None:
+        lines.append(
+            f"| found from score {found['found_threshold']:.3f} "
+            f"| {100 * threshold['found_rate']:.1f} % of present things are found; mean Dice "
+            f"{100 * threshold['dice']:.1f}, without a threshold "
+            f"{100 * threshold['dice_without']:.1f} |"
+        )
+    lines += ["", f"![reliability]({_to(folder / 'reliability.png')})"]
+    if found["confusion"]:
+        lines += ["", "Several classes in one image: mean Dice of the answer (rows: asked) with"]
+        lines += ["each annotated class, times 100.", ""]
+    for dataset in dict.fromkeys(row["dataset"] for row in found["confusion"]):
+        rows = [row for row in found["confusion"] if row["dataset"] == dataset]
+        classes = list(dict.fromkeys(c["annotated"] for row in rows for c in row["cells"]))
+        lines += [f"| {dataset} | " + " | ".join(classes) + " |", "|---" * (1 + len(classes)) + "|"]
+        for row in rows:
+            dice = {cell["annotated"]: 100 * cell["dice"] for cell in row["cells"]}
+            cells = (f"{dice[c]:.1f}" if c in dice else "–" for c in classes)
+            lines.append(f"| {row['asked']} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _share(rate: float, n: int) -> str:
+    return f"{100 * rate:.1f} % of {n}"
+
+
+def _to(path: Path) -> str:
+    """As a card in weights/NAME refers to it."""
+    return Path(os.path.relpath(path, Path("weights") / "NAME")).as_posix()
+
+
+def _beside(path: Path) -> str:
+    found = _json(path)
+    if found is None:
+        return f"Parts of images beside the thing asked for: not measured, no `{path.as_posix()}`."
+    rates = ", ".join(
+        f"{r['set']} ({r['concept']}) {_share(r['empty_rate'], r['n'])}" for r in found["rates"]
+    )
+    return (
+        "Parts of test images cut out beside the thing asked for, that come back empty "
+        f"(`benchmarks/beside.py`): {rates}."
+    )
+
+
+def _failures(arguments: argparse.Namespace) -> str:
+    sheet = arguments.evaluation / "worst.png"
+    if not sheet.is_file():
+        return f"No pictures of failures: `{sheet.as_posix()}` is missing."
+    return (
+        f"The worst cases of each set (truth green, answer orange):\n\n![worst cases]({_to(sheet)})"
+    )
+
+
+def _curves(adapter: Path) -> str:
+    draw_curves(adapter / "log.csv").save(adapter / "curves.png", optimize=True)
+    return "![training curves](curves.png)"
 
 
 def _recipe(config: dict[str, Any], log: list[dict[str, str]]) -> str:
