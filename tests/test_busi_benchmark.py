@@ -205,7 +205,7 @@ def test_work_with_other_settings_is_not_gone_on_with(
     ("override", "words"),
     [
         ("init_adapter=lite-generalist", "may have been trained on test images"),
-        ("data.val=[{set: busi, split: fold1/test}]", "busi/fold1/test is no training part"),
+        ("data.val=[{set: busi, split: fold1/test}]", "busi/fold2/test is no training part"),
     ],
 )
 def test_leaks_are_refused(root: Path, override: str, words: str) -> None:

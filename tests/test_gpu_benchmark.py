@@ -34,7 +34,8 @@ def test_a_native_set_is_packed_as_it_is(tmp_path: Path, native: list[str]) -> N
     (root / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
     config = root / "toy.yaml"
     selections = {part: [{"set": "toy", "split": part}] for part in ("train", "val")}
-    config.write_text(json.dumps({"name": "x", "data": {"root": "x", **selections}}), "utf-8")
+    settings = {"name": "x", "context": {"depth": 6}, "data": {"root": "x", **selections}}
+    config.write_text(json.dumps(settings), encoding="utf-8")
     gpu_files._pack_data(root, target, [str(config)], 24, native)
     (image,) = (target / "toy" / "images").glob("000.*")
     with Image.open(target / "toy" / "masks" / "tumor" / "000.png") as file:
