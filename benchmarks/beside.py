@@ -40,8 +40,11 @@ def main() -> None:
     segmenter = load_model("lite", arguments.adapter, precision=arguments.precision)
     rows: list[dict[str, Any]] = []
     for text in arguments.sets:
-        name, _, split = text.partition("/")
-        for sample in samples_from_manifest(arguments.data, [Selection(set=name, split=split)]):
+        where, _, part = text.partition("@")
+        name, _, split = where.partition("/")
+        low, high = (float(edge) for edge in (part or "0:1").split(":"))
+        selection = Selection(set=name, split=split, part=(low, high))
+        for sample in samples_from_manifest(arguments.data, [selection]):
             pixels, masks = load_sample(sample)
             digest = hashlib.sha256(f"{arguments.seed}\n{sample.name}".encode()).digest()
             crop = absent_crop(list(masks.values()), np.random.default_rng(list(digest)))

@@ -275,7 +275,7 @@ def main() -> int:
     p.set_defaults(call=session)
     p = commands.add_parser("measure")
     p.add_argument("--adapter")
-    p.add_argument("--run", default="lite-generalist")
+    p.add_argument("--run", default="generalist")
     p.add_argument("--sets", nargs="+", required=True)
     p.add_argument("--device", default="auto")
     p.add_argument("--out", required=True)

@@ -27,7 +27,7 @@ def main() -> None:
     """Segment, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--adapter", default="lite-generalist")
+    parser.add_argument("--adapter", default="generalist")
     parser.add_argument("--limit", type=int, default=16, help="images of each set, evenly spread")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/precision.json"))
     arguments = parser.parse_args()

@@ -150,7 +150,7 @@ def stage(preset: str, folder: Path, *, training: bool = False) -> Staged:
     place = folder / (f"{preset}-lora" if training else preset)
     if preset == "lite":
         if not training:
-            return Staged("lite", find_adapter("lite-generalist"))
+            return Staged("lite", find_adapter("generalist"))
         if not (place / "adapter.json").is_file():
             _write_adapter("lite", place, Architecture(context_depth=6, token_scale=16.0))
         return Staged("lite", place)

@@ -91,7 +91,7 @@ def test_models_lists_the_presets() -> None:
     rows = json.loads(run("models", "--json").stdout)
     assert [row["preset"] for row in rows] == ["lite", "vit_b", "vit_l", "vit_h"]
     assert rows[0]["weights_here"] is True, "its weights come with installed packages"
-    assert rows[0]["default_adapter"] == "lite-generalist"
+    assert rows[0]["default_adapter"] == "generalist"
     text = run("models").stdout
     assert "lite: LiteMedSAM" in text
     assert "vit_h: SAM ViT-H" in text

@@ -76,7 +76,7 @@ def test_base_weights_outline_a_boxed_object() -> None:
 
 def test_shipped_adapters_are_complete_small_and_fit_their_base_weights() -> None:
     adapters = shipped_adapters()
-    assert "lite-generalist" in adapters
+    assert "generalist" in adapters
     for name, folder in adapters.items():
         config = read_adapter_config(folder)
         assert config.name == name
@@ -126,7 +126,7 @@ def test_merging_changes_nothing_but_speed(
     cells: tuple[NDArray[np.uint8], NDArray[np.bool_]],
 ) -> None:
     """Merged LoRA and folded batch norms agree with the model as trained to 1e-4."""
-    folder = find_adapter("lite-generalist")
+    folder = find_adapter("generalist")
     built = build_model("lite", architecture_of(read_adapter_config(folder).architecture))
     load_adapter(folder, built)
     model = built.model

@@ -532,6 +532,6 @@ def test_the_last_word_is_completed(session: Session) -> None:
     assert completions(session, "zzz") == []
     session.widget.adapter.value = "no such adapter"
     assert completions(session, "tu") == []
-    assert "lite-generalist" in session.widget.prompts.native.placeholderText()
-    session.widget.adapter.value = "lite-generalist"
+    assert "generalist" in session.widget.prompts.native.placeholderText()
+    session.widget.adapter.value = "generalist"
     assert "knows: tumor" in session.widget.prompts.native.placeholderText()

@@ -60,7 +60,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 text_layers=6,
                 image_weights="litemedsam",
                 text_weights="minilm",
-                default_adapter="lite-generalist",
+                default_adapter="generalist",
             ),
             _sam("vit_b", "ViT-B"),
             _sam("vit_l", "ViT-L"),

@@ -59,7 +59,7 @@ def _main(
 def prompts(
     adapter: Annotated[
         str, typer.Option(help="Name of a shipped adapter, or an adapter folder.")
-    ] = "lite-generalist",
+    ] = "generalist",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Show what an adapter knows, with the synonyms it answers to."""
