@@ -21,6 +21,7 @@ from textsam.evaluate.faithfulness import (
     measure_faithfulness,
 )
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary
+from textsam.evaluate.faithfulness_table import faithfulness_table
 from textsam.evaluate.wordings import wordings
 from textsam.io.raster import read_image
 from textsam.prompts import canonical
@@ -293,7 +294,7 @@ def test_files_and_table(
         assert plot.format == "PNG"
         colours = {colour for _, colour in plot.convert("RGB").getcolors(1 << 20) or ()}
     assert {(86, 132, 190), (214, 96, 77), (0, 110, 60)} <= colours, "bars, gaps and threshold"
-    table = summary.table()
+    table = faithfulness_table(summary)
     assert "| right ventricle | 2 | 40.0 (33) | 75.0 (67) |" in table
     assert (
         "| annotated as absent | acdc | 1 | 0.0 | 0.0 | 0.0 | 0.0 (acdc: right ventricle) |"

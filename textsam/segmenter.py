@@ -8,7 +8,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -21,7 +20,7 @@ from textsam.errors import PromptError
 from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
-from textsam.prompts import canonical, normalise
+from textsam.question import Question, as_list, understood
 from textsam.refine import Geometry, Pass, decode_passes
 from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
@@ -29,26 +28,12 @@ from textsam.score import answer_score
 from textsam.spelling import (
     CorrectedPromptWarning,
     UnknownPromptWarning,
-    corrected,
     unknown_message,
 )
 
-__all__ = ["CorrectedPromptWarning", "Question", "Segmenter", "UnknownPromptWarning"]
+__all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
 
 _KEPT_EMBEDDINGS = 4
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt as asked, what it means, and the text that is encoded; None: geometry alone.
-
-    doubt: what the user should know of how the prompt was understood; empty if it is known.
-    """
-
-    asked: str
-    concept: str | None
-    text: str | None
-    doubt: str = ""
 
 
 class Segmenter:
@@ -179,7 +164,7 @@ class Segmenter:
         """
         single = prompt is None or isinstance(prompt, str)
         questions = []
-        for text in _asked(prompt):  # a loop, so that the warning points at the caller
+        for text in as_list(prompt):  # a loop, so that the warning points at the caller
             questions.append(  # noqa: PERF401
                 Question("", None, None) if text is None else self._question(text, strict, 3)
             )
@@ -254,7 +239,7 @@ class Segmenter:
             PromptError: an empty prompt or, with `strict`, an unknown one.
         """
         found = []
-        for text in _asked(prompt):  # a loop, so that the warning points at the caller
+        for text in as_list(prompt):  # a loop, so that the warning points at the caller
             found.append(self._question(text, strict, stacklevel + 1))  # noqa: PERF401
         return found
 
@@ -345,13 +330,7 @@ class Segmenter:
         Raises:
             PromptError: an empty or too long prompt.
         """
-        text = normalise(asked)
-        concept = canonical(text, self.prompts)
-        if concept is not None:
-            return Question(asked, concept, concept)
-        concept = corrected(text, self.prompts)
-        doubt = unknown_message(self.adapter_name, asked, self.prompts, answered=True)
-        return Question(asked, concept, text if concept is None else concept, doubt)
+        return understood(asked, self.adapter_name, self.prompts)
 
     def _question(self, asked: str, strict: bool, stacklevel: int) -> Question:
         question = self.understood(asked)
@@ -434,14 +413,3 @@ class Segmenter:
             model=self.preset,
             extra=extra,
         )
-
-
-def _asked(prompt: Any) -> list[Any]:
-    if prompt is None or isinstance(prompt, str):
-        return [prompt]
-    # A set has no order for the answers to follow, and bytes would be a list of numbers.
-    if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes):
-        raise PromptError(f"the prompt is {prompt!r}; give a word or a list of words")
-    if not len(prompt):
-        raise PromptError("the list of prompts is empty; give at least one word")
-    return list(prompt)

@@ -150,9 +150,10 @@ def evaluate(
         )
         if faithfulness:
             from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
+            from textsam.evaluate.faithfulness_table import faithfulness_table
 
             texts = SegmenterTexts(segmenter, refine)
-            typer.echo(measure_faithfulness(texts, samples, out=out, seed=seed).table())
+            typer.echo(faithfulness_table(measure_faithfulness(texts, samples, out=out, seed=seed)))
             return
         summary = run_evaluation(
             segmenter,

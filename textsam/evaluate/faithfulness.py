@@ -111,7 +111,7 @@ class SegmenterTexts:
 
     def answers(self, image: NDArray[np.uint8], texts: Sequence[Text]) -> list[Segmentation]:
         """One answer per text; the image is encoded once."""
-        from textsam.segmenter import Question
+        from textsam.question import Question
 
         questions = [Question(text, concept, text) for text, concept in texts]
         passes = self._segmenter.passes(questions, self._refine)

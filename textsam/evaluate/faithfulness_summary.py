@@ -171,12 +171,6 @@ class FaithfulnessSummary:
         """Everything in JSON types."""
         return asdict(self)
 
-    def table(self) -> str:
-        """Markdown for people; see `textsam.evaluate.faithfulness_table`."""
-        from textsam.evaluate.faithfulness_table import faithfulness_table
-
-        return faithfulness_table(self)
-
 
 def summarise_faithfulness(
     rows: Sequence[AnswerRow], settings: Mapping[str, Any]
