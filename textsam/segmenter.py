@@ -309,7 +309,7 @@ class Segmenter:
                 threshold_logit=float(np.log(threshold / (1 - threshold))),
                 authors_frame=config.authors_frame,
                 gives=refine_with,
-                draws=[(seed, image.key, q.text) for image in images for q in questions],
+                draws=[(seed, image.key, q.text or "") for image in images for q in questions],
             )[-1]
             return [
                 [

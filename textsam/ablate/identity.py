@@ -10,7 +10,7 @@ from typing import Any
 
 from textsam.adapters import TENSORS_FILE, find_adapter
 from textsam.config import WITHOUT_EFFECT, TrainConfig
-from textsam.data.sample import Sample
+from textsam.data.sample import CocoTarget, Sample, Target
 from textsam.errors import DataError
 from textsam.presets import preset
 from textsam.weights import entry
@@ -55,10 +55,16 @@ class FileDigests:
                 sample.weight,
                 list(sample.absent),
                 self(sample.image_path),
-                [[t.concept, t.label, list(t.labels), self(t.mask_path)] for t in sample.targets],
+                [self._of_target(target) for target in sample.targets],
             ]
             digest.update(json.dumps(known).encode())
         return digest.hexdigest()
+
+    def _of_target(self, target: Target | CocoTarget) -> list[Any]:
+        if isinstance(target, CocoTarget):
+            # Of its file only what this image has counts.
+            return [target.concept, list(target.size_px), [rle.hex() for rle in target.rles]]
+        return [target.concept, target.label, list(target.labels), self(target.mask_path)]
 
 
 def base_facts(
