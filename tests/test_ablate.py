@@ -270,7 +270,7 @@ def test_a_changed_evaluation_is_refused_and_keeps_the_training(bench: Bench) ->
     bench.write(evaluate={"folders": [folder], "refine": 1})
     with pytest.raises(ConfigError, match=r"evaluation\.refine was None and is 1"):
         go(bench)
-    go(bench, replace=True)
+    assert go(bench, replace=True).complete
     assert len(bench.trained) == 2
 
 

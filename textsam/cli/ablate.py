@@ -92,7 +92,8 @@ def ablate(
             engine=chosen_engine,
             replace=replace,
             dry_run=dry_run,
-            command=shlex.join(["textsam", *sys.argv[1:]]),
+            # A dry run shows what the call without it has made.
+            command=shlex.join(["textsam", *(a for a in sys.argv[1:] if a != "--dry-run")]),
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
             report=report,
