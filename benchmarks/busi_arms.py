@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -219,7 +219,11 @@ def choose_passes(segmenter: Segmenter, samples: Sequence[Sample]) -> int:
             dice(segmenter.segment(pixels, CONCEPT, refine=passes).mask, truth)
             for passes in range(MOST_PASSES + 1)
         )
-        answers.append(Answer(CONCEPT, bool(truth.any()), overlaps, (1.0,) * len(overlaps)))
+        kind: Literal["present", "absent_annotated"] = (
+            "present" if truth.any() else "absent_annotated"
+        )
+        scores = (1.0,) * len(overlaps)
+        answers.append(Answer(CONCEPT, sample.modality, kind, overlaps, scores))
     chosen = choose_refinements(answers)
     if CONCEPT not in chosen:
         raise DataError(f"no validation image shows a {CONCEPT}; give others in data.val")

@@ -47,6 +47,8 @@ How to read it:
   test images of these folds among them.** All rows of this benchmark but the U-Net share that
   advantage; published networks do not have it. What the word adds is the difference between the
   rows with and without it.
+- Fold 2 leaks a little, as published: its test image benign-433 has exactly the pixels of its
+  training image malignant-145.
 - The row with a box is told by the truth where the tumour is; it says what the backbone can draw.
 - ± is over folds, divided by their number. NSD is on 2-D contours, tolerance 3 px at native size.
 """
