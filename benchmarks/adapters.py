@@ -82,7 +82,10 @@ def commands(name: str, arguments: argparse.Namespace) -> dict[str, list[str]]:
             *("-o", str(results / "faithfulness")),
         ],
         "beside": [*script, *common, "-o", str(results / "beside.json")],
-        "card": [sys.executable, str(HERE / "model_card.py"), str(adapter), str(results)],
+        "card": [
+            *(sys.executable, str(HERE / "model_card.py"), str(adapter), str(results)),
+            *(["--no-pictures"] if name == "research" else []),
+        ],
     }
 
 

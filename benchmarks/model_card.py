@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from curves import draw_curves
+from PIL import Image
 
 
 def main() -> None:
@@ -27,6 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("adapter", type=Path)
     parser.add_argument("evaluation", type=Path)
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="of test images whose terms do not allow it"
+    )
     arguments = parser.parse_args()
     config = json.loads((arguments.adapter / "adapter.json").read_text(encoding="utf-8"))
     summary = json.loads((arguments.evaluation / "summary.json").read_text(encoding="utf-8"))
@@ -197,11 +201,21 @@ def _beside(path: Path) -> str:
 
 def _failures(arguments: argparse.Namespace) -> str:
     sheet = arguments.evaluation / "worst.png"
-    if not sheet.is_file():
+    if arguments.no_pictures:
+        return (
+            "Failures are not shown: the terms of some of these images do not allow it. "
+            f"The evaluation draws them into `{sheet.as_posix()}`."
+        )
+    smaller = sheet.with_name("worst.jpg")
+    if sheet.is_file():
+        with Image.open(sheet) as picture:
+            small = picture.convert("RGB")
+        small.thumbnail((1400, 2400))
+        small.save(smaller, quality=82)
+    if not smaller.is_file():
         return f"No pictures of failures: `{sheet.as_posix()}` is missing."
-    return (
-        f"The worst cases of each set (truth green, answer orange):\n\n![worst cases]({_to(sheet)})"
-    )
+    title = "The worst cases of each set (truth green, answer orange):"
+    return f"{title}\n\n![worst cases]({_to(smaller)})"
 
 
 def _curves(adapter: Path) -> str:

@@ -59,8 +59,8 @@ class Bench:
     root: Path
 
     def __post_init__(self) -> None:
-        for part, count in (("train", 4), ("val", 2), ("test", 3)):
-            write_images_and_masks(self.root / "data" / part, count)
+        for seed, (part, count) in enumerate((("train", 4), ("val", 2), ("test", 3))):
+            write_images_and_masks(self.root / "data" / part, count, seed=seed)
         self.file = self.write()
 
     @property

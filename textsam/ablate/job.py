@@ -279,6 +279,7 @@ def _evaluate(
         refine_with=asked.refine_with.value,
         negatives=asked.negatives,
         seed=asked.seed,
+        worst=0,  # a sheet per cell would ask images of a killed run again
         progress=progress,
     )
     content.update(
