@@ -666,7 +666,8 @@ def test_the_shipped_adapter_answers_alike(tmp_path: Path) -> None:
             logits, predicted = original.built.model(embedding, tokens)
         got = exported._encoder.run(None, {"image": prepared.pixels[None].numpy()})[0]
         np.testing.assert_allclose(got, embedding.numpy(), rtol=0, atol=1e-4, err_msg=name)
-        empty = {"points": np.zeros((5, 0, 2), np.float32), "labels": np.zeros((5, 0), np.int64)}
+        n = len(original.prompts)
+        empty = {"points": np.zeros((n, 0, 2), np.float32), "labels": np.zeros((n, 0), np.int64)}
         answer = exported._decoder.run(
             None, {"embedding": got, "text_tokens": exported._tokens, **empty}
         )

@@ -213,7 +213,7 @@ def test_the_real_encoder_in_strips_gives_the_same_masks() -> None:
             one.built.model.encode_image(prepared.pixels[None]) for one in (plain, fast, half)
         )
     assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
-    assert (rough.float() - wanted).std() <= 0.02 * wanted.std()
+    assert (rough.float() - wanted).std() <= 0.03 * wanted.std()
     for word in ("cell nucleus", "tumor"):
         a, b, c = (
             one.segment(picture, word, refine=2).probability > 0.5 for one in (plain, fast, half)

@@ -137,7 +137,7 @@ def test_one_process_writes(together: Together) -> None:
     folder = together.root / "two" / "plain"
     assert len(list((folder / "tensorboard").iterdir())) == 1
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["best", "last", "log.csv", "state.pt", "tensorboard"]
+    assert names == ["best", "data-check.json", "last", "log.csv", "state.pt", "tensorboard"]
 
 
 @pytest.mark.slow
