@@ -12,6 +12,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from numpy.typing import NDArray
 
+from textsam.caption import end_that_fits
 from textsam.evaluate.ask import Asked
 from textsam.evaluate.cases import Case, ImageKey
 from textsam.io.raster import write_picture
@@ -160,7 +161,9 @@ def _draw_tile(
     tile.paste(picture, (0, 0))
     font = PIL.ImageFont.load_default(_FONT_PX)
     captions = PIL.ImageDraw.Draw(tile)
-    captions.text((2, _TILE_PX + 1), _end_that_fits(case.stem, font), fill=_INK, font=font)
+    captions.text(
+        (2, _TILE_PX + 1), end_that_fits(case.stem, font, _TILE_PX - 4), fill=_INK, font=font
+    )
     what = "missed" if case.area_px == 0 else f"HD95 {case.hd95_px:.0f} px"
     verdict = f"Dice {100 * (case.dice or 0.0):.1f} %   {what}"
     captions.text((2, _TILE_PX + 18), verdict, fill=_ANSWER, font=font)
@@ -179,12 +182,3 @@ def _shown(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
         return max(0, min(middle - side // 2, length - side))
 
     return start(rows, mask.shape[0]), start(columns, mask.shape[1]), side
-
-
-def _end_that_fits(text: str, font: PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont) -> str:
-    text = text.encode("utf-8", "replace").decode()
-    if font.getlength(text) <= _TILE_PX - 4:
-        return text
-    while text and font.getlength("…" + text) > _TILE_PX - 4:
-        text = text[1:]
-    return "…" + text

@@ -10,6 +10,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
+from textsam.caption import end_that_fits
 from textsam.errors import ImageError
 from textsam.io.raster import write_picture
 from textsam.overlay import DEFAULT_COLOUR
@@ -58,19 +59,10 @@ def draw_tile(answer: Segmentation, name: str) -> PIL.Image.Image:
     draw = PIL.ImageDraw.Draw(tile)
     font = PIL.ImageFont.load_default(_FONT_PX)
     verdict = f"{answer.score:.2f}" if answer.found else f"{answer.score:.2f} not found"
-    draw.text((2, _TILE_PX + 1), _end_that_fits(name, font), fill=_INK, font=font)
-    prompt = _end_that_fits(f"{answer.prompt} {verdict}", font)
+    draw.text((2, _TILE_PX + 1), end_that_fits(name, font, _TILE_PX - 4), fill=_INK, font=font)
+    prompt = end_that_fits(f"{answer.prompt} {verdict}", font, _TILE_PX - 4)
     draw.text((2, _TILE_PX + 17), prompt, fill=DEFAULT_COLOUR, font=font)
     return tile
-
-
-def _end_that_fits(text: str, font: PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont) -> str:
-    text = text.encode("utf-8", "replace").decode()
-    if font.getlength(text) <= _TILE_PX - 4:
-        return text
-    while text and font.getlength("…" + text) > _TILE_PX - 4:
-        text = text[1:]
-    return "…" + text
 
 
 def write_sheets(tiles: Iterable[Path], out: Path, suffix: str) -> list[Path]:
