@@ -10,6 +10,7 @@ from typing import Any
 from textsam.ablate.plan import Plan
 from textsam.ablate.results import Figure, Group, Row, is_percent
 from textsam.ablate.spec import CellSettings
+from textsam.evaluate.tables import markdown
 
 __all__ = ["csv_table", "markdown_table", "metric_title"]
 
@@ -91,12 +92,8 @@ def _group_table(plan: Plan, group: Group) -> str:
         head.append(f"p (Dice, against {cells[str(ablation.reference)].title})")
     if options["paper"]:
         head.append("paper: Dice / NSD")
-    rule = ["---", *("---:" for _ in head[1:])]
     lines = [_line(cells[row.cell], row, shown, **options) for row in group.rows]
-    # A bar in a label would end the cell.
-    escaped = [[text.replace("|", "\\|") for text in line] for line in (head, *lines)]
-    escaped.insert(1, rule)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+    return markdown(head, lines, left=1)
 
 
 def markdown_table(plan: Plan, groups: Sequence[Group], command: str = "") -> str:

@@ -11,5 +11,5 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -
     """A Markdown table whose first `left` columns are aligned left, the others right."""
     rule = ["---" if column < left else "---:" for column in range(len(head))]
     # A bar in a name would end the cell.
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (list(head), rule, *cells))
+    top, *cells = ([str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (top, rule, *cells))
