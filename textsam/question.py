@@ -50,9 +50,9 @@ def as_list(prompt: Any) -> list[Any]:
     """One prompt, or several, as a list.
 
     Raises:
-        PromptError: neither a word, None, nor a sequence of at least one of these.
+        PromptError: neither a word nor a sequence of at least one prompt.
     """
-    if prompt is None or isinstance(prompt, str):
+    if isinstance(prompt, str):
         return [prompt]
     # A set has no order for the answers to follow, and bytes would be a list of numbers.
     if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes):

@@ -164,7 +164,8 @@ class Segmenter:
         """
         single = prompt is None or isinstance(prompt, str)
         questions = []
-        for text in as_list(prompt):  # a loop, so that the warning points at the caller
+        # A loop, so that the warning points at the caller.
+        for text in [None] if prompt is None else as_list(prompt):
             questions.append(  # noqa: PERF401
                 Question("", None, None) if text is None else self._question(text, strict, 3)
             )

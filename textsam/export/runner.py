@@ -25,6 +25,7 @@ from textsam.export.session import open_session
 from textsam.io.image import Image
 from textsam.io.raster import read_image
 from textsam.prompts import canonical, nearest, normalise
+from textsam.question import as_list
 from textsam.result import Segmentation
 from textsam.score import answer_score
 from textsam.spelling import CorrectedPromptWarning, corrected, unknown_message
@@ -128,14 +129,7 @@ class OnnxSegmenter:
             PromptError: no prompt, one that is empty, or one whose token was not exported; passes
                 that are not a whole number of at least 0.
         """
-        if isinstance(prompt, str):
-            asked = [prompt]
-        elif isinstance(prompt, Sequence | np.ndarray) and not isinstance(prompt, bytes):
-            asked = list(prompt)
-        else:
-            raise PromptError(f"the prompt is {prompt!r}; give a word or a list of words")
-        if not asked:
-            raise PromptError("the list of prompts is empty; give at least one word")
+        asked = as_list(prompt)
         if refine is not None and not (isinstance(refine, int | np.integer) and refine >= 0):
             raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
         questions = []
