@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from textsam.errors import AdapterError
+from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
 from textsam.score import ScoreMap, check_score_map
 from textsam.weights.checksum import sha256_of
@@ -142,10 +143,7 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
     except UnicodeDecodeError as error:
         raise AdapterError(f"{path} is not an adapter's configuration: it is not text") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
-            for item in error.errors()
-        )
+        problems = invalid_fields(error, "file")
         raise AdapterError(f"{path} is not an adapter's configuration: {problems}") from error
 
 

@@ -14,7 +14,9 @@ from textsam.data.augment import AugmentConfig
 from textsam.data.coco import CocoSelection
 from textsam.data.folder import Selection
 from textsam.errors import ConfigError
+from textsam.invalid import invalid_fields
 from textsam.presets import PRESETS
+from textsam.sections import read_sections
 
 __all__ = [
     "WITHOUT_EFFECT",
@@ -297,21 +299,12 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
             field is named.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"no configuration at {path}; the ready ones are in configs/")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds {type(settings).__name__}, not sections of settings")
+    missing = f"no configuration at {path}; the ready ones are in configs/"
+    settings = read_sections(path, missing)
     for assignment in overrides:
         _override(settings, assignment)
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'configuration'}: {item['msg']}"
-            for item in error.errors()
-        )
+        problems = invalid_fields(error, "configuration")
         raise ConfigError(f"{path}: {problems}") from error

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from textsam.config import FolderSelection
 from textsam.data.folder import Selection
 from textsam.errors import ConfigError
+from textsam.invalid import invalid_fields
 from textsam.refinement import RefineWith
+from textsam.sections import read_sections
 
 __all__ = [
     "AblationConfig",
@@ -173,19 +174,10 @@ def read_ablation(path: str | Path, changes: Mapping[str, Any] | None = None) ->
             field is named.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"no ablation at {path}; the ready ones are in configs/ablations/")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds {type(settings).__name__}, not sections of settings")
+    missing = f"no ablation at {path}; the ready ones are in configs/ablations/"
+    settings = read_sections(path, missing)
     try:
         return AblationConfig.model_validate({**settings, **(changes or {})})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'ablation'}: {item['msg']}"
-            for item in error.errors()
-        )
+        problems = invalid_fields(error, "ablation")
         raise ConfigError(f"{path}: {problems}") from error

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from textsam.errors import AdapterError, WeightsError
+from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
 from textsam.score import ScoreMap, check_score_map
 from textsam.weights.checksum import sha256_of
@@ -127,10 +128,7 @@ def read_record(folder: str | Path) -> ExportRecord:
     except UnicodeDecodeError as error:
         raise AdapterError(f"{path} is not an export's record: it is not text; {remedy}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
-            for item in error.errors()
-        )
+        problems = invalid_fields(error, "file")
         raise AdapterError(f"{path} is not an export's record: {problems}; {remedy}") from error
 
 

@@ -1,0 +1,23 @@
+"""What pydantic found wrong, in one line of a message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["invalid_fields"]
+
+
+def invalid_fields(error: ValidationError, whole: str) -> str:
+    """Every wrong field with its fault, "optim.lr: …; name: …".
+
+    Args:
+        error: of a model's validation.
+        whole: what to call the model itself, for a fault of no single field.
+    """
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or whole}: {item['msg']}"
+        for item in error.errors()
+    )

@@ -1,0 +1,33 @@
+"""Settings in a YAML file, before it is known whether they are the right ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from textsam.errors import ConfigError
+
+__all__ = ["read_sections"]
+
+
+def read_sections(path: Path, missing: str) -> dict[str, Any]:
+    """The top level of a YAML file.
+
+    Args:
+        path: of the file.
+        missing: the message where there is no such file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML in UTF-8, or is no mapping.
+    """
+    if not path.is_file():
+        raise ConfigError(missing)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds {type(settings).__name__}, not sections of settings")
+    return settings
