@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from runs import learned, run_config, same, write_data
 from tiny import randomise_vit, tiny_backbone, tiny_text_encoder, tiny_vit, tiny_vit_backbone
 from torch import Tensor, nn
 
+from textsam import api
+from textsam.adapters import read_adapter_config
 from textsam.config import TrainConfig
 from textsam.errors import ConfigError
-from textsam.model.build import BuiltModel, assemble
+from textsam.model.build import Architecture, BuiltModel, assemble
 from textsam.model.tinyvit import set_tinyvit_side, tinyvit_class
 from textsam.train import run as run_module
 from textsam.train.run import Run, architecture_from, fit, setup
@@ -150,3 +153,29 @@ def test_a_backbone_of_one_side_refuses_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="side_px is 32; this image encoder"):
         run_module.setup(config, built)
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_adapter_works_at_the_side_it_was_trained_at(
+    tmp_path: Path, seen_sides: list[tuple[bool, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = progressive_run(write_data(tmp_path), side_px=56, progressive=[])
+    run = fit(begin(config), progress=False)
+    assert {pixels for _, pixels, _ in seen_sides} == {56}
+    record = read_adapter_config(run.folder / "best")
+    assert record.architecture.side_px == 56
+
+    def build(_preset: str, architecture: Architecture, **_: Any) -> BuiltModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return assemble(tiny_vit_backbone(64), tiny_text_encoder(), architecture)
+
+    monkeypatch.setattr(api, "build_model", build)
+    monkeypatch.setattr(api, "_check_base", lambda *_: None)
+    picture = (images(90)[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
+    answers = []
+    for plain in (True, False):  # as trained, and rearranged for a CPU
+        segmenter = api.load_model("lite", run.folder / "best", "cpu", "float32", plain=plain)
+        assert segmenter.built.preprocessor.side_px == 56
+        answers.append(segmenter.segment(picture, "tumor").probability)
+    assert answers[0].shape == (90, 90)
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)

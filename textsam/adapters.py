@@ -46,6 +46,7 @@ class ArchitectureRecord(BaseModel):
     encoder: Literal["lora", "full", "frozen"] = "lora"
     encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
     decoder: Literal["lora", "heads"] = "lora"
+    side_px: int | None = Field(None, ge=4)
 
 
 class AdapterConfig(BaseModel):

@@ -39,6 +39,7 @@ def architecture_of(record: ArchitectureRecord) -> Architecture:
             encoder_targets=record.encoder_targets,
             decoder=record.decoder,
         ),
+        side_px=record.side_px,
     )
 
 
@@ -53,6 +54,7 @@ def record_of(architecture: Architecture) -> ArchitectureRecord:
         encoder=architecture.tuning.encoder,
         encoder_targets=architecture.tuning.encoder_targets,
         decoder=architecture.tuning.decoder,
+        side_px=architecture.side_px,
     )
 
 

@@ -194,6 +194,9 @@ class TrainConfig(_Settings):
     Attributes:
         name: name of the adapter made.
         preset: "lite", "vit_b", "vit_l" or "vit_h".
+        side_px: side of the square the model works on, in training and ever after; default the
+            preset's own. A smaller one is faster, about as its square, and sees less. Only for
+            backbones without a table of positions ("lite").
         out: folder of the run: best/ and last/ adapters, state, logs.
         seed: of initialisation, order, prompts and augmentation.
         epochs: passes over the (weighted) training set.
@@ -201,8 +204,7 @@ class TrainConfig(_Settings):
         accumulate: forward passes per optimiser step.
         precision: of the image encoder; "bfloat16" uses autocast.
         progressive: smaller image sides the run begins with, in this order; what their shares leave
-            is trained at the preset's own side. A step costs about as the square of the side. Only
-            for backbones without a table of positions ("lite").
+            is trained at `side_px`. A step costs about as the square of the side.
         val_every: optimiser steps between validations; default once per epoch.
         val_limit: at most this many validation images, evenly spread.
         select: what makes an adapter the best.
@@ -215,6 +217,7 @@ class TrainConfig(_Settings):
 
     name: str
     preset: str = "lite"
+    side_px: int | None = Field(None, ge=4)
     out: str = "runs"
     seed: int = 0
     data: DataSettings

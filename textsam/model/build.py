@@ -30,6 +30,7 @@ class Architecture:
         normalise: L2-normalise the adapter's output.
         token_scale: factor on the adapter's output.
         tuning: what learns.
+        side_px: side of the model's square input; None is the backbone's own.
     """
 
     context_tokens: int = 4
@@ -37,6 +38,7 @@ class Architecture:
     normalise: bool = True
     token_scale: float = 1.0
     tuning: Tuning = field(default_factory=Tuning)
+    side_px: int | None = None
 
 
 @dataclass
@@ -63,7 +65,8 @@ def assemble(
     """Compose loaded parts and apply the tuning. The model is in eval mode.
 
     Raises:
-        ConfigError: the context depth exceeds the text encoder's layers, or another bad value.
+        ConfigError: the context depth exceeds the text encoder's layers, the backbone cannot work
+            at the side wanted, or another bad value.
     """
     model = TextSAM(
         image_encoder=backbone.image_encoder,
@@ -84,7 +87,10 @@ def assemble(
     )
     apply_tuning(model, backbone, architecture.tuning)
     model.eval()
-    return BuiltModel(model, backbone, Preprocessor(backbone.side_px, backbone.normalise))
+    built = BuiltModel(model, backbone, Preprocessor(backbone.side_px, backbone.normalise))
+    if architecture.side_px is not None:
+        built.set_side(architecture.side_px)
+    return built
 
 
 def load_parts(

@@ -84,6 +84,7 @@ def architecture_from(config: TrainConfig) -> Architecture:
             encoder_targets=config.tuning.encoder_targets,
             decoder=config.tuning.decoder,
         ),
+        side_px=config.side_px,
     )
 
 
