@@ -160,6 +160,9 @@ def fold_config(
             update={"train": of_fold(config.data.train), "val": of_fold(config.data.val)}
         ),
     }
+    if arm == "box":
+        # As it comes, it works at the side it was pretrained at.
+        changes["side_px"] = None
     if arm == "no-text":
         # Without a word there is nothing to say no to, and no geometry to join.
         changes["prompts"] = config.prompts.model_copy(update={"negatives": 0})
