@@ -402,7 +402,7 @@ def test_cases_without_a_header_are_refused(samples: list[Sample], tmp_path: Pat
     with pytest.raises(DataError, match=r"evaluation\.json .* cannot be read"):
         evaluate(Fake({}), samples, out=tmp_path, progress=False)
     (tmp_path / "evaluation.json").write_text("[1]")
-    with pytest.raises(DataError, match="not the header"):
+    with pytest.raises(DataError, match="does not describe a measurement"):
         evaluate(Fake({}), samples, out=tmp_path, progress=False)
 
 

@@ -320,7 +320,7 @@ def test_a_killed_run_goes_on(
     third = Model(answers)
     assert measure_faithfulness(third, hearts, out=out, progress=False) == whole
     assert third.calls == []
-    with pytest.raises(DataError, match="differs in found_threshold"):
+    with pytest.raises(DataError, match=r"found_threshold was .* and is 0\.1"):
         measure_faithfulness(Model(answers, threshold=0.1), hearts, out=out, progress=False)
     with pytest.raises(DataError, match="acdc/case2, which is not among the samples"):
         measure_faithfulness(Model(answers), hearts[:2], out=out, progress=False)
@@ -332,11 +332,13 @@ def test_a_killed_run_goes_on(
 def test_damaged_answers_are_refused(hearts: list[Sample], tmp_path: Path) -> None:
     measure_faithfulness(Model({}), hearts, out=tmp_path, progress=False)
     path = tmp_path / "faithfulness.csv"
-    path.write_text(path.read_text().replace("present", "perhaps", 1))
-    with pytest.raises(DataError, match=r"kind 'perhaps'.*resume=False"):
+    whole = path.read_text()
+    path.write_text(whole.replace("present", "perhaps", 1))
+    with pytest.raises(DataError, match=r"damaged .kind 'perhaps'.*resume=False"):
         measure_faithfulness(Model({}), hearts, out=tmp_path, progress=False)
+    path.write_text(whole)
     (tmp_path / "faithfulness-run.json").unlink()
-    with pytest.raises(DataError, match="says how they were made cannot be read"):
+    with pytest.raises(DataError, match="says how the rows beside it were made cannot be read"):
         measure_faithfulness(Model({}), hearts, out=tmp_path, progress=False)
 
 

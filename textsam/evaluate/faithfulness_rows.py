@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from textsam.errors import DataError
-from textsam.io.atomic import atomic_path
+from textsam.evaluate.row_file import ANEW, ImageKey, RowFile
 
 __all__ = ["ANSWERS_FILE", "RUN_FILE", "AnswerFile", "AnswerRow", "Kind", "Wording"]
 
@@ -20,7 +18,6 @@ RUN_FILE = "faithfulness-run.json"
 
 Kind = Literal["present", "absent_annotated", "absent_modality", "distractor"]
 Wording = Literal["name", "synonym", "British", "plural", "upper case", "article"]
-_Image = tuple[str, str]  # data set, stem
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class AnswerRow:
     lies_in: Mapping[str, tuple[float, float | None]]
 
     @property
-    def image(self) -> _Image:
+    def image(self) -> ImageKey:
         """The image asked."""
         return self.dataset, self.stem
 
@@ -74,143 +71,75 @@ class AnswerRow:
 COLUMNS = tuple(field.name for field in fields(AnswerRow))
 
 
-def _cells(row: AnswerRow) -> list[str]:
-    def text(value: object) -> str:
-        if value is None:
-            return ""
-        if isinstance(value, Mapping):
-            return json.dumps(value, ensure_ascii=False) if value else ""
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    return [text(getattr(row, name)) for name in COLUMNS]
-
-
-def _row(cells: Sequence[str]) -> AnswerRow:
-    """The row of CSV cells; ValueError if they are damaged."""
-    cell = dict(zip(COLUMNS, cells, strict=True))
-    kind: Any = cell["kind"]
-    wording: Any = cell["wording"]
-    known = kind in get_args(Kind) and wording in get_args(Wording)
-    if not known or cell["found"] not in ("true", "false"):
-        raise ValueError(f"kind {kind!r}, wording {wording!r}, found {cell['found']!r}")
-
-    def metric(name: str) -> float | None:
-        return float(cell[name]) if cell[name] else None
-
-    pairs = json.loads(cell["lies_in"]) if cell["lies_in"] else {}
-    return AnswerRow(
-        dataset=cell["dataset"],
-        stem=cell["stem"],
-        rows=int(cell["rows"]),
-        kind=kind,
-        concept=cell["concept"],
-        wording=wording,
-        text=cell["text"],
-        meaning=cell["meaning"],
-        dice=metric("dice"),
-        product_dice=metric("product_dice"),
-        proposed_dice=metric("proposed_dice"),
-        score=float(cell["score"]),
-        found=cell["found"] == "true",
-        area_px=int(cell["area_px"]),
-        proposed_area_px=int(cell["proposed_area_px"]),
-        lies_in={name: (own[0], own[1]) for name, own in pairs.items()},
-    )
-
-
-def _lines(rows: Iterable[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
-
-
-class AnswerFile:
-    """`faithfulness.csv` in a folder, appended image by image.
-
-    Opening it keeps the images that are complete in it, in `finished`, and drops the rest.
+class AnswerFile(RowFile[AnswerRow]):
+    """`faithfulness.csv` in a folder, with its settings beside it; see `RowFile`.
 
     Args:
         folder: made if it is not there.
-        settings: what the answers depend on, JSON types; kept beside the CSV.
+        settings: what the answers depend on; JSON types.
         images: that are to be asked.
         resume: False throws earlier answers away.
 
     Raises:
-        DataError: the folder is a file, or the answers in it cannot be read, were made with other
-            settings, or are of images not among `images`.
+        DataError: as `RowFile`.
     """
+
+    rows_name = ANSWERS_FILE
+    settings_name = RUN_FILE
+    columns = COLUMNS
 
     def __init__(
         self,
         folder: Path,
         settings: Mapping[str, Any],
-        images: Collection[_Image],
+        images: Collection[ImageKey],
         *,
         resume: bool,
     ) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} is a file; give a folder for the results")
-        self.path = folder / ANSWERS_FILE
-        run = folder / RUN_FILE
-        self.finished: dict[_Image, list[AnswerRow]] = {}
-        if resume and self.path.exists():
-            self._check(run, settings)
-            for row in self._read():
-                self.finished.setdefault(row.image, []).append(row)
-            strange = [image for image in self.finished if image not in images]
-            if strange:
-                raise DataError(
-                    f"{self.path} has answers about {'/'.join(strange[0])}, which is not among the "
-                    f"samples; give the same samples to go on, or {_ANEW}"
-                )
-            self.finished = {
-                image: rows for image, rows in self.finished.items() if len(rows) == rows[0].rows
-            }
-        # In this order, so that a kill never leaves answers under settings that are not theirs.
-        if not self.finished:
-            self.path.unlink(missing_ok=True)
-        with atomic_path(run) as temporary:
-            text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
-        kept = [row for rows in self.finished.values() for row in rows]
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(
-                _lines([COLUMNS, *map(_cells, kept)]), encoding="utf-8", newline=""
-            )
+        self.images = images
+        super().__init__(folder, settings, resume=resume)
 
-    def append(self, rows: Sequence[AnswerRow]) -> None:
-        """Add all rows of one image."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_lines(map(_cells, rows)))
-            file.flush()
+    @classmethod
+    def row(cls, cells: Mapping[str, str]) -> AnswerRow:
+        """The row of a line; ValueError, TypeError or IndexError if it is damaged."""
+        kind: Any = cells["kind"]
+        wording: Any = cells["wording"]
+        known = kind in get_args(Kind) and wording in get_args(Wording)
+        if not known or cells["found"] not in ("true", "false"):
+            raise ValueError(f"kind {kind!r}, wording {wording!r}, found {cells['found']!r}")
 
-    def _read(self) -> list[AnswerRow]:
-        try:
-            whole, _, _ = self.path.read_bytes().rpartition(b"\n")
-            lines = list(csv.reader(io.StringIO(whole.decode("utf-8"), newline=""), strict=True))
-            if lines and tuple(lines[0]) != COLUMNS:
-                raise ValueError(f"its columns are {', '.join(lines[0])}")
-            return [_row(cells) for cells in lines[1:]]
-        except (OSError, ValueError, csv.Error, TypeError, IndexError) as error:
-            raise DataError(f"{self.path} cannot be read ({error}); {_ANEW}") from error
+        def metric(name: str) -> float | None:
+            return float(cells[name]) if cells[name] else None
 
-    def _check(self, run: Path, settings: Mapping[str, Any]) -> None:
-        try:
-            before = json.loads(run.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        pairs = json.loads(cells["lies_in"]) if cells["lies_in"] else {}
+        return AnswerRow(
+            dataset=cells["dataset"],
+            stem=cells["stem"],
+            rows=int(cells["rows"]),
+            kind=kind,
+            concept=cells["concept"],
+            wording=wording,
+            text=cells["text"],
+            meaning=cells["meaning"],
+            dice=metric("dice"),
+            product_dice=metric("product_dice"),
+            proposed_dice=metric("proposed_dice"),
+            score=float(cells["score"]),
+            found=cells["found"] == "true",
+            area_px=int(cells["area_px"]),
+            proposed_area_px=int(cells["proposed_area_px"]),
+            lies_in={name: (own[0], own[1]) for name, own in pairs.items()},
+        )
+
+    def image(self, row: AnswerRow) -> ImageKey:
+        """The image asked."""
+        return row.image
+
+    def complete(self, image: ImageKey, rows: Sequence[AnswerRow]) -> bool:
+        """Whether the image has as many rows as its rows say; DataError for another image."""
+        if image not in self.images:
             raise DataError(
-                f"{self.path} holds answers, and {run} that says how they were made cannot be read "
-                f"({error}); {_ANEW}"
-            ) from error
-        if not isinstance(before, dict):
-            raise DataError(f"{run} does not describe a run; {_ANEW}")
-        now = json.loads(json.dumps(settings))
-        differ = [key for key in {**now, **before} if before.get(key) != now.get(key)]
-        if differ:
-            raise DataError(
-                f"{self.path} belongs to another run, which differs in {', '.join(differ)}; "
-                f"measure as before to go on, or {_ANEW}"
+                f"{self.path} has answers about {'/'.join(image)}, which is not among the "
+                f"samples; give the same samples to go on, or {ANEW}"
             )
-
-
-_ANEW = "give another folder, or resume=False to start anew"
+        return len(rows) == rows[0].rows

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from textsam import __version__
 from textsam.errors import TextSAMError
+from textsam.invalid import invalid_fields
 from textsam.prompts import CONCEPTS
 from textsam.serve.edge import Edge
 from textsam.serve.guard import LOOPBACK_NAMES, Guard
@@ -91,10 +92,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'][1:]) or 'body'}: {item['msg']}"
-            for item in error.errors()
-        )
+        wrong = invalid_fields(error, "body", outer=1)
         return problem(422, "RequestError", f"the request cannot be used: {wrong}")
 
     @app.exception_handler(HTTPException)

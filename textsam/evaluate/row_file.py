@@ -1,0 +1,180 @@
+"""Rows of a measurement as a CSV that survives a kill, and JSON that says what they depend on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from textsam.errors import DataError
+from textsam.io.atomic import atomic_path
+
+__all__ = ["ANEW", "ImageKey", "RowFile", "cell_text", "read_lines", "read_settings"]
+
+ImageKey = tuple[str, str]
+"""Data set and stem."""
+
+Row = TypeVar("Row")
+
+ANEW = "give another folder, or resume=False to start anew"
+
+
+def cell_text(value: object) -> str:
+    """A value as a cell: nothing for None, and for an empty mapping; mappings as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_lines(path: Path, remedy: str) -> list[list[str]]:
+    """The header and the whole lines of a CSV; a last line without an end is dropped.
+
+    Raises:
+        DataError: no such file, or none that is a CSV; ends with the remedy.
+    """
+    try:
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        return list(csv.reader(io.StringIO(whole.decode("utf-8"), newline=""), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What the rows beside a file of settings depend on.
+
+    Raises:
+        DataError: no such file, or another file.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} that says how the rows beside it were made cannot be read ({error})"
+        ) from error
+    if not isinstance(settings, dict):
+        raise DataError(f"{path} does not describe a measurement")
+    return settings
+
+
+def _text(lines: Iterable[Sequence[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
+
+
+class RowFile(ABC, Generic[Row]):
+    """Rows in a folder, appended image by image.
+
+    Opening it drops what a kill left behind: a half-written last line, and the rows of an image
+    that has not got all of them. Whole images in the file are kept in `finished`.
+
+    Args:
+        folder: made if it is not there.
+        settings: what the rows depend on; JSON types.
+        resume: False throws earlier rows away.
+
+    Raises:
+        DataError: the folder is a file, or the rows in it were made with other settings, are of
+            images that do not belong to them, or cannot be read.
+    """
+
+    rows_name: ClassVar[str]
+    settings_name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; give a folder for the results")
+        self.path = folder / self.rows_name
+        settings_path = folder / self.settings_name
+        self.finished: dict[ImageKey, list[Row]] = {}
+        earlier = self._earlier() if resume and self.path.exists() else {}
+        if earlier:
+            self._check(settings_path, settings)
+            self.finished = {
+                image: rows for image, rows in earlier.items() if self.complete(image, rows)
+            }
+        # In this order, so that a kill never leaves rows under settings that are not theirs.
+        if not self.finished:
+            self.path.unlink(missing_ok=True)
+        with atomic_path(settings_path) as temporary:
+            text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        kept = [self.cells(row) for rows in self.finished.values() for row in rows]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(_text([self.columns, *kept]), encoding="utf-8", newline="")
+
+    @classmethod
+    def cells(cls, row: Row) -> list[str]:
+        """The line of a row."""
+        return [cell_text(getattr(row, name)) for name in cls.columns]
+
+    @classmethod
+    @abstractmethod
+    def row(cls, cells: Mapping[str, str]) -> Row:
+        """The row of a line; ValueError, TypeError or IndexError if it is damaged."""
+
+    @abstractmethod
+    def image(self, row: Row) -> ImageKey:
+        """The image a row is about."""
+
+    @abstractmethod
+    def complete(self, image: ImageKey, rows: Sequence[Row]) -> bool:
+        """Whether an image has all its rows; DataError if they do not belong to the measurement."""
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add all rows of one image."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_text(map(self.cells, rows)))
+            file.flush()
+
+    @classmethod
+    def parse(
+        cls, path: Path, columns: Sequence[str], lines: Sequence[Sequence[str]], remedy: str
+    ) -> list[Row]:
+        """The rows of the lines below a header.
+
+        Raises:
+            DataError: a damaged line; ends with the remedy.
+        """
+        rows = []
+        for number, line in enumerate(lines, start=2):
+            try:
+                rows.append(cls.row(dict(zip(columns, line, strict=True))))
+            except (ValueError, TypeError, IndexError) as error:
+                raise DataError(f"{path}, row {number} is damaged ({error}); {remedy}") from error
+        return rows
+
+    def _earlier(self) -> dict[ImageKey, list[Row]]:
+        lines = read_lines(self.path, ANEW)
+        if lines and tuple(lines[0]) != self.columns:
+            raise DataError(
+                f"{self.path} has the columns {', '.join(lines[0])} instead of "
+                f"{', '.join(self.columns)}, as another version of textsam wrote it; {ANEW}"
+            )
+        by_image: dict[ImageKey, list[Row]] = {}
+        for row in self.parse(self.path, self.columns, lines[1:], ANEW):
+            by_image.setdefault(self.image(row), []).append(row)
+        return by_image
+
+    def _check(self, path: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            before = read_settings(path)
+        except DataError as error:
+            raise DataError(f"{error}; {ANEW}") from error
+        now = json.loads(json.dumps(settings))
+        other = [key for key in {**now, **before} if now.get(key) != before.get(key)]
+        if other:
+            differences = "; ".join(
+                f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in other
+            )
+            raise DataError(
+                f"{self.path} belongs to another measurement: {differences}. Measure as before to "
+                f"go on, or {ANEW}"
+            )
