@@ -91,6 +91,17 @@ def test_a_level_changes_what_it_names_and_nothing_else(level: str) -> None:
     assert still == {n for n in wanted(level) if re.search(r"hypernetworks_mlps\.[123]\.", n)}
 
 
+def test_the_full_level_of_lite_leaves_its_stem() -> None:
+    built = assemble(tiny_vit_backbone(), tiny_text_encoder(), architecture("full"))
+    learns = set(trainable_parameters(built.model))
+    encoder = {f"image_encoder.{n}" for n, _ in built.model.image_encoder.named_parameters()}
+    decoder = {f"mask_decoder.{n}" for n, _ in built.model.mask_decoder.named_parameters()}
+    stem = {n for n in encoder if n.startswith(("image_encoder.patch", "image_encoder.layers.0."))}
+    assert len(stem) > 5
+    assert {n for n in learns if n.startswith("image_encoder.")} == encoder - stem
+    assert {n for n in learns if n.startswith("mask_decoder.")} == decoder
+
+
 @pytest.mark.parametrize("level", NAMES)
 def test_a_run_at_a_level_leaves_the_rest_bit_for_bit(tmp_path: Path, level: str) -> None:
     config = run_config(
