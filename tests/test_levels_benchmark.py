@@ -24,7 +24,7 @@ ROOT = BENCHMARKS.parent
 def test_a_level_that_is_trained_has_all_its_columns(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     cells = [{"name": "decoder", "label": "mask decoder", "set": ["tuning.level=decoder"]}]
-    training: dict[str, Any] = {"tuning": {"rank": 2}, "epochs": 1, "save_every": 50}
+    training: dict[str, Any] = {"tuning": {"rank": 2}, "epochs": 1}
     bench.write(training, name="levels", cells=cells)
     base = (tmp_path / "base.yaml").read_text(encoding="utf-8")
     plain = [

@@ -11,6 +11,7 @@ from textsam.cli.errors import EXIT_FAILED, errors_as_exit, usage_error
 
 if TYPE_CHECKING:
     from textsam.data.coco import CocoSelection
+    from textsam.data.defects import QualitySettings
     from textsam.data.eus import Expected
     from textsam.data.problems import DataReport, Kind
 
@@ -94,6 +95,66 @@ def check(
             typer.echo(report.text(limit))
     if any(report.errors or (strict and report.warnings) for report in reports):
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def quality(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Data root with manifest.json, plain folder, or configuration (YAML)."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="SET/SPLIT of the manifest, or a.b=value of a configuration."),
+    ] = None,
+    coco: CocoFiles = None,
+    concept: Concepts = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE, such as speck_percent=2; repeatable."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Look for this finding alone; repeatable.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Look at this many images, evenly spread.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Small pictures of each finding.")] = 48,
+) -> None:
+    """Look for doubtful masks (holes, specks, rough edges, overlaps), with pictures of each.
+
+    Nothing is changed. Files must be readable: `textsam data check` first.
+    """
+    if (data is None) == (coco is None):
+        raise usage_error("give a data root, a folder or a configuration, or --coco")
+    with errors_as_exit():
+        from textsam.config import read_config
+        from textsam.data.coco import samples_from_coco
+        from textsam.data.manifest import MANIFEST_NAME
+        from textsam.data.quality import assess, write_report
+        from textsam.data.sources import PARTS, samples_of
+        from textsam.data.survey import samples_in_folder, samples_in_root
+
+        settings = _thresholds(threshold)
+        if data is None:
+            parts = _coco(coco, concept, "unknown")
+            samples = [s for one in parts.values() for s in samples_from_coco(".", one)]
+        elif data.suffix.lower() in (".yaml", ".yml"):
+            own = read_config(data, sets or ()).data
+            samples = [s for part in PARTS for s in samples_of(own, part)]
+        elif sets or (data / MANIFEST_NAME).is_file():
+            samples = samples_in_root(data, sets or ())
+        else:
+            samples = samples_in_folder(data, concept[0] if concept else "object")
+        if limit is not None and limit < len(samples):
+            samples = [samples[(2 * i + 1) * len(samples) // (2 * limit)] for i in range(limit)]
+        report = assess(samples, settings, kinds=kind or (), pictures=pictures, progress=True)
+        path = write_report(report, out)
+    typer.echo(f"{report.images} images, {report.masks} masks, {len(report.findings)} findings")
+    if report.findings:
+        typer.echo(report.table())
+    typer.echo(str(path))
 
 
 @app.command()
@@ -213,6 +274,27 @@ def _coco(
             images=folder, annotations=file, concepts=names or None, modality=modality
         )
     return parts
+
+
+def _thresholds(texts: list[str] | None) -> QualitySettings:
+    from pydantic import ValidationError
+
+    from textsam.data.defects import QualitySettings
+    from textsam.errors import ConfigError
+    from textsam.invalid import invalid_fields
+
+    values: dict[str, str] = {}
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise usage_error(f"--threshold {text}: write NAME=VALUE, e.g. speck_percent=2")
+        values[name.strip()] = value
+    try:
+        return QualitySettings.model_validate(values)
+    except ValidationError as error:
+        known = ", ".join(QualitySettings.model_fields)
+        problems = invalid_fields(error, "threshold")
+        raise ConfigError(f"--threshold: {problems}; the thresholds are {known}") from error
 
 
 def _allowed(kinds: list[str] | None) -> frozenset[Kind]:
