@@ -22,7 +22,7 @@ from skimage.draw import polygon2mask
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.folder import Selection, samples_from_manifest
 from textsam.data.interchange import coco_to_set, samples_to_coco
-from textsam.data.problems import DataCheckError, Problems
+from textsam.data.problems import DataCheckError, DataReport, Problems
 from textsam.data.sample import load_sample
 from textsam.data.survey import check_coco, check_root
 from textsam.errors import DataError
@@ -220,6 +220,38 @@ def test_where_annotations_are_not_exhaustive_nothing_is_taken_to_be_absent(
     samples = samples_from_coco(tmp_path, ALL.model_copy(update={"exhaustive": False}))
     told = {s.stem: [t.concept for t in s.targets] for s in samples}
     assert told == {"1": ["cat"], "2": ["dog"], "3": ["cat"]}
+
+
+def test_crowds_can_be_left_unknown_and_the_report_says_so(tmp_path: Path) -> None:
+    what = content()
+    # Image 2 shows dogs one by one, and a crowd of cats over all of it.
+    everywhere = np.ones((H, W), bool)
+    what["annotations"] += [
+        {"id": 9, "image_id": 2, "category_id": 3, "segmentation": uncompressed(everywhere)}
+        | {"iscrowd": 1},
+        {"id": 10, "image_id": 1, "category_id": 8, "segmentation": encode_rle(box())}
+        | {"iscrowd": 1},
+    ]
+    write(tmp_path, what)
+    # United, as COCO's own masks of a category are.
+    united = samples_from_coco(tmp_path, ALL)
+    assert load_sample(united[1])[1]["cat"].all()
+    wanted = ALL.model_copy(update={"concepts": {"cat": "tumor", "dog": "lung"}})
+    unknown = wanted.model_copy(update={"crowd": "unknown"})
+    problems = Problems()
+    samples = samples_from_coco(tmp_path, unknown, problems=problems)
+    known = {s.stem: sorted(t.concept for t in s.targets) for s in samples}
+    assert known == {"1": ["tumor"], "2": ["lung"], "3": ["lung"], "4": ["lung", "tumor"]}
+    assert [p.kind for p in problems.found] == ["crowd-left-out", "crowd-left-out"]
+    assert problems.found[0].message.startswith("1 image(s) have a crowd of 'lung'")
+    assert problems.found[1].message.startswith("2 image(s) have a crowd of 'tumor'")
+    # A statement, no fault: without a list to put it in, nothing is raised.
+    assert len(samples_from_coco(tmp_path, unknown)) == 4
+    assert not DataReport(tuple(problems.found), {}).errors
+    only = unknown.model_copy(update={"concepts": {"cat": "tumor"}})
+    assert [s.stem for s in samples_from_coco(tmp_path, only)] == ["1", "4"]
+    with pytest.raises(DataError, match="crowds united"):
+        coco_to_set({"train": only}, tmp_path / "root", "made", terms="x", source=tmp_path)
 
 
 def test_every_fault_of_a_file_is_in_one_report(tmp_path: Path) -> None:

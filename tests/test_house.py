@@ -30,7 +30,7 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").rglob("*.yaml")
     if not re.search(r"^cells:", path.read_text(encoding="utf-8"), re.MULTILINE)
 )
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("weights/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("weights/*.md")])
 
 
 def marked_commands(text: str) -> dict[str, list[str]]:

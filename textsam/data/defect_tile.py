@@ -1,4 +1,4 @@
-"""A finding as a small picture: the part of the image where it is, with mask and defect outlined."""
+"""A finding as a small picture: the part of the image where it is, mask and defect outlined."""
 
 from __future__ import annotations
 

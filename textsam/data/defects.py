@@ -1,7 +1,7 @@
 """What can be wrong with a mask that is readable: holes, specks, outlines, rough edges, overlaps.
 
 Pure functions on masks; nothing here reads files. Each finding says where it is, so that it can be
-shown. A finding is a reason to look, not a proof: a ring has a hole, and a lung may touch the border.
+shown. A finding is a reason to look, not a proof: a lung may well lie along the border.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _specks(mask: Mask, settings: QualitySettings) -> Iterator[Defect]:
     labels, areas = _regions(mask)
     small = np.flatnonzero((areas > 0) & (areas * 100 <= settings.speck_percent * areas.max()))
     if small.size:
-        message = f"{small.size} speck(s) of {_sizes(areas[small])} beside {areas.max()} px"
+        message = f"{small.size} speck(s) of {_sizes(areas[small])}"
         yield Defect("speck", int(small.size), "specks", message, np.isin(labels, small))
 
 

@@ -163,10 +163,10 @@ def _modality(parts: Mapping[str, CocoSelection]) -> str:
     modalities = sorted({selection.modality for selection in parts.values()})
     if len(modalities) > 1:
         raise DataError(f"one set has one modality, not {', '.join(modalities)}")
-    if not all(selection.exhaustive for selection in parts.values()):
+    if not all(s.exhaustive and s.crowd == "union" for s in parts.values()):
         raise DataError(
             "folders of masks cannot say that nothing is known of a class in an image; convert "
-            "exhaustive annotations, or train from the COCO file itself"
+            "exhaustive annotations, crowds united, or train from the COCO file itself"
         )
     return modalities[0]
 

@@ -247,12 +247,12 @@ def _csv(findings: Sequence[Finding]) -> str:
 def _markdown(
     report: QualityReport, sheets: dict[DefectKind, list[Path]], most_per_kind: int
 ) -> str:
-    parts = [
-        "# Quality of masks",
+    summary = (
         f"{report.images} images, {report.masks} masks and {report.empty_masks} empty ones, which "
         f"say that the thing is not there. {len(report.findings)} findings. A finding is a reason "
-        "to look, not a proof. Nothing was changed.",
-    ]
+        "to look, not a proof. Nothing was changed."
+    )
+    parts = ["# Quality of masks", summary]
     if report.findings:
         parts.append(report.table())
     for kind in report.counts():
