@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,15 +33,15 @@ def disc(x: float = 80, y: float = 60, radius: float = 30) -> Mask:
     return np.asarray((XS - x) ** 2 + (YS - y) ** 2 < radius**2)
 
 
-def found(mask: Mask, raw: NDArray[np.uint8] | None = None, **settings: float) -> list[Defect]:
+def found(mask: Mask, raw: Any = None, **settings: Any) -> list[Defect]:
     return list(mask_defects(mask, QualitySettings.model_validate(settings), raw=raw))
 
 
-def kinds(mask: Mask, **settings: float) -> list[str]:
+def kinds(mask: Mask, **settings: Any) -> list[str]:
     return [defect.kind for defect in found(mask, **settings)]
 
 
-def only(mask: Mask, **settings: float) -> Defect:
+def only(mask: Mask, **settings: Any) -> Defect:
     (defect,) = found(mask, **settings)
     return defect
 

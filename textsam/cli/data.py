@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -177,10 +178,18 @@ def convert(
     modality: Annotated[str, typer.Option(help="With --coco: kind of image.")] = "unknown",
     terms: Annotated[str, typer.Option(help="With --coco: licence of the data, in words.")] = "",
     allow: Allow = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="To COCO: one annotation per region.")
+    ] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="To COCO: polygons, where they are exact.")
+    ] = False,
 ) -> None:
     """COCO files to folders of PNG masks, or masks to a COCO file."""
     if (data is None) == (coco is None):
         raise usage_error("give either --coco (to PNG masks) or a data folder (to a COCO file)")
+    if coco is not None and (instances or polygons):
+        raise usage_error("--instances and --polygons are for writing COCO files")
     if coco is not None and (not name or not terms):
         raise usage_error("with --coco give --name and --terms of the set to make")
     if data is not None and bool(sets) == bool(concept):
@@ -199,7 +208,9 @@ def convert(
                 samples = samples_from_manifest(data, selections)
             else:
                 samples = samples_from_folder(data, str((concept or [""])[0]), split=split)
-            made = samples_to_coco(samples, out, data)
+            made = samples_to_coco(samples, out, data, instances=instances, polygons=polygons)
+            if polygons:
+                typer.echo(json.loads(made.read_text(encoding="utf-8"))["info"]["note"])
     typer.echo(str(made))
 
 
@@ -320,8 +331,6 @@ def _expected(texts: list[str] | None) -> dict[str, Expected]:
 
 
 def _patients(path: Path) -> dict[str, list[str]]:
-    import json
-
     from textsam.errors import DataError
 
     try:

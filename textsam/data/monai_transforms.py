@@ -29,11 +29,9 @@ INTENSITY = (
     "RandGaussianSmooth",
     "RandGibbsNoise",
     "RandHistogramShift",
-    "RandKSpaceSpikeNoise",
     "RandRicianNoise",
     "RandScaleIntensity",
     "RandShiftIntensity",
-    "RandSimulateLowResolution",
 )
 """Change the image alone."""
 

@@ -172,8 +172,8 @@ def _defects(
             count = np.zeros(mask.shape, dtype=np.int32)
             for code in codes:
                 count += decode_union([code], (mask.shape[0], mask.shape[1]))
-            names = f"{len(codes)} annotations of {concept}"
-            twice = overlap_defect(count, settings, "instance-overlap", names)
+            claims = f"{len(codes)} annotations of {concept}"
+            twice = overlap_defect(count, settings, "instance-overlap", claims)
             if twice is not None:
                 yield concept, mask, twice
     names = list(masks)
