@@ -192,8 +192,10 @@ def test_nothing_finished_is_a_table_too(one: Written) -> None:
 def test_columns_are_read_by_name_and_new_ones_join(one: Written) -> None:
     more = {"nsd_slab": [0.5, 1.0], "hd95_px": [3.0, ""], "iou": [0.4, 0.6], "seconds": [9, 9]}
     one.finish("1", 0, [0.5, 0.7], more=more)
-    assert "| Dice % | NSD 3 px % | NSD slab % | HD95 px |" in one.table()
-    assert one.row("1")[4:8] == ["60.00 ± 10.00", "30.00 ± 5.00", "75.00 ± 25.00", "3.00 ± 0.00"]
+    assert "| Dice % | IoU % | NSD 3 px % | NSD slab % | HD95 px |" in one.table()
+    assert one.row("1")[4:9] == [
+        "60.00 ± 10.00", "50.00 ± 10.00", "30.00 ± 5.00", "75.00 ± 25.00", "3.00 ± 0.00",
+    ]  # fmt: skip
     row = one.csv()[0]
     assert row["iou_percent_mean"] == "50.0000"
     assert (row["hd95_px_mean"], row["hd95_px_n"], row["dice_n"]) == ("3.0000", "1", "2")

@@ -22,11 +22,12 @@ from skimage.draw import polygon2mask
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.folder import Selection, samples_from_manifest
 from textsam.data.interchange import coco_to_set, samples_to_coco
-from textsam.data.problems import DataCheckError, Problems
+from textsam.data.problems import DataCheckError, DataReport, Problems
 from textsam.data.sample import load_sample
 from textsam.data.survey import check_coco, check_root
 from textsam.errors import DataError
 from textsam.io.coco import encode_rle
+from textsam.io.coco_polygons import exact_polygons, pixel_outlines
 from textsam.io.coco_shapes import ShapeError, decode_union, rles_of
 
 # pycocotools hands numpy arrays out in a way that numpy 2 has replaced.
@@ -222,6 +223,38 @@ def test_where_annotations_are_not_exhaustive_nothing_is_taken_to_be_absent(
     assert told == {"1": ["cat"], "2": ["dog"], "3": ["cat"]}
 
 
+def test_crowds_can_be_left_unknown_and_the_report_says_so(tmp_path: Path) -> None:
+    what = content()
+    # Image 2 shows dogs one by one, and a crowd of cats over all of it.
+    everywhere = np.ones((H, W), bool)
+    what["annotations"] += [
+        {"id": 9, "image_id": 2, "category_id": 3, "segmentation": uncompressed(everywhere)}
+        | {"iscrowd": 1},
+        {"id": 10, "image_id": 1, "category_id": 8, "segmentation": encode_rle(box())}
+        | {"iscrowd": 1},
+    ]
+    write(tmp_path, what)
+    # United, as COCO's own masks of a category are.
+    united = samples_from_coco(tmp_path, ALL)
+    assert load_sample(united[1])[1]["cat"].all()
+    wanted = ALL.model_copy(update={"concepts": {"cat": "tumor", "dog": "lung"}})
+    unknown = wanted.model_copy(update={"crowd": "unknown"})
+    problems = Problems()
+    samples = samples_from_coco(tmp_path, unknown, problems=problems)
+    known = {s.stem: sorted(t.concept for t in s.targets) for s in samples}
+    assert known == {"1": ["tumor"], "2": ["lung"], "3": ["lung"], "4": ["lung", "tumor"]}
+    assert [p.kind for p in problems.found] == ["crowd-left-out", "crowd-left-out"]
+    assert problems.found[0].message.startswith("1 image(s) have a crowd of 'lung'")
+    assert problems.found[1].message.startswith("2 image(s) have a crowd of 'tumor'")
+    # A statement, no fault: without a list to put it in, nothing is raised.
+    assert len(samples_from_coco(tmp_path, unknown)) == 4
+    assert not DataReport(tuple(problems.found), {}).errors
+    only = unknown.model_copy(update={"concepts": {"cat": "tumor"}})
+    assert [s.stem for s in samples_from_coco(tmp_path, only)] == ["1", "4"]
+    with pytest.raises(DataError, match="crowds united"):
+        coco_to_set({"train": only}, tmp_path / "root", "made", terms="x", source=tmp_path)
+
+
 def test_every_fault_of_a_file_is_in_one_report(tmp_path: Path) -> None:
     what = content(count=8)
     what["categories"].pop()
@@ -366,6 +399,62 @@ def test_from_coco_to_masks_and_back(tmp_path: Path) -> None:
     coco = COCO(str(file))
     assert coco.anns[1]["area"] == box().sum()
     assert coco.anns[1]["bbox"] == [10, 5, 20, 15]
+
+
+MASKS = npst.arrays(bool, npst.array_shapes(min_dims=2, max_dims=2, max_side=12))
+
+
+@settings(deadline=None, max_examples=150)
+@given(MASKS)
+@example(np.array([[1, 0], [0, 1]], bool))
+@example(np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool))
+@example(np.array([[0, 1, 1], [1, 0, 1], [1, 1, 1]], bool))
+def test_outlines_enclose_the_pixels_and_exact_polygons_give_them_back(
+    mask: NDArray[np.bool_],
+) -> None:
+    def twice_area(ring: list[tuple[int, int]]) -> int:
+        return sum(
+            a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, ring[1:] + ring[:1], strict=True)
+        )
+
+    rings = pixel_outlines(mask)
+    # Holes run the other way, so that the areas add up to the mask's.
+    assert sum(map(twice_area, rings)) == 2 * mask.sum()
+    if not mask.any():
+        return
+    found = exact_polygons(mask)
+    if found is None:
+        assert any(twice_area(ring) < 0 for ring in rings), "only holes keep from polygons"
+        return
+    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(found, *mask.shape)))
+    np.testing.assert_array_equal(drawn > 0, mask)
+
+
+def test_regions_and_polygons_there_and_back(tmp_path: Path) -> None:
+    ring, two = box(), np.zeros((H, W), bool)
+    ring[10:12, 15:18] = False
+    two[2:9, 3:12] = two[15:25, 20:30] = True
+    for part in ("images", "masks"):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+    for number, mask in enumerate((ring, two, np.zeros((H, W), bool))):
+        pixels = mask.astype(np.uint8) * 255
+        for part in ("images", "masks"):
+            Image.fromarray(pixels).save(tmp_path / "mine" / part / f"{number}.png")
+    result = command(
+        "data", "convert", tmp_path / "mine", "--concept", "tumor", "--instances", "--polygons",
+        "-o", tmp_path / "mine.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 annotations are run-length codes, as they have holes" in result.output
+    theirs = COCO(str(tmp_path / "mine.json"))
+    entries = theirs.loadAnns(theirs.getAnnIds(imgIds=[2]))
+    assert [entry["bbox"] for entry in entries] == [[3, 2, 9, 7], [20, 15, 10, 10]]
+    assert [entry["area"] for entry in entries] == [63, 100]
+    assert entries[0]["segmentation"] == [[3, 2, 12, 2, 12, 9, 3, 9]]
+    selection = CocoSelection(images="mine", annotations="mine.json")
+    samples = samples_from_coco(tmp_path, selection)
+    for sample, mask in zip(samples, (ring, two, np.zeros((H, W), bool)), strict=True):
+        np.testing.assert_array_equal(load_sample(sample)[1]["tumor"], mask)
 
 
 def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path: Path) -> None:

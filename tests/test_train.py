@@ -59,6 +59,9 @@ def test_a_learnable_toy_is_learned(root: Path) -> None:
     after = logged(run, "val_dice")[42]
     assert after > 0.6 > before.dice
     assert logged(run, f"val_dice/{root.name}/tumor")[42] == after
+    iou = logged(run, "val_iou")[42]
+    assert logged(run, f"val_iou/{root.name}/tumor")[42] == iou
+    assert 0 < iou < after
     assert logged(run, "val_loss")[42] < before.loss
 
 
@@ -190,6 +193,9 @@ def test_validation_counts_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) 
     # Dice 1 and 2·4 / (8 + 4) in one set, 0 in the other; the sets count alike.
     first, second = f"{root.name}/tumor", "elsewhere/tumor"
     assert result.dice_by_group == pytest.approx({first: (1 + 2 / 3) / 2, second: 0.0})
+    # A Dice of 2/3 is an IoU of 1/2.
+    assert result.iou_by_group == pytest.approx({first: (1 + 1 / 2) / 2, second: 0.0})
+    assert result.iou == pytest.approx(0.375)
     assert result.dice == pytest.approx((1 + 2 / 3) / 4)
     assert result.false_positive_rate == pytest.approx(1 / 3)
     parts = [

@@ -45,7 +45,7 @@ class ArchitectureRecord(BaseModel):
     rank: int = Field(16, ge=1)
     encoder: Literal["lora", "full", "frozen"] = "lora"
     encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
-    decoder: Literal["lora", "heads"] = "lora"
+    decoder: Literal["lora", "heads", "full"] = "lora"
     side_px: int | None = Field(None, ge=4)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -19,6 +20,7 @@ from textsam.presets import PRESETS
 from textsam.sections import read_sections
 
 __all__ = [
+    "LEVELS",
     "WITHOUT_EFFECT",
     "AdapterSettings",
     "ContextSettings",
@@ -115,13 +117,44 @@ class AdapterSettings(_Settings):
     scale: float = Field(1.0, gt=0)
 
 
-class TuningSettings(_Settings):
-    """What learns; see `textsam.model.tuning.Tuning`."""
+LEVELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "decoder": {"encoder": "frozen", "decoder": "full"},
+        "lora": {"encoder": "lora", "decoder": "lora"},
+        "full": {"encoder": "full", "decoder": "full"},
+    }
+)
+"""Level of fine-tuning -> what it means for encoder and decoder."""
 
+
+class TuningSettings(_Settings):
+    """What learns; see `textsam.model.tuning.Tuning`.
+
+    Attributes:
+        level: a short way to say `encoder` and `decoder`, by `LEVELS`. Those two are what is kept,
+            in adapters and elsewhere; this is not written anywhere.
+    """
+
+    level: Literal["decoder", "lora", "full"] | None = Field(None, exclude=True)
     rank: int = Field(16, ge=1)
     encoder: Literal["lora", "full", "frozen"] = "lora"
     encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
-    decoder: Literal["lora", "heads"] = "lora"
+    decoder: Literal["lora", "heads", "full"] = "lora"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _level_decides(cls, settings: Any) -> Any:
+        level = settings.get("level") if isinstance(settings, Mapping) else None
+        if not isinstance(level, str) or level not in LEVELS:
+            return settings  # no level, or one that the field itself refuses
+        meant = LEVELS[level]
+        for name, value in meant.items():
+            if settings.get(name, value) != value:
+                raise ValueError(
+                    f"level is {level!r}, which means {name}: {value}, and {name} is "
+                    f"{settings[name]!r}; leave one of the two out"
+                )
+        return {**settings, **meant}
 
 
 class LossSettings(_Settings):

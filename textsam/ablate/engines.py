@@ -79,7 +79,9 @@ class Processes:
 
         def run(job: Job) -> list[Outcome]:
             device = free.get()
-            threads = max(1, (os.cpu_count() or 1) // on_cpu) if device == "cpu" else None
+            # One alone has what the environment gives it, such as OMP_NUM_THREADS.
+            shared = device == "cpu" and on_cpu > 1
+            threads = max(1, (os.cpu_count() or 1) // on_cpu) if shared else None
             # Spawned: a forked process cannot use CUDA.
             context = multiprocessing.get_context("spawn")
             try:

@@ -15,7 +15,7 @@ from textsam.evaluate.tables import markdown
 __all__ = ["csv_table", "markdown_table", "metric_title"]
 
 # Others are in the CSV alone.
-_SHOWN = ("dice", "nsd_3px", "nsd_slab", "hd95_px")
+_SHOWN = ("dice", "iou", "nsd_3px", "nsd_slab", "hd95_px")
 
 
 def metric_title(metric: str) -> str:

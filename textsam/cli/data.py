@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from textsam.cli.errors import EXIT_FAILED, errors_as_exit, usage_error
 
 if TYPE_CHECKING:
     from textsam.data.coco import CocoSelection
+    from textsam.data.defects import QualitySettings
     from textsam.data.eus import Expected
     from textsam.data.problems import DataReport, Kind
 
@@ -97,6 +99,66 @@ def check(
 
 
 @app.command()
+def quality(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Data root with manifest.json, plain folder, or configuration (YAML)."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="SET/SPLIT of the manifest, or a.b=value of a configuration."),
+    ] = None,
+    coco: CocoFiles = None,
+    concept: Concepts = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE, such as speck_percent=2; repeatable."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Look for this finding alone; repeatable.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Look at this many images, evenly spread.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Small pictures of each finding.")] = 48,
+) -> None:
+    """Look for doubtful masks (holes, specks, rough edges, overlaps), with pictures of each.
+
+    Nothing is changed. Files must be readable: `textsam data check` first.
+    """
+    if (data is None) == (coco is None):
+        raise usage_error("give a data root, a folder or a configuration, or --coco")
+    with errors_as_exit():
+        from textsam.config import read_config
+        from textsam.data.coco import samples_from_coco
+        from textsam.data.manifest import MANIFEST_NAME
+        from textsam.data.quality import assess, write_report
+        from textsam.data.sources import PARTS, samples_of
+        from textsam.data.survey import samples_in_folder, samples_in_root
+
+        settings = _thresholds(threshold)
+        if data is None:
+            parts = _coco(coco, concept, "unknown")
+            samples = [s for one in parts.values() for s in samples_from_coco(".", one)]
+        elif data.suffix.lower() in (".yaml", ".yml"):
+            own = read_config(data, sets or ()).data
+            samples = [s for part in PARTS for s in samples_of(own, part)]
+        elif sets or (data / MANIFEST_NAME).is_file():
+            samples = samples_in_root(data, sets or ())
+        else:
+            samples = samples_in_folder(data, concept[0] if concept else "object")
+        if limit is not None and limit < len(samples):
+            samples = [samples[(2 * i + 1) * len(samples) // (2 * limit)] for i in range(limit)]
+        report = assess(samples, settings, kinds=kind or (), pictures=pictures, progress=True)
+        path = write_report(report, out)
+    typer.echo(f"{report.images} images, {report.masks} masks, {len(report.findings)} findings")
+    if report.findings:
+        typer.echo(report.table())
+    typer.echo(str(path))
+
+
+@app.command()
 def convert(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="COCO file to write, or data root for --coco.")
@@ -116,10 +178,18 @@ def convert(
     modality: Annotated[str, typer.Option(help="With --coco: kind of image.")] = "unknown",
     terms: Annotated[str, typer.Option(help="With --coco: licence of the data, in words.")] = "",
     allow: Allow = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="To COCO: one annotation per region.")
+    ] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="To COCO: polygons, where they are exact.")
+    ] = False,
 ) -> None:
     """COCO files to folders of PNG masks, or masks to a COCO file."""
     if (data is None) == (coco is None):
         raise usage_error("give either --coco (to PNG masks) or a data folder (to a COCO file)")
+    if coco is not None and (instances or polygons):
+        raise usage_error("--instances and --polygons are for writing COCO files")
     if coco is not None and (not name or not terms):
         raise usage_error("with --coco give --name and --terms of the set to make")
     if data is not None and bool(sets) == bool(concept):
@@ -138,7 +208,9 @@ def convert(
                 samples = samples_from_manifest(data, selections)
             else:
                 samples = samples_from_folder(data, str((concept or [""])[0]), split=split)
-            made = samples_to_coco(samples, out, data)
+            made = samples_to_coco(samples, out, data, instances=instances, polygons=polygons)
+            if polygons:
+                typer.echo(json.loads(made.read_text(encoding="utf-8"))["info"]["note"])
     typer.echo(str(made))
 
 
@@ -215,6 +287,27 @@ def _coco(
     return parts
 
 
+def _thresholds(texts: list[str] | None) -> QualitySettings:
+    from pydantic import ValidationError
+
+    from textsam.data.defects import QualitySettings
+    from textsam.errors import ConfigError
+    from textsam.invalid import invalid_fields
+
+    values: dict[str, str] = {}
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise usage_error(f"--threshold {text}: write NAME=VALUE, e.g. speck_percent=2")
+        values[name.strip()] = value
+    try:
+        return QualitySettings.model_validate(values)
+    except ValidationError as error:
+        known = ", ".join(QualitySettings.model_fields)
+        problems = invalid_fields(error, "threshold")
+        raise ConfigError(f"--threshold: {problems}; the thresholds are {known}") from error
+
+
 def _allowed(kinds: list[str] | None) -> frozenset[Kind]:
     from textsam.data.problems import ALLOWABLE
 
@@ -238,8 +331,6 @@ def _expected(texts: list[str] | None) -> dict[str, Expected]:
 
 
 def _patients(path: Path) -> dict[str, list[str]]:
-    import json
-
     from textsam.errors import DataError
 
     try:

@@ -20,6 +20,7 @@ from PIL import ImageDraw, ImageFilter, ImageFont
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from textsam.data.absent_crop import absent_crop
+from textsam.data.monai_transforms import MonaiTransforms, TransformSettings
 from textsam.errors import DataError
 
 __all__ = ["Augment", "AugmentConfig"]
@@ -53,6 +54,7 @@ class AugmentConfig(BaseModel):
     marks_count: most caliper crosses and texts drawn.
     absent_crop_p: of cutting out a part of the image that shows none of its annotated concepts
         (`textsam.data.absent_crop`), where there is one: a true negative from the same scanner.
+    extra: transforms of MONAI applied last (`textsam.data.monai_transforms`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,11 +89,13 @@ class AugmentConfig(BaseModel):
     marks_p: Probability = 0.1
     marks_count: int = Field(default=4, ge=1, le=20)
     absent_crop_p: Probability = 0.0
+    extra: tuple[TransformSettings, ...] = ()
 
     def only_flips(self) -> bool:
         """Whether an image can come out in four ways at most: as it is and mirrored."""
         probabilities = {n: v for n, v in self.model_dump().items() if n.endswith("_p")}
-        return not any(v for n, v in probabilities.items() if not n.startswith("flip_"))
+        others = any(v for n, v in probabilities.items() if not n.startswith("flip_"))
+        return not others and not self.extra
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -107,10 +111,17 @@ class AugmentConfig(BaseModel):
 
 
 class Augment:
-    """Apply `AugmentConfig` at random. Holds no state: the generator decides everything."""
+    """Apply `AugmentConfig` at random. Holds no state: the generator decides everything.
+
+    Raises:
+        ConfigError: an extra transform does not take its arguments.
+    """
 
     def __init__(self, config: AugmentConfig | None = None) -> None:
         self.config = config or AugmentConfig()
+        self.extra: MonaiTransforms | None = None
+        if self.config.extra:
+            self.extra = MonaiTransforms(self.config.extra, self.config.keep_fraction)
 
     def __call__(
         self,
@@ -141,6 +152,8 @@ class Augment:
         work = self._noise(work, rng)
         if rng.random() < config.marks_p:
             work = _draw_marks(work, int(rng.integers(1, config.marks_count + 1)), rng)
+        if self.extra is not None:
+            work, moved = self.extra(work, moved, rng)
         if grey:
             stacked = np.empty((*work.shape, 3), dtype=np.uint8)
             for channel in range(3):

@@ -1,20 +1,21 @@
 """Samples of a COCO file: images, categories and annotations in one JSON.
 
 https://cocodataset.org/#format-data. Categories become concepts; an image's mask of a concept is
-the union of its annotations, crowds (`iscrowd`) included: they are regions of that category, too.
+the union of its annotations, crowds (`iscrowd`) included: they are regions of that category, too;
+or an image says nothing of a category that it has a crowd of.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from textsam.data.problems import Problems
+from textsam.data.problems import WARNINGS, Problems
 from textsam.data.sample import CocoTarget, Sample
 from textsam.errors import DataError
 from textsam.io.coco_shapes import ShapeError, is_closed, rles_of
@@ -33,6 +34,10 @@ class CocoSelection(BaseModel):
     weight: how often each of its samples is seen per epoch.
     exhaustive: whether an image without an annotation of a category does not show it, as in COCO;
         False takes such an image to say nothing about the category.
+    crowd: what a region of many objects (`iscrowd: 1`) is: "union", a part of the mask like any
+        other; or "unknown", where crowds were drawn roughly: an image with a crowd of a concept
+        says nothing about that concept, which is then neither trained nor evaluated there. The
+        check of the data tells how many images that are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +48,7 @@ class CocoSelection(BaseModel):
     modality: str = "unknown"
     weight: float = Field(default=1.0, gt=0.0)
     exhaustive: bool = True
+    crowd: Literal["union", "unknown"] = "union"
 
 
 def samples_from_coco(
@@ -72,8 +78,9 @@ def samples_from_coco(
     samples = _Reader(path, Path(root) / selection.images, selection, own).samples(
         dataset or path.stem
     )
-    if problems is None and own.found:
-        first, more = own.found[0], len(own.found) - 1
+    errors = [problem for problem in own.found if problem.kind not in WARNINGS]
+    if problems is None and errors:
+        first, more = errors[0], len(errors) - 1
         raise DataError(
             f"{first.path}: {first.message}" + (f" (and {more} more problems)" if more else "")
         )
@@ -104,6 +111,7 @@ class _Reader:
         """One per image that is there."""
         sizes, names = self._image_entries()
         drawn = self._drawn(sizes)
+        unknown = self._crowds(sizes) if self.selection.crowd == "unknown" else set()
         concepts = tuple(dict.fromkeys(self.concepts.values()))
         samples: list[Sample] = []
         for number, name in names.items():
@@ -114,7 +122,8 @@ class _Reader:
             targets = tuple(
                 CocoTarget(concept, self.path, sizes[number], tuple(drawn[number].get(concept, ())))
                 for concept in concepts
-                if self.selection.exhaustive or concept in drawn[number]
+                if (self.selection.exhaustive or concept in drawn[number])
+                and (number, concept) not in unknown
             )
             if targets:
                 samples.append(
@@ -128,6 +137,26 @@ class _Reader:
                     )
                 )
         return samples
+
+    def _crowds(self, sizes: Mapping[int, tuple[int, int]]) -> set[tuple[int, str]]:
+        """Image and concept wherever there is a crowd of it; told by concept."""
+        found = {
+            (entry["image_id"], self.concepts[entry["category_id"]])
+            for entry in self.annotations
+            if isinstance(entry, dict)
+            and entry.get("iscrowd")
+            and _whole(entry.get("image_id"))
+            and entry["image_id"] in sizes
+            and _whole(entry.get("category_id"))
+            and entry["category_id"] in self.concepts
+        }
+        for concept, count in sorted(Counter(concept for _, concept in found).items()):
+            self._add(
+                "crowd-left-out",
+                f"{count} image(s) have a crowd of {concept!r} and say nothing about it, as "
+                "crowd: unknown asks for",
+            )
+        return found
 
     def _image_entries(self) -> tuple[dict[int, tuple[int, int]], dict[int, str]]:
         sizes: dict[int, tuple[int, int]] = {}

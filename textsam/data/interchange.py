@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import textsam
 from textsam.data.check import check_samples
@@ -23,6 +24,7 @@ from textsam.data.staging import staged_folder
 from textsam.errors import DataError
 from textsam.io.atomic import atomic_path
 from textsam.io.coco import encode_rle
+from textsam.io.coco_polygons import exact_polygons
 from textsam.io.raster import write_mask
 
 __all__ = ["coco_to_set", "samples_to_coco"]
@@ -88,7 +90,13 @@ def coco_to_set(
 
 
 def samples_to_coco(
-    samples: Sequence[Sample], path: str | Path, images: str | Path, *, description: str = ""
+    samples: Sequence[Sample],
+    path: str | Path,
+    images: str | Path,
+    *,
+    description: str = "",
+    instances: bool = False,
+    polygons: bool = False,
 ) -> Path:
     """Write the masks of samples as a COCO file, one run-length annotation per image and concept.
 
@@ -98,13 +106,16 @@ def samples_to_coco(
         path: the JSON file.
         images: folder that `file_name` is relative to; all images must be in it.
         description: of the data, for `info`.
+        instances: one annotation per region instead (pixels that meet at a corner are one region).
+        polygons: as polygons, where these are drawn back to the same pixels; what has holes stays a
+            run-length code. `info.note` tells how many.
 
     Returns:
         The path.
 
     Raises:
         DataError: no samples, concepts that differ, an image outside the folder, a file that
-            cannot be used. Nothing is written then.
+            cannot be used, or for polygons no pycocotools. Nothing is written then.
     """
     path, folder = Path(path), Path(images).absolute()
     if not samples:
@@ -124,23 +135,27 @@ def samples_to_coco(
         height, width = pixels.shape[:2]
         entries.append({"id": number, "file_name": file_name, "width": width, "height": height})
         for concept, mask in masks.items():
-            if mask.any():
-                ys, xs = np.nonzero(mask)
+            for region in _regions(mask, instances):
+                ys, xs = np.nonzero(region)
                 x, y = int(xs.min()), int(ys.min())
+                rings = exact_polygons(region) if polygons else None
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": number,
                         "category_id": numbers[concept],
-                        "segmentation": encode_rle(mask),
-                        "area": int(mask.sum()),
+                        "segmentation": encode_rle(region) if rings is None else rings,
+                        "area": int(region.sum()),
                         "bbox": [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1],
                         "iscrowd": 0,
                     }
                 )
+    codes = sum(isinstance(entry["segmentation"], dict) for entry in annotations)
+    note = f"{codes} of {len(annotations)} annotations are run-length codes, as they have holes"
     content = {
         "info": {
             "description": description,
+            **({"note": note} if polygons else {}),
             "version": textsam.__version__,
             "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
@@ -156,6 +171,18 @@ def samples_to_coco(
     return path
 
 
+def _regions(mask: NDArray[np.bool_], instances: bool) -> list[NDArray[np.bool_]]:
+    """A mask whole, or its regions; none for an empty one."""
+    if not mask.any():
+        return []
+    if not instances:
+        return [mask]
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask, np.ones((3, 3), dtype=bool))
+    return [labels == number for number in range(1, count + 1)]
+
+
 def _modality(parts: Mapping[str, CocoSelection]) -> str:
     unknown = sorted(set(parts) - {"train", "val", "test"})
     if unknown or not parts:
@@ -163,10 +190,10 @@ def _modality(parts: Mapping[str, CocoSelection]) -> str:
     modalities = sorted({selection.modality for selection in parts.values()})
     if len(modalities) > 1:
         raise DataError(f"one set has one modality, not {', '.join(modalities)}")
-    if not all(selection.exhaustive for selection in parts.values()):
+    if not all(s.exhaustive and s.crowd == "union" for s in parts.values()):
         raise DataError(
             "folders of masks cannot say that nothing is known of a class in an image; convert "
-            "exhaustive annotations, or train from the COCO file itself"
+            "exhaustive annotations, crowds united, or train from the COCO file itself"
         )
     return modalities[0]
 

@@ -14,7 +14,16 @@ from typing import Any, Literal
 from textsam.errors import DataError
 from textsam.io.atomic import atomic_path
 
-__all__ = ["ALLOWABLE", "KINDS", "DataCheckError", "DataReport", "Kind", "Problem", "Problems"]
+__all__ = [
+    "ALLOWABLE",
+    "KINDS",
+    "WARNINGS",
+    "DataCheckError",
+    "DataReport",
+    "Kind",
+    "Problem",
+    "Problems",
+]
 
 Kind = Literal[
     "unusable-source",
@@ -40,6 +49,7 @@ Kind = Literal[
     "all-foreground",
     "odd-mask-values",
     "repeated-image",
+    "crowd-left-out",
 ]
 
 KINDS: Mapping[Kind, str] = MappingProxyType(
@@ -67,11 +77,16 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "all-foreground": "masks that cover their whole image",
         "odd-mask-values": "0/255 masks with values between, as JPEG leaves them",
         "repeated-image": "one image, by its pixels, under two names in one part",
+        "crowd-left-out": "concepts that are not asked where a crowd of them is",
     }
 )
 """Kind of problem -> what it is, in words."""
 
-WARNINGS: frozenset[Kind] = frozenset({"all-foreground", "odd-mask-values", "repeated-image"})
+WARNINGS: frozenset[Kind] = frozenset(
+    {"all-foreground", "odd-mask-values", "repeated-image", "crowd-left-out"}
+)
+"""Kinds that keep no data from being used."""
+
 ALLOWABLE: frozenset[Kind] = frozenset({"empty-class", "same-image"})
 """Kinds with which a run can be trained all the same, where its settings say so."""
 

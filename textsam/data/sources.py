@@ -13,7 +13,7 @@ from textsam.config import DataSettings
 from textsam.data.check import Checker, check_samples
 from textsam.data.coco import samples_from_coco
 from textsam.data.folder import samples_from_folder, samples_from_manifest
-from textsam.data.problems import DataReport, Problem, Problems
+from textsam.data.problems import WARNINGS, DataReport, Problem, Problems
 from textsam.data.sample import Sample, Target
 from textsam.errors import ConfigError, DataError
 from textsam.io.atomic import atomic_path
@@ -124,8 +124,9 @@ def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
     parts, found = find_samples(data)
     stamp = _stamp(parts, data.allow)
     counts = {part: len(samples) for part, samples in parts.items()}
-    if not found and folder is not None and _read_stamp(folder / STAMP_FILE) == stamp:
-        return CheckedData(parts, DataReport((), counts, frozenset(data.allow)), stamp)
+    sound = all(problem.kind in WARNINGS for problem in found)
+    if sound and folder is not None and _read_stamp(folder / STAMP_FILE) == stamp:
+        return CheckedData(parts, DataReport(tuple(found), counts, frozenset(data.allow)), stamp)
     report = check_samples(
         parts, found, allowed=frozenset(data.allow), checker=Checker(progress=True)
     )

@@ -15,7 +15,14 @@ from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample
 from textsam.data.sources import find_samples
 
-__all__ = ["check_coco", "check_folder", "check_root", "check_settings"]
+__all__ = [
+    "check_coco",
+    "check_folder",
+    "check_root",
+    "check_settings",
+    "samples_in_folder",
+    "samples_in_root",
+]
 
 _SPLITS = ("train", "val", "test")
 
@@ -86,6 +93,37 @@ def check_folder(
             )
         found += problems.found
     return check_samples(parts, found, checker=checker)
+
+
+def samples_in_root(root: str | Path, splits: Sequence[str] = ()) -> list[Sample]:
+    """The samples of a data root's splits, each image once however many folds it is in.
+
+    Args:
+        root: holds `manifest.json` and `splits.json`.
+        splits: "SET/SPLIT" or "SET/FOLD/SPLIT"; empty takes all of them.
+
+    Raises:
+        DataError: as `samples_from_manifest`.
+    """
+    found: dict[Path, Sample] = {}
+    for name in splits or split_names(root):
+        set_name, _, split = name.partition("/")
+        for sample in samples_from_manifest(root, [Selection(set=set_name, split=split)]):
+            found.setdefault(sample.image_path, sample)
+    return list(found.values())
+
+
+def samples_in_folder(folder: str | Path, concept: str = "object") -> list[Sample]:
+    """The samples of a plain folder, or of the `train/`, `val/` and `test/` inside it.
+
+    Raises:
+        DataError: as `samples_from_folder`.
+    """
+    inside = [split for split in _SPLITS if (Path(folder) / split).is_dir()]
+    splits: list[str | None] = [*inside] or [None]
+    return [
+        sample for split in splits for sample in samples_from_folder(folder, concept, split=split)
+    ]
 
 
 def check_coco(

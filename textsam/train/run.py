@@ -142,6 +142,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
                 if log is not None:
                     bar.console.print(
                         f"step {state.step}: val loss {result.loss:.4f}, Dice {result.dice:.4f}, "
+                        f"IoU {result.iou:.4f}, "
                         f"false positives {result.false_positive_rate:.3f}"
                     )
             due = state.step % config.save_every == 0 or state.step == last

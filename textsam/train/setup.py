@@ -165,6 +165,7 @@ def setup(
     built.model.text_encoder.trains_with_dropout = config.context.text_dropout
     built.model.train()
     native = config.loss.resolution == "image"
+    augment = Augment(config.augment)
     sampler = PromptSampler(vocabulary, config.prompts)
     plain = PromptSampler(vocabulary, config.prompts.model_copy(update={"synonym_p": 0.0}))
     val_set = TrainDataset(
@@ -201,7 +202,7 @@ def setup(
             train_samples,
             size_px=side,
             prompts=sampler,
-            augment=Augment(config.augment),
+            augment=augment,
             seed=config.seed,
             native_targets=native,
         ),

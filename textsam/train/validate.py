@@ -1,4 +1,4 @@
-"""Validation: loss, Dice per data set and concept, and masks given for what is absent."""
+"""Validation: loss, Dice and IoU per data set and concept, and masks given for what is absent."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class _Seen:
     Attributes:
         number: of its key.
         loss: total.
-        dice: group and Dice of each present concept.
+        overlaps: group, Dice and IoU of each present concept.
         answered: whether each absent concept got a mask.
     """
 
     number: int
     loss: float
-    dice: list[tuple[str, float]]
+    overlaps: list[tuple[str, float, float]]
     answered: list[bool]
 
 
@@ -43,6 +43,8 @@ class Validation:
         loss: mean over images, weighted as in training.
         dice: mean over the groups of `dice_by_group`, so that a large set does not hide a small.
         dice_by_group: "set/concept" -> mean Dice at the model's resolution, text alone.
+        iou: mean over the groups of `iou_by_group`.
+        iou_by_group: "set/concept" -> mean IoU, of the same masks.
         false_positive_rate: share of absent concepts answered with a non-empty mask.
     """
 
@@ -50,14 +52,18 @@ class Validation:
     dice: float
     dice_by_group: dict[str, float] = field(default_factory=dict)
     false_positive_rate: float = 0.0
+    iou: float = 0.0
+    iou_by_group: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
         """Flat name -> value, for logs."""
         return {
             "val_loss": self.loss,
             "val_dice": self.dice,
+            "val_iou": self.iou,
             "val_false_positive_rate": self.false_positive_rate,
             **{f"val_dice/{name}": value for name, value in self.dice_by_group.items()},
+            **{f"val_iou/{name}": value for name, value in self.iou_by_group.items()},
         }
 
 
@@ -93,21 +99,30 @@ def validate(
             masks = logits[:, 0] > 0
             for concept, mask, truth in zip(item.concepts, masks, targets.bool(), strict=True):
                 if bool(truth.any()):
-                    overlap = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
-                    seen.dice.append((f"{item.sample.dataset}/{concept}", float(overlap)))
+                    both = (mask & truth).sum()
+                    dice = 2 * both / (mask.sum() + truth.sum())
+                    iou_of = both / (mask | truth).sum()
+                    group = f"{item.sample.dataset}/{concept}"
+                    seen.overlaps.append((group, float(dice), float(iou_of)))
                 else:
                     seen.answered.append(bool(mask.any()))
             own.append(seen)
     model.train()
     everything = sorted(processes.gather(own), key=lambda seen: seen.number)
-    dice: dict[str, list[float]] = defaultdict(list)
-    for group, value in (pair for seen in everything for pair in seen.dice):
-        dice[group].append(value)
-    by_group = {name: sum(values) / len(values) for name, values in sorted(dice.items())}
+    dices: dict[str, list[float]] = defaultdict(list)
+    ious: dict[str, list[float]] = defaultdict(list)
+    for seen in everything:
+        for group, one, other in seen.overlaps:
+            dices[group].append(one)
+            ious[group].append(other)
+    by_group = {name: sum(values) / len(values) for name, values in sorted(dices.items())}
+    iou_by_group = {name: sum(values) / len(values) for name, values in sorted(ious.items())}
     answered = [answer for seen in everything for answer in seen.answered]
     return Validation(
         loss=sum(seen.loss for seen in everything) / max(1, len(keys)),
         dice=sum(by_group.values()) / max(1, len(by_group)),
         dice_by_group=by_group,
         false_positive_rate=sum(answered) / max(1, len(answered)),
+        iou=sum(iou_by_group.values()) / max(1, len(iou_by_group)),
+        iou_by_group=iou_by_group,
     )
