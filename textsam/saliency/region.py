@@ -67,23 +67,23 @@ def salient_region(
 
     factor = min(1.0, _WORK_PX / max(saliency.shape))
     size = tuple(max(1, round(length * factor)) for length in saliency.shape)
-    heat = resize(saliency.astype(np.float64), size, order=1, anti_aliasing=factor < 1)
+    heat = resize(saliency.astype(np.float64), size, order=1, anti_aliasing=factor < 1)  # type: ignore[no-untyped-call]
     if heat.max() - heat.min() < 1e-9:
         return None
-    border = threshold_otsu(heat)
+    border = threshold_otsu(heat)  # type: ignore[no-untyped-call]
     upper = heat > border
     seeds = np.zeros(size, dtype=np.int32)
     seeds[upper & (heat >= np.quantile(heat[upper], _SURE))] = 1
     seeds[~upper & (heat <= heat[~upper].mean())] = 2
     if (seeds == 0).any():
-        grey = resize(pixels.mean(-1) / 255, size, order=1, anti_aliasing=factor < 1)
+        grey = resize(pixels.mean(-1) / 255, size, order=1, anti_aliasing=factor < 1)  # type: ignore[no-untyped-call]
         # One channel that is the same everywhere would be divided by its own range, 0.
         if np.ptp(grey) > 0:
             # Solved directly: conjugate gradients may stop short of probabilities.
             seeds = random_walker(grey, seeds, beta=_EDGE_WEIGHT, mode="bf")
         else:
             seeds = np.where(upper, 1, 2)
-    parts = label(seeds == 1, connectivity=2)
+    parts = label(seeds == 1, connectivity=2)  # type: ignore[no-untyped-call]
     largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
     rows = np.arange(saliency.shape[0]) * size[0] // saliency.shape[0]
     columns = np.arange(saliency.shape[1]) * size[1] // saliency.shape[1]

@@ -49,8 +49,8 @@ def iou_of(candidates: Tensor, truth: Tensor) -> NDArray[np.float64]:
 def ratings_of(iou: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 below an IoU of 0.4, 2 below 0.55, 3 up to 0.7, 4 above (Konwer et al. 2025)."""
     low, middle, high = _RATING_EDGES
-    rating: NDArray[np.float64] = 1.0 + (iou >= low) + (iou >= middle) + (iou > high)
-    return rating
+    rating = 1.0 + (iou >= low) + (iou >= middle) + (iou > high)
+    return np.asarray(rating, dtype=np.float64)
 
 
 def flip_adjacent(
