@@ -18,6 +18,7 @@ from textsam.errors import ConfigError
 from textsam.invalid import invalid_fields
 from textsam.presets import PRESETS
 from textsam.sections import read_sections
+from textsam.train.preference_config import PreferenceSettings
 
 __all__ = [
     "LEVELS",
@@ -244,6 +245,7 @@ class TrainConfig(_Settings):
         workers: processes that load images.
         cache: folder for image embeddings; needs a frozen encoder and no augmentation but flips.
         init_adapter: adapter folder to continue from.
+        preference: makes the run stage two of preference optimisation, from `init_adapter`.
         refine: refinement steps the adapter asks for at inference.
         terms: terms of the training data, for the adapter's card.
     """
@@ -275,6 +277,8 @@ class TrainConfig(_Settings):
     workers: int = Field(0, ge=0)
     cache: str | None = None
     init_adapter: str | None = None
+    # Left out of what is recorded where it is off, so that runs begun before it existed go on.
+    preference: PreferenceSettings | None = Field(None, exclude_if=lambda value: value is None)
     refine: int = Field(2, ge=0)
     terms: str = ""
 
@@ -292,8 +296,12 @@ class TrainConfig(_Settings):
             raise ValueError(
                 "the shares of progressive add up to 1 or more; leave steps at the preset's side"
             )
+        if self.preference is not None and self.init_adapter is None:
+            raise ValueError(
+                "preference needs init_adapter: the adapter of stage one, where stage two begins"
+            )
         if self.cache is not None:
-            if self.tuning.encoder != "frozen":
+            if self.tuning.encoder != "frozen" and self.preference is None:
                 raise ValueError(
                     f"cache needs tuning.encoder: frozen, not {self.tuning.encoder!r}: embeddings "
                     "of an encoder that learns go stale"

@@ -23,6 +23,10 @@ class LossParts:
         """Weighted sum."""
         return bce_weight * self.bce + dice_weight * self.dice + iou_weight * self.iou
 
+    def logged(self) -> dict[str, float]:
+        """Name -> number, for the log."""
+        return {name: float(getattr(self, name).detach()) for name in ("bce", "dice", "iou")}
+
 
 def dice_loss(logits: Tensor, targets: Tensor, smooth: float = 1e-5) -> Tensor:
     """One minus soft Dice with squared denominators, per mask.

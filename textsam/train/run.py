@@ -170,8 +170,9 @@ def _of_all(processes: Processes, values: dict[str, float]) -> dict[str, float]:
     if len(rows) == 1:
         return values
     together = {}
-    for name in values:
-        column = [row[name] for row in rows]
+    # Not all processes need have measured the same: an image says what its loss is made of.
+    for name in dict.fromkeys(name for row in rows for name in row):
+        column = [row[name] for row in rows if name in row]
         together[name] = max(column) if name == "memory_peak_mib" else statistics.fmean(column)
     return together
 
@@ -205,7 +206,8 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     run.optimiser.zero_grad(set_to_none=True)
-    sums = {"loss": 0.0, "bce": 0.0, "dice": 0.0, "iou": 0.0}
+    sums = {"loss": 0.0}
+    seen: dict[str, list[float]] = {}
     for _ in range(config.accumulate):
         keys, items = zip(*next(batches), strict=True)
         parts = run.forward.losses(keys, items)
@@ -220,12 +222,14 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
                 f"init_adapter: {run.folder / 'last'}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        share = config.accumulate * len(parts)
         sums["loss"] += float(loss.detach())
         for part in parts:
-            sums["bce"] += float(part.bce.detach()) / share
-            sums["dice"] += float(part.dice.detach()) / share
-            sums["iou"] += float(part.iou.detach()) / share
+            for name, value in part.logged().items():
+                seen.setdefault(name, []).append(value)
+    for name, values in seen.items():
+        sums[name] = 0.0
+        for value in values:
+            sums[name] += value / len(values)
     parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     # Each process has the mean over its slice; slices are equal, so the mean of means is the mean.
     run.processes.average_gradients(parameters)

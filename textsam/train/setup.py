@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from textsam import weights
-from textsam.adapters import AdapterConfig, find_adapter
+from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter
 from textsam.checkpoint import load_adapter
 from textsam.config import WITHOUT_EFFECT, TrainConfig
 from textsam.data.ask import PromptSampler
@@ -23,6 +23,11 @@ from textsam.model.tuning import Tuning, trainable_parameters
 from textsam.presets import preset
 from textsam.train.cache import EmbeddingCache
 from textsam.train.order import Key, Order
+from textsam.train.preference_step import (
+    PreferenceForward,
+    learns_in_stage_two,
+    unlabelled_images,
+)
 from textsam.train.processes import Processes, join
 from textsam.train.state import RunState, read_state
 from textsam.train.step import Forward
@@ -96,6 +101,8 @@ def _optimiser(built: BuiltModel, config: TrainConfig) -> torch.optim.Optimizer:
     optim = config.optim
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in trainable_parameters(built.model).items():
+        if config.preference is not None and not learns_in_stage_two(name, config.preference):
+            continue
         if name.startswith("image_encoder."):
             rate = optim.lr_encoder or optim.lr
         elif name.startswith(("context.", "adapter.")):
@@ -151,8 +158,12 @@ def setup(
         )
         built = assemble(backbone, encoder, architecture_from(config))
     continued_from = None
+    base = _base_identities(config.preset, sam_checkpoint)
+    encoder_id = [*base.values(), config.precision]
     if config.init_adapter is not None:
         begun_from = load_adapter(find_adapter(config.init_adapter), built)
+        if config.preference is not None:  # the encoder may be the adapter's, and rests from now on
+            encoder_id.append(sha256_of(find_adapter(config.init_adapter) / TENSORS_FILE))
         _check_same_token(begun_from, config)
         continued_from = f"{begun_from.name}, step {begun_from.training.get('step', 'unknown')}"
     side = built.preprocessor.side_px
@@ -173,10 +184,20 @@ def setup(
     )
     val_count = min(len(val_samples), config.val_limit or len(val_samples))
     val_keys = [(0, i * len(val_samples) // val_count, 0) for i in range(val_count)]
-    base = _base_identities(config.preset, sam_checkpoint)
     cache = None
     if config.cache is not None:
-        cache = EmbeddingCache(config.cache, " ".join([*base.values(), config.precision]))
+        cache = EmbeddingCache(config.cache, " ".join(encoder_id))
+    forward = Forward(
+        built,
+        device=device,
+        precision=config.precision,
+        geometry=config.geometry,
+        seed=config.seed,
+        cache=cache,
+    )
+    if config.preference is not None:  # before a state is read: the reference is stage one's
+        unlabelled = unlabelled_images(config, train_samples)
+        forward = PreferenceForward(forward, config.preference, unlabelled)
     optimiser = _optimiser(built, config)
     fingerprint = _fingerprint(config)
     state = RunState(step=0, best=None, fingerprint=fingerprint)
@@ -189,14 +210,7 @@ def setup(
         config=config,
         folder=folder,
         built=built,
-        forward=Forward(
-            built,
-            device=device,
-            precision=config.precision,
-            geometry=config.geometry,
-            seed=config.seed,
-            cache=cache,
-        ),
+        forward=forward,
         optimiser=optimiser,
         train_set=TrainDataset(
             train_samples,

@@ -1,0 +1,1 @@
+"""Boxes and points without labels: where an image is salient, made into geometric prompts."""

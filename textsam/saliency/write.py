@@ -1,0 +1,70 @@
+"""Prompts without labels for the images of a folder, as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.data.folder import IMAGE_SUFFIXES
+from textsam.errors import DataError
+from textsam.io.atomic import atomic_path
+from textsam.io.raster import read_image
+from textsam.refinement import generator_for
+from textsam.saliency.region import prompt_of_region, salient_region
+
+__all__ = ["Saliency", "write_prompts"]
+
+
+class Saliency(Protocol):
+    """A method: `ClipSaliency` or `BoxSaliency`."""
+
+    name: str
+
+    def __call__(self, pixels: NDArray[np.uint8], text: str) -> NDArray[np.float32]:
+        """(H, W, 3) pixels and a text -> (H, W) saliency."""
+        ...
+
+
+def write_prompts(
+    folder: str | Path, text: str, out: str | Path, saliency: Saliency, *, seed: int = 0
+) -> dict[str, Any]:
+    """Box and points of what a text, or the image alone, makes salient in every image.
+
+    Args:
+        folder: of images; folders in it are not looked into.
+        text: what is wanted.
+        out: JSON to write: `method`, `text`, `seed`, and in `images` file name -> `box`
+            (x_min, y_min, x_max, y_max) and `points` [(x, y), …] in pixels, or null where nothing
+            is salient.
+        saliency: how.
+        seed: of the points.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: the folder has no images.
+        ImageError: one of them cannot be read.
+    """
+    folder, out = Path(folder), Path(out)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    images: dict[str, Any] = {}
+    for path in paths:
+        pixels = np.clip(np.rint(read_image(path).pixels), 0, 255).astype(np.uint8)
+        region = salient_region(saliency(pixels, text), pixels)
+        if region is None:
+            images[path.name] = None
+            continue
+        found = prompt_of_region(region, generator_for(seed, path.name, text, 1))
+        images[path.name] = {"box": found.box.tolist(), "points": found.points.tolist()}
+    content = {"method": saliency.name, "text": text, "seed": seed, "images": images}
+    with atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return content
