@@ -319,7 +319,8 @@ def test_the_loss_can_be_computed_in_the_image_s_own_pixels(root: Path) -> None:
     embedding = run.forward.embed([item])
     tokens = run.built.model.encode_text(item.prompts)
     with torch.no_grad():
-        logits, targets, _ = run.forward.decode(item, embedding, tokens, None)
+        answers = run.forward.decode(item, embedding, tokens, None)
+        (logits,), targets = answers.logits, answers.targets
         low = run.built.model(embedding, tokens)[0]
     assert torch.equal(targets, item.native_targets)
     square = torch.nn.functional.interpolate(low, (64, 64), mode="bilinear")
@@ -366,7 +367,9 @@ def test_native_masks_follow_prompts_that_geometry_reorders(root: Path) -> None:
     )
     tokens = run.built.model.encode_text(turned.prompts)
     embedding = run.forward.embed([turned])
-    _, targets, _ = run.forward.decode(turned, embedding, tokens, np.random.default_rng(0))
+    answers = run.forward.decode(turned, embedding, tokens, np.random.default_rng(0))
+    targets = answers.targets
+    assert answers.order == [2, 0, 1]
     assert targets.flatten(1).any(1).tolist() == [True, False, False]
 
 

@@ -46,12 +46,14 @@ def _as_is(batch: list[tuple[Key, TrainItem]]) -> list[tuple[Key, TrainItem]]:
 
 def _adapter_config(run: Run, step: int) -> AdapterConfig:
     config = run.config
+    refine, refine_with = config.inference
     return AdapterConfig(
         name=config.name,
         preset=config.preset,
         architecture=record_of(architecture_from(config)),
         prompts=run.vocabulary,
-        refine=config.refine,
+        refine=refine,
+        refine_with=refine_with,
         score="iou_head" if config.loss.iou > 0 else "mask_probability",
         authors_frame=run.authors_frame,
         base=run.base,
@@ -194,6 +196,7 @@ def _batches(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
 def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) -> dict[str, float]:
     config = run.config
     weights_of = config.loss
+    distillation_weight = config.self_prompt.distillation.weight
     factor = rate_factor(
         run.state.step,
         run.total_steps,
@@ -205,10 +208,15 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
         group["lr"] = group["base_lr"] * factor
     run.optimiser.zero_grad(set_to_none=True)
     sums = {"loss": 0.0, "bce": 0.0, "dice": 0.0, "iou": 0.0}
+    if distillation_weight:
+        sums["distillation"] = 0.0
     for _ in range(config.accumulate):
         keys, items = zip(*next(batches), strict=True)
         parts = run.forward.losses(keys, items)
-        totals = [p.total(weights_of.bce, weights_of.dice, weights_of.iou) for p in parts]
+        totals = [
+            p.total(weights_of.bce, weights_of.dice, weights_of.iou, distillation_weight)
+            for p in parts
+        ]
         loss = torch.stack(totals).mean() / config.accumulate
         if not bool(torch.isfinite(loss)):
             # Going on would write a state of NaNs over the last good one.
@@ -225,6 +233,8 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
             sums["bce"] += float(part.bce.detach()) / share
             sums["dice"] += float(part.dice.detach()) / share
             sums["iou"] += float(part.iou.detach()) / share
+            if part.distillation is not None:
+                sums["distillation"] += float(part.distillation.detach()) / share
     parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     # Each process has the mean over its slice; slices are equal, so the mean of means is the mean.
     run.processes.average_gradients(parameters)
