@@ -23,13 +23,14 @@ from textsam.data.folder import Selection
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Ablations are tested in test_ablate.py; what they start from is a configuration like the others.
+# Tables are tested in test_ablate.py and test_methods.py; what they start from is a configuration
+# like the others.
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.parent.name != "ablations" or path.name.startswith("base-")
+    if path.parent.name not in ("ablations", "methods") or path.name.startswith("base-")
 )
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("weights/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("weights/*.md")])
 
 
 def marked_commands(text: str) -> dict[str, list[str]]:

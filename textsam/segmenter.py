@@ -250,9 +250,7 @@ class Segmenter:
             found.append(self._question(text, strict, stacklevel + 1))  # noqa: PERF401
         return found
 
-    def passes(
-        self, questions: Sequence[Question], refine: Refine | None
-    ) -> list[int | Settle]:
+    def passes(self, questions: Sequence[Question], refine: Refine | None) -> list[int | Settle]:
         """Refinement passes per question: as asked, or what the adapter says of each concept.
 
         A question by geometry alone is not refined unless asked: the adapter speaks of words.
@@ -316,8 +314,7 @@ class Segmenter:
         with torch.inference_mode():
             embeddings = self._embed(images)
             tokens = [
-                None if q.text is None or not takes_text else self._token(q.text)
-                for q in questions
+                None if q.text is None or not takes_text else self._token(q.text) for q in questions
             ]
             final = decode_passes(
                 self.built.model,

@@ -106,7 +106,9 @@ def export_onnx(
             f"{RefineWith.BOX_CENTROID.value!r} alone; export it with refine=0"
         )
     if not segmenter.built.model.takes_text:
-        raise ConfigError("the adapter was trained without words, and an export answers words alone")
+        raise ConfigError(
+            "the adapter was trained without words, and an export answers words alone"
+        )
     rule = _normalisation(segmenter.built.preprocessor.normalise)
     _require_libraries()
     words = _further_words(prompts, segmenter.prompts)

@@ -31,9 +31,7 @@ class Given:
     mask: Tensor | None = None
 
 
-def weighted_choice(
-    weights: Mapping[RefineWith, float], rng: np.random.Generator
-) -> RefineWith:
+def weighted_choice(weights: Mapping[RefineWith, float], rng: np.random.Generator) -> RefineWith:
     """One of the kinds, by weight. Where there is one alone, nothing is drawn."""
     kinds = [kind for kind, weight in weights.items() if weight > 0]
     if len(kinds) == 1:

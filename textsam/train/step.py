@@ -140,9 +140,7 @@ class Forward:
         present = targets.flatten(1).bool().any(1)
         order = torch.arange(len(targets), device=self.device)
         simulated = (
-            rng is not None
-            and rng.random() < self.geometry.probability
-            and bool(present.any())
+            rng is not None and rng.random() < self.geometry.probability and bool(present.any())
         )
         if rng is not None and simulated:
             # Present prompts first, so that they are one group.

@@ -42,8 +42,8 @@ class Validation:
     Attributes:
         loss: mean over images, weighted as in training.
         dice: mean over the groups of `dice_by_group`, so that a large set does not hide a small.
-        dice_by_group: "set/concept" -> mean Dice at the model's resolution, by text alone unless the
-            run's geometry is wanted in validation.
+        dice_by_group: "set/concept" -> mean Dice at the model's resolution, by text alone unless
+            the run gives geometry in validation.
         false_positive_rate: share of absent concepts answered with a non-empty mask.
     """
 
