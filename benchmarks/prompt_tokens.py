@@ -87,8 +87,8 @@ SOURCES = {
         ObjectSettings(grid=(2, 2), min_area_px=100, most=4),
         "30 images of 512×512 px, each cut into 4 tiles: 120, of which 72 train, 24 validate and "
         "24 test. Tiles of an image stay in one part, and parts are blocks of neighbouring "
-        "slices (0 to 17, 18 to 23, 24 to 29, as in `splits.json`). An object is a connected part of "
-        "what is not membrane, of 100 px or more; at most 4 per tile, drawn by seed 0.",
+        "slices (0 to 17, 18 to 23, 24 to 29, as in `splits.json`). An object is a connected part "
+        "of what is not membrane, of 100 px or more; at most 4 per tile, drawn by seed 0.",
     ),
     "vnc": Source(
         "Mitochondria of a fly's ventral nerve cord",
