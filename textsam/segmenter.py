@@ -250,7 +250,9 @@ class Segmenter:
             found.append(self._question(text, strict, stacklevel + 1))  # noqa: PERF401
         return found
 
-    def passes(self, questions: Sequence[Question], refine: Refine | None) -> list[int | Settle]:
+    def passes(
+        self, questions: Sequence[Question], refine: Refine | None
+    ) -> Sequence[int | Settle]:
         """Refinement passes per question: as asked, or what the adapter says of each concept.
 
         A question by geometry alone is not refined unless asked: the adapter speaks of words.

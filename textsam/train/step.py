@@ -202,7 +202,8 @@ class Forward:
 
     def _tokens(self, words: Tensor | None, given: Sequence[Given]) -> tuple[Tensor, Tensor]:
         """Sparse and dense prompt of objects whose geometry is of one kind."""
-        points = boxes = None
+        points: tuple[Tensor, Tensor] | None = None
+        boxes: Tensor | None = None
         masks: Tensor | None = None
         if len(given[0].points):
             places = np.stack([own.points for own in given])
