@@ -23,6 +23,7 @@ from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
 from textsam.train.losses import mask_losses
 from textsam.train.run import fit
+from textsam.train.step import Answers
 from textsam.train.validate import Validation
 
 
@@ -181,9 +182,12 @@ def test_validation_counts_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) 
         for key, (which, concepts, _, truths) in cases.items()
     }
 
-    def decode(item: TrainItem, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(item: TrainItem, *_: object) -> Answers:
         (key,) = (key for key in items if items[key] is item)
-        return said[key], item.targets, torch.full((len(item.prompts), 1), 0.5)
+        count = len(item.prompts)
+        # Only the last pass is judged.
+        passes = [-said[key], said[key]]
+        return Answers(passes, [torch.full((count, 1), 0.5)] * 2, item.targets, [*range(count)])
 
     monkeypatch.setattr(run.forward, "decode", decode)
     result = run_module.validate(run.forward, items, list(items), run.config.loss)  # type: ignore[arg-type]

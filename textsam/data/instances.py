@@ -123,7 +123,7 @@ def _objects(slices: Iterable[Slice], settings: ObjectSettings) -> Iterator[Slic
             found = objects_of(mask[rows, columns], settings.min_area_px)
             # By the stem, so that what is drawn does not depend on what else is there.
             rng = np.random.default_rng((settings.seed, zlib.crc32(stem.encode()), number))
-            drawn = range(len(found))
+            drawn = list(range(len(found)))
             if len(found) > settings.most:
                 picks = rng.choice(len(found), settings.most, replace=False).tolist()
                 drawn = sorted(picks)
