@@ -16,6 +16,7 @@ from runs import ONLY_FLIPS
 
 from textsam.ablate.job import Steps
 from textsam.ablate.plan import _cell_config
+from textsam.ablate.run import ablate
 from textsam.ablate.spec import AblationConfig, EvaluationChanges, read_ablation
 from textsam.config import TrainConfig
 from textsam.errors import ConfigError
@@ -134,7 +135,6 @@ def test_the_prompt_token_script_makes_its_table_and_skips_what_is_done(
     (data / "splits.json").write_text(json.dumps(split))
     notes = tmp_path / "notes"
     notes.touch()
-    ablate = prompt_tokens.ablate
 
     def tiny(path: Path, **options: Any) -> Any:
         only = ["tokens-0", "tokens-40", "settle-40"]
