@@ -73,9 +73,12 @@ class WithoutText(TextSAM):
         text_tokens: Tensor,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        *,
+        count: int = 1,
     ) -> tuple[Tensor, Tensor]:
         """As in `TextSAM`, without the first token."""
-        tokens, dense = super().prompt_tokens(text_tokens, points, boxes)
+        tokens, dense = super().prompt_tokens(text_tokens, points, boxes, masks, count=count)
         if points is None and boxes is None:
             # Not a slice of the token: that would send gradients of zero back into the words.
             return tokens.new_zeros(len(tokens), 0, tokens.shape[-1]), dense

@@ -18,7 +18,7 @@ from textsam.data.sample import Sample, Target
 from textsam.train.losses import dice_loss, iou_of_logits, mask_losses
 from textsam.train.order import Key, Order
 from textsam.train.schedule import rate_factor
-from textsam.train.step import simulated_geometry
+from textsam.train.simulate import simulated_geometry
 
 LN3 = math.log(3)  # sigmoid(±ln 3) is 3/4 and 1/4
 ONE_OF_FOUR = torch.tensor([[1.0, 0.0], [0.0, 0.0]])

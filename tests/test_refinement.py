@@ -108,8 +108,8 @@ def test_generators_depend_on_each_of_their_four_facts(
 
 
 def test_an_unknown_kind_lists_the_known_ones() -> None:
-    with pytest.raises(PromptError, match=r"'centroid'.*none, point, box, .*box\+5points"):
-        refine_with_of("centroid")
+    with pytest.raises(PromptError, match=r"'middle'.*none, point, centroid, box, .*box\+5points"):
+        refine_with_of("middle")
 
 
 def test_the_prompt_encoder_gets_the_points_of_the_kind() -> None:

@@ -23,6 +23,7 @@ from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
 from textsam.train.losses import mask_losses
 from textsam.train.run import fit
+from textsam.train.step import Answers
 from textsam.train.validate import Validation
 
 
@@ -184,9 +185,12 @@ def test_validation_counts_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) 
         for key, (which, concepts, _, truths) in cases.items()
     }
 
-    def decode(item: TrainItem, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(item: TrainItem, *_: object) -> Answers:
         (key,) = (key for key in items if items[key] is item)
-        return said[key], item.targets, torch.full((len(item.prompts), 1), 0.5)
+        count = len(item.prompts)
+        # Only the last pass is judged.
+        passes = [-said[key], said[key]]
+        return Answers(passes, [torch.full((count, 1), 0.5)] * 2, item.targets, [*range(count)])
 
     monkeypatch.setattr(run.forward, "decode", decode)
     result = run_module.validate(run.forward, items, list(items), run.config.loss)  # type: ignore[arg-type]
@@ -325,7 +329,8 @@ def test_the_loss_can_be_computed_in_the_image_s_own_pixels(root: Path) -> None:
     embedding = run.forward.embed([item])
     tokens = run.built.model.encode_text(item.prompts)
     with torch.no_grad():
-        logits, targets, _ = run.forward.decode(item, embedding, tokens, None)
+        answers = run.forward.decode(item, embedding, tokens, None)
+        (logits,), targets = answers.logits, answers.targets
         low = run.built.model(embedding, tokens)[0]
     assert torch.equal(targets, item.native_targets)
     square = torch.nn.functional.interpolate(low, (64, 64), mode="bilinear")
@@ -372,7 +377,9 @@ def test_native_masks_follow_prompts_that_geometry_reorders(root: Path) -> None:
     )
     tokens = run.built.model.encode_text(turned.prompts)
     embedding = run.forward.embed([turned])
-    _, targets, _ = run.forward.decode(turned, embedding, tokens, np.random.default_rng(0))
+    answers = run.forward.decode(turned, embedding, tokens, np.random.default_rng(0))
+    targets = answers.targets
+    assert answers.order == [2, 0, 1]
     assert targets.flatten(1).any(1).tolist() == [True, False, False]
 
 

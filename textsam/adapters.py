@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from textsam.errors import AdapterError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
+from textsam.refinement import RefineWith
 from textsam.score import ScoreMap, check_score_map
 from textsam.weights.checksum import sha256_of
 
@@ -47,6 +48,10 @@ class ArchitectureRecord(BaseModel):
     encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
     decoder: Literal["lora", "heads", "full"] = "lora"
     side_px: int | None = Field(None, ge=4)
+    prompt_embeddings: bool = False
+    prompt_tokens: int = Field(0, ge=0)
+    prompt_token_width: int = Field(128, ge=1)
+    takes_text: bool = True
 
 
 class AdapterConfig(BaseModel):
@@ -59,6 +64,7 @@ class AdapterConfig(BaseModel):
         architecture: its trainable shape.
         prompts: concepts it was trained for.
         refine: refinement steps it asks for.
+        refine_with: what they take from a mask.
         refine_for: exceptions per concept.
         mask_threshold: probability above which a pixel belongs to the mask.
         found_threshold: score, after `score_map`, below which the answer is "not there"; the mask
@@ -83,6 +89,7 @@ class AdapterConfig(BaseModel):
     architecture: ArchitectureRecord = ArchitectureRecord()
     prompts: tuple[str, ...]
     refine: int = Field(2, ge=0)
+    refine_with: RefineWith = RefineWith.BOX_CENTROID
     refine_for: Mapping[str, int] = Field(default_factory=dict)
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     found_threshold: float = Field(0.0, ge=0, le=1)

@@ -38,8 +38,12 @@ def architecture_of(record: ArchitectureRecord) -> Architecture:
             encoder=record.encoder,
             encoder_targets=record.encoder_targets,
             decoder=record.decoder,
+            prompt_embeddings=record.prompt_embeddings,
         ),
         side_px=record.side_px,
+        prompt_tokens=record.prompt_tokens,
+        prompt_token_width=record.prompt_token_width,
+        takes_text=record.takes_text,
     )
 
 
@@ -55,6 +59,10 @@ def record_of(architecture: Architecture) -> ArchitectureRecord:
         encoder_targets=architecture.tuning.encoder_targets,
         decoder=architecture.tuning.decoder,
         side_px=architecture.side_px,
+        prompt_embeddings=architecture.tuning.prompt_embeddings,
+        prompt_tokens=architecture.prompt_tokens,
+        prompt_token_width=architecture.prompt_token_width,
+        takes_text=architecture.takes_text,
     )
 
 

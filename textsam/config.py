@@ -17,6 +17,7 @@ from textsam.data.folder import Selection
 from textsam.errors import ConfigError
 from textsam.invalid import invalid_fields
 from textsam.presets import PRESETS
+from textsam.refinement import RefineWith
 from textsam.sections import read_sections
 from textsam.train.preference_config import PreferenceSettings
 
@@ -24,21 +25,35 @@ __all__ = [
     "LEVELS",
     "WITHOUT_EFFECT",
     "AdapterSettings",
+    "BoxShift",
     "ContextSettings",
     "DataSettings",
+    "DistillationSettings",
     "FolderSelection",
     "GeometrySettings",
     "LossSettings",
     "OptimSettings",
+    "SelfPromptSettings",
     "SmallerSide",
+    "TokenSettings",
     "TrainConfig",
     "TuningSettings",
     "read_config",
+    "unused_settings",
 ]
 
 
 WITHOUT_EFFECT = frozenset({"out", "device", "workers", "save_every", "cache"})
 """Settings of a `TrainConfig` that do not change what a run learns, only where and how it runs."""
+
+
+# Settings that runs of before did not have, by section; "" is the top level.
+_ADDED: Mapping[str, tuple[str, ...]] = {
+    "": ("side_px", "text", "tokens", "self_prompt", "refine_with"),
+    "augment": ("extra",),
+    "tuning": ("prompt_embeddings",),
+    "geometry": ("kinds", "shifts", "text_p", "earlier_p", "in_validation"),
+}
 
 
 class _Settings(BaseModel):
@@ -141,6 +156,7 @@ class TuningSettings(_Settings):
     encoder: Literal["lora", "full", "frozen"] = "lora"
     encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
     decoder: Literal["lora", "heads", "full"] = "lora"
+    prompt_embeddings: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +172,18 @@ class TuningSettings(_Settings):
                     f"{settings[name]!r}; leave one of the two out"
                 )
         return {**settings, **meant}
+
+
+class TokenSettings(_Settings):
+    """Learned tokens beside every prompt (Funai et al.).
+
+    Attributes:
+        count: how many; 0 for none.
+        width: dimensions they are learned in, before a linear layer lifts them to the decoder's.
+    """
+
+    count: int = Field(0, ge=0)
+    width: int = Field(128, ge=1)
 
 
 class LossSettings(_Settings):
@@ -175,17 +203,96 @@ class LossSettings(_Settings):
     resolution: Literal["model", "image"] = "model"
 
 
-class GeometrySettings(_Settings):
-    """Geometric prompts in training, simulated from the truth as refinement makes them.
+class BoxShift(_Settings):
+    """A shift of a box's sides.
 
     Attributes:
-        probability: chance that an image's present concepts are asked for with text, centroid and
-            box instead of text alone. 0 in the paper.
+        by: part of the box's width or height; each side moves by it, in or out by a coin toss.
+        p: its chance among all shifts.
+    """
+
+    by: float = Field(ge=0, lt=0.5)
+    p: float = Field(gt=0, le=1)
+
+
+class GeometrySettings(_Settings):
+    """Geometric prompts in training: how often, which, and how exact.
+
+    Attributes:
+        probability: chance that an image's present concepts are asked for with geometry. 0 in the
+            paper.
         jitter: largest shift of each box side, as a fraction of the box's side.
+        kinds: what is given, name -> weight; drawn once per image. The names are those of
+            refinement. "mask" and "box+mask" are of an earlier output.
+        shifts: of the box's sides, one of them drawn per object, before the jitter. The chances add
+            up to 1.
+        text_p: chance that the word is given as well, where geometry is.
+        earlier_p: chance that geometry is taken from what the model answers before, to the word or,
+            without one, to a box of the truth, instead of from the truth. Where it answers nothing,
+            there is no geometry.
+        in_validation: give geometry in validation, too.
     """
 
     probability: float = Field(0.0, ge=0, le=1)
     jitter: float = Field(0.1, ge=0, le=1)
+    kinds: Mapping[RefineWith, float] = Field(default={RefineWith.BOX_CENTROID: 1.0})
+    shifts: tuple[BoxShift, ...] = ()
+    text_p: float = Field(1.0, ge=0, le=1)
+    earlier_p: float = Field(0.0, ge=0, le=1)
+    in_validation: bool = False
+
+    @model_validator(mode="after")
+    def _usable(self) -> GeometrySettings:
+        if RefineWith.NONE in self.kinds:
+            raise ValueError("geometry.kinds has 'none'; say how rare geometry is with probability")
+        if min(self.kinds.values(), default=0.0) < 0 or sum(self.kinds.values()) <= 0:
+            raise ValueError("geometry.kinds needs weights of at least 0, and one above 0")
+        if self.shifts and abs(sum(one.p for one in self.shifts) - 1) > 1e-6:
+            raise ValueError("the chances p of geometry.shifts do not add up to 1")
+        return self
+
+
+class DistillationSettings(_Settings):
+    """The pull of earlier passes towards the last.
+
+    Attributes:
+        weight: of the term in the loss; 0 for none.
+        temperature: T, by which the logits of both are divided.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    temperature: float = Field(1.0, gt=0)
+
+
+class SelfPromptSettings(_Settings):
+    """Own output as the next pass's prompt, in training as at inference (SAM-SP).
+
+    Attributes:
+        passes: over each image; 1 is training without self-prompting.
+        gives: what a pass takes from the mask before it.
+        weights: of the passes' losses; empty: the same for all, adding up to 1.
+        distillation: of earlier passes from the last.
+    """
+
+    passes: int = Field(1, ge=1)
+    gives: RefineWith = RefineWith.BOX
+    weights: tuple[float, ...] = ()
+    distillation: DistillationSettings = DistillationSettings()
+
+    @model_validator(mode="after")
+    def _usable(self) -> SelfPromptSettings:
+        if self.gives is RefineWith.NONE:
+            raise ValueError("self_prompt.gives is 'none'; set self_prompt.passes to 1 instead")
+        if self.weights and len(self.weights) != self.passes:
+            raise ValueError(
+                f"self_prompt.weights are {len(self.weights)} for {self.passes} passes; give one "
+                "for each, or none"
+            )
+        if self.weights and (min(self.weights) < 0 or max(self.weights) <= 0):
+            raise ValueError("self_prompt.weights must be at least 0, and one above 0")
+        if self.distillation.weight and self.passes == 1:
+            raise ValueError("self_prompt.distillation needs self_prompt.passes of 2 at least")
+        return self
 
 
 class OptimSettings(_Settings):
@@ -246,7 +353,12 @@ class TrainConfig(_Settings):
         cache: folder for image embeddings; needs a frozen encoder and no augmentation but flips.
         init_adapter: adapter folder to continue from.
         preference: makes the run stage two of preference optimisation, from `init_adapter`.
-        refine: refinement steps the adapter asks for at inference.
+        text: words reach the decoder. Without, an image is asked by geometry or by nothing, and
+            context tokens and text adapter do not learn.
+        refine: refinement steps the adapter asks for at inference. With self-prompting it is one
+            less than its passes instead.
+        refine_with: what they take from a mask; default: what self-prompting does, and box and
+            centroid without.
         terms: terms of the training data, for the adapter's card.
     """
 
@@ -259,10 +371,13 @@ class TrainConfig(_Settings):
     prompts: PromptConfig = PromptConfig()
     context: ContextSettings = ContextSettings()
     adapter: AdapterSettings = AdapterSettings()
+    text: bool = True
+    tokens: TokenSettings = TokenSettings()
     tuning: TuningSettings = TuningSettings()
     augment: AugmentConfig = AugmentConfig()
     loss: LossSettings = LossSettings()
     geometry: GeometrySettings = GeometrySettings()
+    self_prompt: SelfPromptSettings = SelfPromptSettings()
     optim: OptimSettings = OptimSettings()
     epochs: float = Field(5, gt=0)
     batch_size: int = Field(1, ge=1)
@@ -280,12 +395,18 @@ class TrainConfig(_Settings):
     # Left out of what is recorded where it is off, so that runs begun before it existed go on.
     preference: PreferenceSettings | None = Field(None, exclude_if=lambda value: value is None)
     refine: int = Field(2, ge=0)
+    refine_with: RefineWith | None = None
     terms: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join(PRESETS)}")
+        if not self.text and self.prompts.negatives:
+            raise ValueError(
+                f"text is false and prompts.negatives is {self.prompts.negatives}; without a word "
+                "nothing absent can be asked for: set prompts.negatives to 0"
+            )
         layers = PRESETS[self.preset].text_layers
         if self.context.depth > layers:
             raise ValueError(
@@ -312,6 +433,31 @@ class TrainConfig(_Settings):
                     "once per flip"
                 )
         return self
+
+    @property
+    def inference(self) -> tuple[int, RefineWith]:
+        """Refinement passes at inference, and what they take from a mask: as in training."""
+        own = self.self_prompt
+        if own.passes > 1:
+            return own.passes - 1, self.refine_with or own.gives
+        return self.refine, self.refine_with or RefineWith.BOX_CENTROID
+
+
+def unused_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings that came later and are at their defaults, as `exclude` of pydantic's dumps.
+
+    What a run is recognised by leaves them out: one begun before they existed is the same run.
+    """
+    found: dict[str, Any] = {}
+    for section, names in _ADDED.items():
+        part: BaseModel = getattr(config, section) if section else config
+        fields = type(part).model_fields
+        unused = {name for name in names if getattr(part, name) == fields[name].get_default()}
+        if section:
+            found[section] = unused
+        else:
+            found.update(dict.fromkeys(unused, True))
+    return {name: what for name, what in found.items() if what}
 
 
 def _override(settings: dict[str, Any], assignment: str) -> None:

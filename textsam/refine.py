@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from textsam.frame import box_and_centroid
 from textsam.model.textsam import TextSAM
 from textsam.preprocess import Frame
 from textsam.refinement import RefineWith, generator_for, points_and_box
+from textsam.settle import Ending, Settle, Settling
 
 __all__ = ["Geometry", "Pass", "box_and_centroid", "decode_passes", "geometry_of_mask"]
 
@@ -27,11 +28,13 @@ class Geometry:
         points: (n, 2) of (x, y) in pixels.
         labels: (n,), 1 foreground, 0 background.
         box: (4,) of (x_min, y_min, x_max, y_max), or None.
+        mask: (1, 256, 256) logits of an earlier pass over the model's square, or None.
     """
 
     points: NDArray[np.float64]
     labels: NDArray[np.int64]
     box: NDArray[np.float64] | None
+    mask: Tensor | None = None
 
 
 @dataclass
@@ -42,24 +45,32 @@ class Pass:
         logits: (C, 1, 256, 256), low resolution, over the model's square.
         iou: (C, 1) predicted IoU.
         masks: C of (H, W) bool, each at its image's resolution.
+        settled: index of each prompt that refines until its mask settles -> refinement passes so
+            far, and why it ended (None: it has not).
     """
 
     logits: Tensor
     iou: Tensor
     masks: list[NDArray[np.bool_]]
+    settled: dict[int, tuple[int, Ending | None]] = field(default_factory=dict)
 
 
 def geometry_of_mask(
     mask: NDArray[np.bool_],
     gives: RefineWith = RefineWith.BOX_CENTROID,
     generator: np.random.Generator | None = None,
+    logits: Tensor | None = None,
 ) -> Geometry | None:
-    """Prompts from a mask in the image's frame; arguments and None as in `points_and_box`."""
+    """Prompts from a mask in the image's frame; arguments and None as in `points_and_box`.
+
+    `logits` are those the mask was cut from, (1, 256, 256), for the kinds that give them.
+    """
     found = points_and_box(mask, gives, generator)
     if found is None:
         return None
     points, box = found
-    return Geometry(points=points, labels=np.ones(len(points), dtype=np.int64), box=box)
+    own = logits if gives.has_mask else None
+    return Geometry(points=points, labels=np.ones(len(points), dtype=np.int64), box=box, mask=own)
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ def _tokens(
 
     given = [(query.geometry, query.frame) for query in queries if query.geometry is not None]
     if not given:
-        return model.prompt_tokens(text)
+        return model.prompt_tokens(text, count=len(queries))
     points: tuple[Tensor, Tensor] | None = None
     boxes: Tensor | None = None
     if len(given[0][0].points):
@@ -95,15 +106,19 @@ def _tokens(
     corners = [(g.box.reshape(2, 2), frame) for g, frame in given if g.box is not None]
     if corners:
         boxes = place(corners).flatten(1)
+    if given[0][0].mask is not None:
+        masks = torch.stack([g.mask.float() for g, _ in given if g.mask is not None])
+        return model.prompt_tokens(text, points, boxes, masks)
     return model.prompt_tokens(text, points, boxes)
 
 
-def _kind(query: _Query) -> tuple[bool, int, bool]:
+def _kind(query: _Query) -> tuple[bool, int, bool, bool]:
     """Queries of one kind have as many prompt tokens, so they can be decoded together."""
     worded = query.token is not None
     if query.geometry is None:
-        return worded, 0, False
-    return worded, len(query.geometry.points), query.geometry.box is not None
+        return worded, 0, False, False
+    own = query.geometry
+    return worded, len(own.points), own.box is not None, own.mask is not None
 
 
 def _decode(
@@ -140,7 +155,7 @@ def decode_passes(
     text_tokens: Tensor | Sequence[Tensor | None],
     frame: Frame | Sequence[Frame],
     *,
-    refine: Sequence[int],
+    refine: Sequence[int | Settle],
     manual: Sequence[Geometry | None] | None = None,
     threshold_logit: float = 0.0,
     authors_frame: bool = False,
@@ -158,9 +173,10 @@ def decode_passes(
     Args:
         model: in eval mode.
         embedding: (1, 256, 64, 64) of the image all prompts are about, or C of these.
-        text_tokens: (C, 256), or C of (256,) or None; None needs manual geometry.
+        text_tokens: (C, 256), or C of (256,) or None; None needs manual geometry, unless the model
+            takes no text.
         frame: of the image, or C of these.
-        refine: (C,) refinement passes per prompt.
+        refine: (C,) refinement passes per prompt, or when its mask has settled.
         manual: (C,) geometry in its image's frame, or None.
         threshold_logit: logit above which a pixel belongs to the mask.
         authors_frame: leave refinement prompts, and manual ones, in the image's frame, as the
@@ -174,7 +190,8 @@ def decode_passes(
             see `generator_for`.
 
     Returns:
-        1 + max(refine) passes, each over all prompts; the last holds the result.
+        1 + max(refine) passes, each over all prompts, or more where a mask takes longer to settle;
+        the last holds the result.
 
     Raises:
         PromptError: a prompt with neither text nor geometry.
@@ -192,13 +209,31 @@ def decode_passes(
     if gives.random_points and draws is None:
         raise ValueError(f"{gives.value!r} draws points; say from what with draws=")
     passes = [_decode(model, queries, threshold_logit, authors_frame, together)]
-    for number in range(1, max(refine, default=0) + 1):
+    settling = {
+        index: Settling(rule, passes[0].masks[index])
+        for index, rule in enumerate(refine)
+        if isinstance(rule, Settle) and gives is not RefineWith.NONE
+    }
+    counted = {index: rule for index, rule in enumerate(refine) if isinstance(rule, int)}
+    passes[0].settled = {index: (0, own.ending) for index, own in settling.items()}
+    number = 0
+    while number < max(counted.values(), default=0) or any(
+        own.ending is None for own in settling.values()
+    ):
+        number += 1
         before = passes[-1]
         current = Pass(before.logits.clone(), before.iou.clone(), list(before.masks))
-        due = [i for i in range(count) if refine[i] >= number]
+        due = [
+            i
+            for i in range(count)
+            if counted.get(i, 0) >= number or (i in settling and settling[i].ending is None)
+        ]
         found = {
             i: geometry_of_mask(
-                before.masks[i], gives, None if draws is None else generator_for(*draws[i], number)
+                before.masks[i],
+                gives,
+                None if draws is None else generator_for(*draws[i], number),
+                before.logits[i],
             )
             for i in due
         }
@@ -206,8 +241,11 @@ def decode_passes(
         if due:
             refined = [replace(queries[i], geometry=found[i]) for i in due]
             again = _decode(model, refined, threshold_logit, authors_frame, together)
-            current.logits[due], current.iou[due] = again.logits, again.iou
             for row, index in enumerate(due):
-                current.masks[index] = again.masks[row]
+                own = settling.get(index)
+                if own is None or own.take(before.masks[index], again.masks[row]):
+                    current.logits[index], current.iou[index] = again.logits[row], again.iou[row]
+                    current.masks[index] = again.masks[row]
+        current.settled = {index: (own.passes, own.ending) for index, own in settling.items()}
         passes.append(current)
     return passes

@@ -1,4 +1,4 @@
-"""What a mask tells the next pass: centroid, box or random points, as the ablation names them."""
+"""What a mask tells the next pass: centroid, box, random points, or itself."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ __all__ = ["RefineWith", "generator_for", "points_and_box", "refine_with_of"]
 class RefineWith(StrEnum):
     """Prompts that refinement makes from the mask before (TextSAM-EUS, refinement ablation).
 
-    "point" is one random pixel of the mask and "5points" are five; `NONE` does not refine. The
-    paper's own, and everybody's default, is `BOX_CENTROID`.
+    "point" is one random pixel of the mask and "5points" are five; "mask" is the logits of the pass
+    before as they are, SAM's dense prompt; `NONE` does not refine. The paper's own, and everybody's
+    default, is `BOX_CENTROID`.
     """
 
     NONE = "none"
     POINT = "point"
+    CENTROID = "centroid"
     BOX = "box"
     BOX_POINT = "box+point"
     BOX_CENTROID = "box+centroid"
     BOX_5POINTS = "box+5points"
+    MASK = "mask"
+    BOX_MASK = "box+mask"
 
     @property
     def random_points(self) -> int:
@@ -37,6 +41,11 @@ class RefineWith(StrEnum):
     def has_box(self) -> bool:
         """Whether the box of the mask is given."""
         return self.value.startswith("box")
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the logits of the pass before are given."""
+        return self.value.endswith("mask")
 
 
 def refine_with_of(name: str) -> RefineWith:
@@ -73,7 +82,7 @@ def points_and_box(
     gives: RefineWith = RefineWith.BOX_CENTROID,
     generator: np.random.Generator | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
-    """Foreground points and box that a mask gives.
+    """Foreground points and box that a mask gives; of "mask" neither.
 
     Args:
         mask: (H, W).
@@ -93,7 +102,7 @@ def points_and_box(
         return None
     box, centroid = found
     points = np.zeros((0, 2))
-    if gives is RefineWith.BOX_CENTROID:
+    if gives in (RefineWith.CENTROID, RefineWith.BOX_CENTROID):
         points = centroid[None]
     elif gives.random_points:
         if generator is None:

@@ -25,6 +25,7 @@ from textsam.refine import Geometry, Pass, decode_passes
 from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
 from textsam.score import answer_score
+from textsam.settle import Settle, settle_of
 from textsam.spelling import (
     CorrectedPromptWarning,
     UnknownPromptWarning,
@@ -34,6 +35,9 @@ from textsam.spelling import (
 __all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
 
 _KEPT_EMBEDDINGS = 4
+
+Refine = int | str | Settle
+"""Refinement passes, "settle", or when a mask has settled."""
 
 
 class Segmenter:
@@ -102,11 +106,11 @@ class Segmenter:
         image: ImageLike,
         prompt: str | None,
         *,
-        refine: int | None = None,
+        refine: Refine | None = None,
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
-        refine_with: str = RefineWith.BOX_CENTROID,
+        refine_with: str | None = None,
         seed: int = 0,
     ) -> Segmentation: ...
 
@@ -116,11 +120,11 @@ class Segmenter:
         image: ImageLike,
         prompt: Sequence[str | None],
         *,
-        refine: int | None = None,
+        refine: Refine | None = None,
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
-        refine_with: str = RefineWith.BOX_CENTROID,
+        refine_with: str | None = None,
         seed: int = 0,
     ) -> list[Segmentation]: ...
 
@@ -129,11 +133,11 @@ class Segmenter:
         image: ImageLike,
         prompt: str | Sequence[str | None] | None,
         *,
-        refine: int | None = None,
+        refine: Refine | None = None,
         points: Any = None,
         boxes: Any = None,
         strict: bool = False,
-        refine_with: str = RefineWith.BOX_CENTROID,
+        refine_with: str | None = None,
         seed: int = 0,
     ) -> Segmentation | list[Segmentation]:
         """Find what the prompt names, or what points and a box show.
@@ -143,13 +147,15 @@ class Segmenter:
             prompt: a word or several; a list gives a list, and the image is encoded once. None,
                 alone or in the list, asks by points and box alone, without any text.
             refine: refinement passes; default: what the adapter asks for, none without a word.
+                "settle", or a `textsam.settle.Settle`, refines until the mask changes no more.
             points: manual points that join the text: (x, y) or (x, y, label) or a list of them, in
                 pixels of the image, label 1 for inside and 0 for outside. With a list of prompts,
                 a list with one entry (or None) per prompt.
             boxes: a manual box (x_min, y_min, x_max, y_max) that joins the text; with a list of
                 prompts, a list with one entry (or None) per prompt.
             strict: raise for a prompt the adapter was not trained for, instead of warning.
-            refine_with: what refinement takes from a mask, a `RefineWith` or its name.
+            refine_with: what refinement takes from a mask, a `RefineWith` or its name; default:
+                what the adapter asks for.
             seed: of random refinement points, together with image and prompt.
 
         Returns:
@@ -169,7 +175,7 @@ class Segmenter:
             questions.append(  # noqa: PERF401
                 Question("", None, None) if text is None else self._question(text, strict, 3)
             )
-        gives = refine_with_of(refine_with)
+        gives = self.config.refine_with if refine_with is None else refine_with_of(refine_with)
         passes = self.passes(questions, 0 if gives is RefineWith.NONE else refine)
         prepared = self.prepare(image)
         manual = manual_geometry(
@@ -192,7 +198,7 @@ class Segmenter:
         prompts: str | Sequence[str],
         *,
         batch_size: int | None = None,
-        refine: int | None = None,
+        refine: Refine | None = None,
         strict: bool = False,
     ) -> Iterator[BatchAnswer]:
         """Segment images one after another in memory that does not grow with their number.
@@ -244,13 +250,15 @@ class Segmenter:
             found.append(self._question(text, strict, stacklevel + 1))  # noqa: PERF401
         return found
 
-    def passes(self, questions: Sequence[Question], refine: int | None) -> list[int]:
+    def passes(
+        self, questions: Sequence[Question], refine: Refine | None
+    ) -> Sequence[int | Settle]:
         """Refinement passes per question: as asked, or what the adapter says of each concept.
 
         A question by geometry alone is not refined unless asked: the adapter speaks of words.
 
         Raises:
-            PromptError: not a whole number of at least 0.
+            PromptError: neither a whole number of at least 0 nor a rule for settling.
         """
         if refine is None:
             config = self.config
@@ -258,8 +266,14 @@ class Segmenter:
                 0 if q.text is None else config.refine_for.get(q.concept or "", config.refine)
                 for q in questions
             ]
+        rule = settle_of(refine)
+        if rule is not None:
+            return [rule] * len(questions)
         if not (isinstance(refine, int | np.integer) and refine >= 0):
-            raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
+            raise PromptError(
+                f"refine is {refine!r}; give 0 or more passes, a whole number, or 'settle' to "
+                "refine until the mask changes no more"
+            )
         return [int(refine)] * len(questions)
 
     def prepare(self, image: ImageLike) -> Prepared:
@@ -274,10 +288,10 @@ class Segmenter:
         self,
         images: Sequence[Prepared],
         questions: Sequence[Question],
-        passes: Sequence[int],
+        passes: Sequence[int | Settle],
         manual: Sequence[Geometry | None] | None = None,
         *,
-        refine_with: RefineWith = RefineWith.BOX_CENTROID,
+        refine_with: RefineWith | None = None,
         seed: int = 0,
     ) -> list[list[Segmentation]]:
         """Ask the same questions of each image; images are encoded together, prompts decoded.
@@ -285,9 +299,9 @@ class Segmenter:
         Args:
             images: B, prepared.
             questions: C.
-            passes: (C,) refinement passes.
+            passes: (C,) refinement passes, or rules for settling.
             manual: (C,) geometry in the image's frame, or None; the same for every image.
-            refine_with: what refinement takes from a mask.
+            refine_with: what refinement takes from a mask; None: what the adapter asks for.
             seed: of random refinement points.
 
         Returns:
@@ -295,11 +309,15 @@ class Segmenter:
         """
         config = self.config
         threshold = config.mask_threshold
+        gives = config.refine_with if refine_with is None else refine_with
+        takes_text = self.built.model.takes_text
         count = len(questions)
         geometry = list(manual) if manual is not None else [None] * count
         with torch.inference_mode():
             embeddings = self._embed(images)
-            tokens = [None if q.text is None else self._token(q.text) for q in questions]
+            tokens = [
+                None if q.text is None or not takes_text else self._token(q.text) for q in questions
+            ]
             final = decode_passes(
                 self.built.model,
                 [embedding for embedding in embeddings for _ in questions],
@@ -309,14 +327,12 @@ class Segmenter:
                 manual=[image.to_region(own) for image in images for own in geometry],
                 threshold_logit=float(np.log(threshold / (1 - threshold))),
                 authors_frame=config.authors_frame,
-                gives=refine_with,
+                gives=gives,
                 draws=[(seed, image.key, q.text or "") for image in images for q in questions],
             )[-1]
             return [
                 [
-                    self._answer(
-                        image, questions[i], final, row * count + i, passes[i], refine_with
-                    )
+                    self._answer(image, questions[i], final, row * count + i, passes[i], gives)
                     for i in range(count)
                 ]
                 for row, image in enumerate(images)
@@ -383,7 +399,7 @@ class Segmenter:
         question: Question,
         final: Pass,
         index: int,
-        refined: int,
+        refined: int | Settle,
         gives: RefineWith,
     ) -> Segmentation:
         logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
@@ -399,6 +415,9 @@ class Segmenter:
         sure = question.text is None or score >= self.config.found_threshold
         found = not empty and sure
         extra: dict[str, object] = {"concept": question.concept, "refine": refined}
+        if isinstance(refined, Settle):
+            passes, ending = final.settled.get(index, (0, None))
+            extra.update(refine=passes, settle=refined.model_dump(), ended=ending)
         if gives is not RefineWith.BOX_CENTROID:
             extra["refine_with"] = gives.value
         if not empty and not found:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textsam.adapters import TENSORS_FILE, find_adapter
-from textsam.config import WITHOUT_EFFECT, TrainConfig
+from textsam.config import WITHOUT_EFFECT, TrainConfig, unused_settings
 from textsam.data.sample import CocoTarget, Sample, Target
 from textsam.errors import DataError
 from textsam.presets import preset
@@ -92,7 +92,8 @@ def training_facts(
         data: "train" and "val" -> digest of their samples.
         base: from `base_facts`.
     """
-    settings = config.model_dump(mode="json", exclude={*WITHOUT_EFFECT, "name", "terms"})
+    left_out = dict.fromkeys((*WITHOUT_EFFECT, "name", "terms"), True)
+    settings = config.model_dump(mode="json", exclude={**left_out, **unused_settings(config)})
     settings["data"].pop("root")
     facts: Facts = {**settings, "calibrate": calibrate, "contents": dict(data), "base": base}
     if config.init_adapter is not None:

@@ -241,14 +241,17 @@ def make_plan(
     jobs: dict[str, Job] = {}
     for cell in ablation.cells:
         config = configs[cell.name]
-        evaluation = ablation.evaluation_of(cell)
+        try:
+            evaluation = ablation.evaluation_of(cell)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, cell {cell.name!r}: {error}") from error
         if evaluation.root is None:
             evaluation = evaluation.model_copy(update={"root": config.data.root})
         try:
             data.check(config, evaluation)
             contents = {part: data.training(config, part)[1] for part in ("train", "val")}
             weights = base_facts(config.preset, sam_checkpoint, text_encoder, files)
-            asked = evaluation.model_dump(mode="json", exclude={"root"})
+            asked = evaluation.facts()
             asked["contents"] = data.evaluation(evaluation)[1]
         except TextSAMError as error:
             raise type(error)(f"{path}, cell {cell.name!r}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from textsam.errors import ConfigError
 from textsam.invalid import invalid_fields
 from textsam.refinement import RefineWith
 from textsam.sections import read_sections
+from textsam.settle import Settle
 
 __all__ = [
     "AblationConfig",
@@ -37,6 +38,10 @@ class EvaluationChanges(_Settings):
     Attributes:
         refine: refinement passes; None takes what the adapter asks for.
         refine_with: what refinement takes from a mask.
+        settle: refine until the mask changes no more, instead of a number of passes.
+        prompts: what is given: "text", "text+geometry" or "geometry", as in `textsam evaluate`.
+        box_shift: part of its size by which the truth's box is moved, given without a point; None
+            gives a point and a loose box. Needs geometry.
         negatives: absent concepts asked per image.
         precision: of the image encoder: "auto", "float32" or "bfloat16".
         seed: of absent concepts and random points.
@@ -44,9 +49,18 @@ class EvaluationChanges(_Settings):
 
     refine: int | None = Field(None, ge=0)
     refine_with: RefineWith = RefineWith.BOX_CENTROID
+    settle: Settle | None = None
+    prompts: Literal["text", "text+geometry", "geometry"] = "text"
+    box_shift: float | None = Field(None, ge=0, lt=0.5)
     negatives: int = Field(0, ge=0)
     precision: str = Field("auto", pattern="^(auto|float32|bfloat16)$")
     seed: int = Field(0, ge=0)
+
+    def facts(self) -> dict[str, Any]:
+        """What results depend on, but for the images; what came later only where it is used."""
+        later = {"settle": None, "prompts": "text", "box_shift": None}
+        unused = {name for name, default in later.items() if getattr(self, name) == default}
+        return self.model_dump(mode="json", exclude={"root", *unused})
 
 
 class EvaluationSettings(EvaluationChanges):
@@ -67,6 +81,17 @@ class EvaluationSettings(EvaluationChanges):
         if not (self.sets or self.folders):
             raise ValueError("evaluate.sets and evaluate.folders are both empty")
         return self
+
+    def check(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ConfigError: a shift of a box that is not given, or two ways of refining.
+        """
+        if self.box_shift is not None and self.prompts == "text":
+            raise ConfigError('evaluate.box_shift needs a box: set evaluate.prompts to "geometry"')
+        if self.settle is not None and self.refine is not None:
+            raise ConfigError("evaluate has both refine and settle; give one of them")
 
 
 class PaperFigures(_Settings):
@@ -155,11 +180,17 @@ class AblationConfig(_Settings):
         return self
 
     def evaluation_of(self, cell: CellSettings) -> EvaluationSettings:
-        """The evaluation of one cell: the ablation's with what the cell changes."""
+        """The evaluation of one cell: the ablation's with what the cell changes.
+
+        Raises:
+            ConfigError: it contradicts itself.
+        """
         changes = cell.evaluate.model_dump(exclude_unset=True)
-        return self.evaluate.model_copy(
+        evaluation = self.evaluate.model_copy(
             update={name: getattr(cell.evaluate, name) for name in changes}
         )
+        evaluation.check()
+        return evaluation
 
 
 def read_ablation(path: str | Path, changes: Mapping[str, Any] | None = None) -> AblationConfig:

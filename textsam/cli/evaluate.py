@@ -17,6 +17,7 @@ from textsam.cli.options import (
     Refine,
     RefineWith,
     SamCheckpoint,
+    Settle,
     TextEncoderFolder,
 )
 from textsam.errors import ConfigError
@@ -78,6 +79,7 @@ def evaluate(
     adapter: Adapter = None,
     refine: Refine = None,
     refine_with: RefineWith = None,
+    settle: Settle = False,
     negatives: Annotated[
         int, typer.Option(min=0, help="Absent concepts of other modalities asked per image.")
     ] = 1,
@@ -117,6 +119,8 @@ def evaluate(
         return
     if data is None or out is None:
         raise usage_error("give the data to evaluate on and -o FOLDER for the results")
+    if settle and refine is not None:
+        raise usage_error("--settle refines until the mask settles; give it without --refine")
     protocol = _protocol(prompts, _shifts(box_shift))
     if bool(sets) == bool(concept):
         raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
@@ -125,6 +129,7 @@ def evaluate(
         from textsam.api import load_model
         from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
         from textsam.evaluate import evaluate as run_evaluation
+        from textsam.settle import Settle as Rule
 
         keep_freed_memory()
 
@@ -148,6 +153,8 @@ def evaluate(
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
         )
+        if settle and faithfulness:
+            raise usage_error("--faithfulness refines a number of times; give it without --settle")
         if faithfulness:
             from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
             from textsam.evaluate.faithfulness_table import faithfulness_table
@@ -161,7 +168,7 @@ def evaluate(
             out=out,
             prompts=protocol.prompts,
             box_shifts=protocol.box_shifts,
-            refine=refine,
+            refine=Rule() if settle else refine,
             refine_with=refine_with,
             negatives=negatives,
             seed=seed,

@@ -16,6 +16,7 @@ __all__ = [
     "Refine",
     "RefineWith",
     "SamCheckpoint",
+    "Settle",
     "TextEncoderFolder",
 ]
 
@@ -33,8 +34,17 @@ Refine = Annotated[
 RefineWith = Annotated[
     str | None,
     typer.Option(
-        help="What refinement takes from a mask: none, point (one random), box, box+point, "
-        "box+centroid (the default) or box+5points.",
+        help="What refinement takes from a mask: none, point (one random), centroid, box, "
+        "box+point, box+centroid, box+5points, mask (the logits) or box+mask; default: what the "
+        "adapter asks for.",
+    ),
+]
+Settle = Annotated[
+    bool,
+    typer.Option(
+        "--settle",
+        help="Refine until the mask changes by 2 px or less, ten times at most, instead of a "
+        "number of passes.",
     ),
 ]
 SamCheckpoint = Annotated[

@@ -17,6 +17,7 @@ from textsam.cli.options import (
     Precision,
     Refine,
     SamCheckpoint,
+    Settle,
     TextEncoderFolder,
 )
 
@@ -44,6 +45,7 @@ def segment(
     model: Model = "lite",
     adapter: Adapter = None,
     refine: Refine = None,
+    settle: Settle = False,
     device: Device = "auto",
     precision: Precision = "auto",
     formats: Annotated[
@@ -119,6 +121,8 @@ def segment(
     """
     mask_file = out if out.suffix.lower() in _MASK_SUFFIXES else None
     _check_out(out, mask_file, source, prompts, formats)
+    if settle and refine is not None:
+        raise usage_error("--settle refines until the mask settles; give it without --refine")
     limits = {
         "max_pixels": max_pixels,
         "max_images": max_images,
@@ -146,7 +150,7 @@ def segment(
                 overlay=overlay,
                 sheet=sheet,
                 fractional=fractional,
-                refine=refine,
+                refine="settle" if settle else refine,
                 strict=strict,
                 limits=kept,
             )

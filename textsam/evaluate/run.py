@@ -19,6 +19,7 @@ from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases
 from textsam.io.atomic import atomic_path
 from textsam.refinement import refine_with_of
+from textsam.settle import Settle
 
 __all__ = ["SUMMARY_FILE", "TOLERANCE_PX", "SegmentsByWord", "evaluate"]
 
@@ -30,7 +31,7 @@ def evaluate(
     out: Path | None,
     prompts: Prompts = "text",
     box_shifts: Sequence[float] = (),
-    refine: int | None = None,
+    refine: int | Settle | None = None,
     refine_with: str | None = None,
     negatives: int = 1,
     seed: int = 0,
@@ -54,7 +55,8 @@ def evaluate(
         box_shifts: parts of its size by which the truth's box is moved, given without a point and
             once for each; in [0, 0.5). Needs geometry. Empty: a point and a loose box.
         refine: refinement passes; None takes what the adapter asks for with text, and none with
-            geometry, which then has the place of refinement's.
+            geometry, which then has the place of refinement's. A rule refines until masks settle;
+            the segmenter must take it then.
         refine_with: what refinement takes from a mask, see `textsam.refinement.RefineWith`; None
             is the default of the segmenter, which must take `refine_with` and `seed` otherwise.
         negatives: how many prompts that the modality cannot show are asked per image, at most; none
@@ -141,7 +143,7 @@ def _bar(shown: bool) -> Progress:
 def _settings(
     segmenter: SegmentsByWord,
     protocol: Protocol,
-    refine: int | None,
+    refine: int | Settle | None,
     refine_with: str | None,
     negatives: int,
     seed: int,
@@ -154,7 +156,7 @@ def _settings(
         "prompts": list(segmenter.prompts),
         "protocol": protocol.prompts,
         "box_shifts": list(protocol.box_shifts),
-        "refine": refine,
+        "refine": refine.model_dump() if isinstance(refine, Settle) else refine,
         "refine_with": refine_with,
         "negatives": negatives,
         "seed": seed,

@@ -177,6 +177,8 @@ class EvaluationSummary:
             columns = ("set", "absent because", "n", "false positives", "rate %")
             parts.append(markdown(columns, lines, left=2))
         refine = self.settings.get("refine")
+        if isinstance(refine, dict):
+            refine = "until the mask settles"
         seconds = self.seconds_per_image
         parts.append(
             f"adapter {self.settings.get('adapter')}, preset {self.settings.get('preset')}, refine "

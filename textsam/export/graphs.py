@@ -30,6 +30,7 @@ class DecoderGraph(nn.Module):
     kinds: Tensor
     image_pe: Tensor
     no_mask: Tensor
+    further: Tensor
 
     def __init__(self, model: TextSAM, side_px: int) -> None:
         super().__init__()
@@ -44,6 +45,9 @@ class DecoderGraph(nn.Module):
             self.register_buffer("kinds", torch.cat([kind.weight for kind in kinds]))
             self.register_buffer("image_pe", prompts.get_dense_pe().clone())
             self.register_buffer("no_mask", no_mask.clone())
+            learned = model.learned_tokens
+            further = no_mask.new_zeros(0, no_mask.shape[1]) if learned is None else learned()
+            self.register_buffer("further", further.clone())
 
     def forward(
         self, embedding: Tensor, text_tokens: Tensor, points: Tensor, labels: Tensor
@@ -66,4 +70,7 @@ class DecoderGraph(nn.Module):
         place = place * (labels >= 0)[..., None]
         geometry = place + self.kinds[labels + 1]
         tokens = torch.cat([text_tokens[:, None], geometry], dim=1)
+        if len(self.further):  # of the model, so that there is no branch in the graph
+            further = self.further.expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens, further], dim=1)
         return decode_masks(self.decoder, embedding, self.image_pe, tokens, self.no_mask)

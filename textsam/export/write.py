@@ -31,6 +31,7 @@ from textsam.export.record import (
 from textsam.export.session import open_session
 from textsam.preprocess import MinMaxPixels, PixelNormaliser, StandardPixels
 from textsam.prompts import canonical, normalise
+from textsam.refinement import RefineWith
 from textsam.segmenter import Segmenter
 from textsam.weights.checksum import sha256_of
 
@@ -78,8 +79,9 @@ def export_onnx(
     Raises:
         TextSAMError: onnx, onnxscript or onnxruntime is not installed; the graphs do not agree
             with PyTorch; the folder cannot be written.
-        ConfigError: the folder is in use, an opset that cannot be written, or a segmenter on
-            another device or in another precision.
+        ConfigError: the folder is in use, an opset that cannot be written, a segmenter on another
+            device or in another precision, or one that takes no words or refines in a way that an
+            export does not.
         PromptError: a prompt that is empty or too long.
     """
     target = Path(folder)
@@ -96,6 +98,16 @@ def export_onnx(
         raise ConfigError(
             "the model's modules were rearranged for a CPU, which makes a graph of thousands of "
             "pieces; load it with plain=True to export it"
+        )
+    passes = segmenter.config.refine if refine is None else refine
+    if passes and segmenter.config.refine_with is not RefineWith.BOX_CENTROID:
+        raise ConfigError(
+            f"the adapter refines with {segmenter.config.refine_with.value!r}, an export with "
+            f"{RefineWith.BOX_CENTROID.value!r} alone; export it with refine=0"
+        )
+    if not segmenter.built.model.takes_text:
+        raise ConfigError(
+            "the adapter was trained without words, and an export answers words alone"
         )
     rule = _normalisation(segmenter.built.preprocessor.normalise)
     _require_libraries()

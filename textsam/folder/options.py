@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from textsam.errors import ConfigError
 from textsam.folder.formats import Format
@@ -31,7 +31,8 @@ class Options:
         overlay: also draw each mask over its image.
         sheet: also draw contact sheets of all answers.
         fractional: DICOM segmentations hold probabilities instead of 0 and 1.
-        refine: refinement passes; None takes what the adapter asks for.
+        refine: refinement passes; None takes what the adapter asks for, "settle" refines until the
+            mask changes no more.
         strict: raise for a prompt the adapter was not trained for.
         limits: the most that one input may ask of the machine.
 
@@ -47,7 +48,7 @@ class Options:
     overlay: bool = False
     sheet: bool = False
     fractional: bool = False
-    refine: int | None = None
+    refine: int | Literal["settle"] | None = None
     strict: bool = False
     limits: Limits = field(default_factory=Limits)
 
@@ -60,7 +61,7 @@ class Options:
         object.__setattr__(self, "formats", tuple(dict.fromkeys(self.formats)))
         for label in ("frame", "axis", "refine"):
             value = getattr(self, label)
-            if value is not None and (isinstance(value, bool) or value < 0):
+            if value is not None and value != "settle" and (isinstance(value, bool) or value < 0):
                 raise ConfigError(f"{label} is {value!r}; it is counted from 0")
         if self.window < -1:
             raise ConfigError(f"window is {self.window!r}; it is counted from 0, -1 shows all")

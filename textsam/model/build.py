@@ -11,6 +11,7 @@ from textsam.errors import ConfigError
 from textsam.model.adapter import TextAdapter
 from textsam.model.backbones import Backbone, build_litemedsam, build_sam, load_backbone
 from textsam.model.context import ContextTokens
+from textsam.model.learned_tokens import LearnedTokens
 from textsam.model.text_encoders import TextEncoder, load_biomedclip, load_minilm
 from textsam.model.textsam import TextSAM
 from textsam.model.tuning import Tuning, apply_tuning
@@ -31,6 +32,9 @@ class Architecture:
         token_scale: factor on the adapter's output.
         tuning: what learns.
         side_px: side of the model's square input; None is the backbone's own.
+        prompt_tokens: learned tokens beside every prompt.
+        prompt_token_width: dimensions they are learned in.
+        takes_text: whether words reach the decoder.
     """
 
     context_tokens: int = 4
@@ -39,6 +43,9 @@ class Architecture:
     token_scale: float = 1.0
     tuning: Tuning = field(default_factory=Tuning)
     side_px: int | None = None
+    prompt_tokens: int = 0
+    prompt_token_width: int = 128
+    takes_text: bool = True
 
 
 @dataclass
@@ -84,7 +91,13 @@ def assemble(
             normalise=architecture.normalise,
             scale=architecture.token_scale,
         ),
+        takes_text=architecture.takes_text,
     )
+    if architecture.prompt_tokens:
+        # After everything else that draws, so that the rest begins as it would without them.
+        model.learned_tokens = LearnedTokens(
+            architecture.prompt_tokens, architecture.prompt_token_width
+        )
     apply_tuning(model, backbone, architecture.tuning)
     model.eval()
     built = BuiltModel(model, backbone, Preprocessor(backbone.side_px, backbone.normalise))

@@ -12,6 +12,7 @@ from textsam.errors import PromptError
 from textsam.model.adapter import TextAdapter
 from textsam.model.context import ContextTokens
 from textsam.model.decode import decode_masks
+from textsam.model.learned_tokens import LearnedTokens
 from textsam.model.text_encoders import TextEncoder
 
 __all__ = ["TextSAM"]
@@ -27,6 +28,9 @@ class TextSAM(nn.Module):
         text_encoder: frozen BERT.
         context: learnable context tokens.
         adapter: text features -> decoder tokens.
+        learned_tokens: further tokens of every prompt, or None.
+        takes_text: whether words reach the decoder. A model that takes none is asked by geometry,
+            or by nothing at all, which is decoding without a prompt.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class TextSAM(nn.Module):
         text_encoder: TextEncoder,
         context: ContextTokens,
         adapter: TextAdapter,
+        learned_tokens: LearnedTokens | None = None,
+        takes_text: bool = True,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -46,6 +52,8 @@ class TextSAM(nn.Module):
         self.text_encoder = text_encoder
         self.context = context
         self.adapter = adapter
+        self.learned_tokens = learned_tokens
+        self.takes_text = takes_text
         # Set where a merged model is only to answer, on a CPU; see `CpuMaskDecoder`.
         self.fast_decoder: nn.Module | None = None
 
@@ -82,30 +90,48 @@ class TextSAM(nn.Module):
         text_tokens: Tensor | None,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        *,
+        count: int = 1,
     ) -> tuple[Tensor, Tensor]:
-        """Join text and geometry: `[text, points…, box corner, box corner]`.
+        """Join text, geometry and learned tokens: `[text, points…, corner, corner, learned…]`.
 
         Args:
             text_tokens: (C, 256), or None for geometry alone, which is SAM's own prompt.
             points: (C, n, 2) coordinates (x, y) in the model's frame, in pixels, and (C, n)
                 labels, 1 foreground, 0 background.
             boxes: (C, 4), (x_min, y_min, x_max, y_max) in the model's frame, in pixels.
+            masks: (C, 1, 256, 256) logits of an earlier pass, as `decode` gives them: SAM's dense
+                prompt.
+            count: C where nothing at all is given, to a model that takes no text.
 
         Returns:
-            (C, m, 256) sparse tokens and the (C or 1, 256, 64, 64) no-mask dense embedding.
+            (C, m, 256) sparse tokens and the (C or 1, 256, 64, 64) dense embedding, which says
+            that there is no mask where none is given.
 
         Raises:
-            PromptError: neither text nor geometry.
+            PromptError: a word for a model that takes none, or nothing for one that takes words.
         """
-        if text_tokens is None and points is None and boxes is None:
+        if text_tokens is not None and not self.takes_text:
+            raise PromptError("this model was trained without words; ask it without")
+        unasked = points is None and boxes is None and masks is None
+        if text_tokens is None and unasked and self.takes_text:
             raise PromptError("there is neither text nor geometry; give at least one of them")
-        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
         if text_tokens is None:
-            return sparse, dense
+            if unasked:
+                sparse = sparse.new_zeros(count, 0, sparse.shape[-1])
+            return self._with_learned(sparse), dense
         text = text_tokens[:, None]
         if points is None and boxes is None:
-            return text, dense
-        return torch.cat([text, sparse], dim=1), dense
+            return self._with_learned(text), dense
+        return self._with_learned(torch.cat([text, sparse], dim=1)), dense
+
+    def _with_learned(self, sparse: Tensor) -> Tensor:
+        if self.learned_tokens is None:
+            return sparse
+        own: Tensor = self.learned_tokens()
+        return torch.cat([sparse, own.to(sparse.dtype).expand(len(sparse), -1, -1)], dim=1)
 
     def decode(
         self, image_embedding: Tensor, sparse: Tensor, dense: Tensor

@@ -34,13 +34,15 @@ class Tuning:
             backbone's fixed parts; "frozen" leaves it.
         encoder_targets: layer names inside the encoder; `qkv.q` and `qkv.v` of every attention.
         decoder: "lora" adapts q and v of every attention of the two-way transformer and trains the
-            decoder's heads; "heads" trains the heads alone; "full" trains the whole decoder.
+            decoder's heads; "heads" trains the heads alone; "full" trains all of the decoder.
+        prompt_embeddings: train SAM's own embeddings of points and box corners, too.
     """
 
     rank: int = 16
     encoder: Literal["lora", "full", "frozen"] = "lora"
     encoder_targets: tuple[str, ...] = ("qkv.q", "qkv.v")
     decoder: Literal["lora", "heads", "full"] = "lora"
+    prompt_embeddings: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -51,7 +53,8 @@ def apply_tuning(model: TextSAM, backbone: Backbone, tuning: Tuning) -> None:
     """Freeze the model, inject LoRA and mark what learns, in place.
 
     Learns: LoRA matrices, the decoder outside its transformer (tokens, upscaling, hyper-networks,
-    IoU head) or all of it, the context tokens and the adapter.
+    IoU head) or all of it, the context tokens, the adapter and the learned prompt tokens, where
+    there are any.
     """
     model.requires_grad_(False)
     if tuning.encoder == "lora":
@@ -68,8 +71,14 @@ def apply_tuning(model: TextSAM, backbone: Backbone, tuning: Tuning) -> None:
     for name, parameter in model.mask_decoder.named_parameters():
         if tuning.decoder == "full" or not name.startswith("transformer."):
             parameter.requires_grad_(True)
-    model.context.requires_grad_(True)
-    model.adapter.requires_grad_(True)
+    if tuning.prompt_embeddings:
+        # What is added to the position of a point (Funai et al.: "learned embedding").
+        model.prompt_encoder.point_embeddings.requires_grad_(True)
+        model.prompt_encoder.not_a_point_embed.requires_grad_(True)
+    model.context.requires_grad_(model.takes_text)
+    model.adapter.requires_grad_(model.takes_text)
+    if model.learned_tokens is not None:
+        model.learned_tokens.requires_grad_(True)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

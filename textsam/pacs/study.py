@@ -21,6 +21,7 @@ from textsam.pacs.client import PacsClient
 from textsam.pacs.plan import Chosen, plan_study
 from textsam.pacs.summary import SeriesSummary, StudySummary
 from textsam.result import Segmentation
+from textsam.settle import Settle
 
 if TYPE_CHECKING:
     from textsam.batch import BatchAnswer
@@ -125,9 +126,10 @@ def segment_study(
     )
 
 
-def _settings(passes: Sequence[int], window: int, crop: bool) -> str:
+def _settings(passes: Sequence[int | Settle], window: int, crop: bool) -> str:
     """What answers depend on besides images, prompts and the model, as text."""
-    return json.dumps({"passes": list(passes), "window": window, "crop": crop}, sort_keys=True)
+    told = [one.model_dump() if isinstance(one, Settle) else one for one in passes]
+    return json.dumps({"passes": told, "window": window, "crop": crop}, sort_keys=True)
 
 
 def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:

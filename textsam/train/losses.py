@@ -1,31 +1,88 @@
-"""Dice + binary cross-entropy on masks, and a regression of the decoder's predicted IoU."""
+"""Dice + binary cross-entropy on masks, a regression of the predicted IoU, and distillation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LossParts", "dice_loss", "iou_of_logits", "mask_losses"]
+__all__ = ["LossParts", "dice_loss", "distillation_loss", "iou_of_logits", "mask_losses", "mixed"]
 
 
 @dataclass
 class LossParts:
-    """The terms of one image's loss, each a scalar tensor."""
+    """The terms of one image's loss, each a scalar tensor.
+
+    Attributes:
+        bce, dice, iou: of the masks.
+        distillation: pull of earlier passes towards the last; None without.
+        distillation_weight: of it in the total.
+    """
 
     bce: Tensor
     dice: Tensor
     iou: Tensor
+    distillation: Tensor | None = None
+    distillation_weight: float = 0.0
 
     def total(self, bce_weight: float, dice_weight: float, iou_weight: float) -> Tensor:
         """Weighted sum."""
-        return bce_weight * self.bce + dice_weight * self.dice + iou_weight * self.iou
+        total = bce_weight * self.bce + dice_weight * self.dice + iou_weight * self.iou
+        if self.distillation is None:
+            return total
+        return total + self.distillation_weight * self.distillation
 
     def logged(self) -> dict[str, float]:
         """Name -> number, for the log."""
-        return {name: float(getattr(self, name).detach()) for name in ("bce", "dice", "iou")}
+        terms = {"bce": self.bce, "dice": self.dice, "iou": self.iou}
+        if self.distillation is not None:
+            terms["distillation"] = self.distillation
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+
+def mixed(passes: Sequence[LossParts], weights: Sequence[float] = ()) -> LossParts:
+    """The terms of several passes over one image as one.
+
+    Args:
+        passes: at least one.
+        weights: of each; empty: all the same, adding up to 1.
+    """
+    if len(passes) == 1 and not weights:
+        return passes[0]
+    shares = list(weights) or [1 / len(passes)] * len(passes)
+
+    def sum_of(terms: Sequence[Tensor]) -> Tensor:
+        return torch.stack([w * term for w, term in zip(shares, terms, strict=True)]).sum()
+
+    return LossParts(
+        bce=sum_of([one.bce for one in passes]),
+        dice=sum_of([one.dice for one in passes]),
+        iou=sum_of([one.iou for one in passes]),
+    )
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """How far one pass is from what a later one makes of the same question.
+
+    T² · KL(σ(teacher / T) ‖ σ(student / T)), mean over pixels and prompts: 0 where both agree. The
+    teacher gets no gradient. T² keeps the gradient's size the same for all T (Hinton et al. 2015).
+
+    Args:
+        student: (n, 1, h, w) logits.
+        teacher: (n, 1, h, w) logits.
+        temperature: T; above 1 it softens both, so that unsure pixels count for more.
+
+    Returns:
+        A scalar.
+    """
+    fixed = teacher.detach() / temperature
+    soft = fixed.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(fixed, soft)
+    cross = F.binary_cross_entropy_with_logits(student / temperature, soft)
+    return temperature**2 * (cross - entropy)
 
 
 def dice_loss(logits: Tensor, targets: Tensor, smooth: float = 1e-5) -> Tensor:

@@ -77,7 +77,7 @@ def preference_margin(
     return (weights[weights != 0].to(ratio.dtype) * ratio).sum()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PreferenceParts(LossParts):
     """The loss of one unlabelled image; its supervised terms are 0.
 

@@ -31,7 +31,7 @@ __all__ = ["PreferenceForward", "frozen_copy", "learns_in_stage_two", "unlabelle
 
 
 def frozen_copy(model: TextSAM) -> TextSAM:
-    """The model as it stands, for ever: decoder, context tokens and text adapter copied.
+    """The model as it stands, for ever: decoder, context, text adapter and learned tokens copied.
 
     Image encoder, prompt encoder and text encoder are the model's own; they do not learn in stage
     two, and copies would be the larger part of its memory.
@@ -43,15 +43,16 @@ def frozen_copy(model: TextSAM) -> TextSAM:
     frozen = copy.copy(model)
     # A shallow copy shares the table of parts; give it one of its own before exchanging any.
     frozen._modules = dict(model._modules)
-    for name in ("mask_decoder", "context", "adapter"):
-        setattr(frozen, name, own(getattr(model, name)))
+    for name in ("mask_decoder", "context", "adapter", "learned_tokens"):
+        if (part := getattr(model, name)) is not None:
+            setattr(frozen, name, own(part))
     return frozen
 
 
 def learns_in_stage_two(name: str, settings: PreferenceSettings) -> bool:
     """Whether the trainable parameter of this name learns in stage two."""
     text = settings.learns == "decoder+text" and name.startswith(("context.", "adapter."))
-    return text or name.startswith("mask_decoder.")
+    return text or name.startswith(("mask_decoder.", "learned_tokens."))
 
 
 def unlabelled_images(config: TrainConfig, samples: Sequence[Sample]) -> frozenset[Path]:
@@ -148,9 +149,10 @@ class PreferenceForward(Forward):
         settings = self.settings
         embedding = self.embed([item])
         with self._text_noise(key):
-            tokens = self.built.model.encode_text(item.prompts)
+            tokens = self.words(item.prompts)
         with self._autocast():
-            logits, targets, _ = self.decode(item, embedding, tokens, None)
+            answers = self.decode(item, embedding, tokens, None)
+        logits, targets = answers.logits[-1], answers.targets
         old = self._reference_logits(key, item, embedding, tokens)
         logits, old = logits[:, 0].float(), old[:, 0].float()
         losses = []
@@ -192,21 +194,21 @@ class PreferenceForward(Forward):
 
     @torch.no_grad()
     def _reference_logits(
-        self, key: Key, item: TrainItem, embedding: Tensor, tokens: Tensor
+        self, key: Key, item: TrainItem, embedding: Tensor, tokens: Tensor | None
     ) -> Tensor:
         """(n, 1, h, w) logits of the frozen model in the frame of `decode`."""
-        tokens = tokens.detach()
+        tokens = None if tokens is None else tokens.detach()
         if self.settings.learns == "decoder+text":
             with self._text_noise(key):
-                tokens = self.reference.encode_text(item.prompts)
+                tokens = None if tokens is None else self.reference.encode_text(item.prompts)
         current = self.built
         try:
             self.built = replace(current, model=self.reference)
             with self._autocast():
-                logits, _, _ = self.decode(item, embedding.detach(), tokens, None)
+                answers = self.decode(item, embedding.detach(), tokens, None)
         finally:
             self.built = current
-        return logits
+        return answers.logits[-1]
 
     def _rater(self, key: Key, number: int) -> np.random.Generator:
         """Draws the rater's mistakes on one prompt of one image.

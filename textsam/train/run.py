@@ -46,12 +46,14 @@ def _as_is(batch: list[tuple[Key, TrainItem]]) -> list[tuple[Key, TrainItem]]:
 
 def _adapter_config(run: Run, step: int) -> AdapterConfig:
     config = run.config
+    refine, refine_with = config.inference
     return AdapterConfig(
         name=config.name,
         preset=config.preset,
         architecture=record_of(architecture_from(config)),
         prompts=run.vocabulary,
-        refine=config.refine,
+        refine=refine,
+        refine_with=refine_with,
         score="iou_head" if config.loss.iou > 0 else "mask_probability",
         authors_frame=run.authors_frame,
         base=run.base,

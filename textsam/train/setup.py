@@ -12,7 +12,7 @@ import torch
 from textsam import weights
 from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter
 from textsam.checkpoint import load_adapter
-from textsam.config import WITHOUT_EFFECT, TrainConfig
+from textsam.config import WITHOUT_EFFECT, TrainConfig, unused_settings
 from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset
@@ -88,13 +88,18 @@ def architecture_from(config: TrainConfig) -> Architecture:
             encoder=config.tuning.encoder,
             encoder_targets=config.tuning.encoder_targets,
             decoder=config.tuning.decoder,
+            prompt_embeddings=config.tuning.prompt_embeddings,
         ),
         side_px=config.side_px,
+        prompt_tokens=config.tokens.count,
+        prompt_token_width=config.tokens.width,
+        takes_text=config.text,
     )
 
 
 def _fingerprint(config: TrainConfig) -> str:
-    return hashlib.sha256(config.model_dump_json(exclude=set(WITHOUT_EFFECT)).encode()).hexdigest()
+    left_out = {**dict.fromkeys(WITHOUT_EFFECT, True), **unused_settings(config)}
+    return hashlib.sha256(config.model_dump_json(exclude=left_out).encode()).hexdigest()
 
 
 def _optimiser(built: BuiltModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -192,6 +197,7 @@ def setup(
         device=device,
         precision=config.precision,
         geometry=config.geometry,
+        self_prompt=config.self_prompt,
         seed=config.seed,
         cache=cache,
     )

@@ -4,48 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from textsam.config import GeometrySettings
+from textsam.config import GeometrySettings, SelfPromptSettings
 from textsam.data.dataset import TrainItem
 from textsam.model.build import BuiltModel
-from textsam.refine import box_and_centroid
+from textsam.refinement import RefineWith, points_and_box
 from textsam.train.cache import EmbeddingCache
-from textsam.train.losses import LossParts, mask_losses
+from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
 from textsam.train.order import Key
+from textsam.train.simulate import Given, given_by_truth, weighted_choice
 
-__all__ = ["Forward", "simulated_geometry"]
+__all__ = ["Answers", "Forward"]
 
 
-def simulated_geometry(
-    mask: NDArray[np.bool_], jitter: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centroid and box of a mask, the box's sides and the point shifted at random.
+@dataclass(frozen=True)
+class Answers:
+    """What the passes over one image's n prompts gave.
 
-    Args:
-        mask: (h, w), not empty, in the model's frame.
-        jitter: largest shift as a fraction of the box's width and height.
-        rng: of this item.
-
-    Returns:
-        (2,) point (x, y) and (4,) box, inside the mask's array.
+    Attributes:
+        logits: per pass (n, 1, h, w), over the valid part of the square, or in the image's own
+            pixels where the item carries its masks in them.
+        iou: per pass (n, 1), predicted.
+        targets: (n, h, w), in the order of the answers.
+        order: (n,) place of each answer's prompt in the item.
     """
-    found = box_and_centroid(mask)
-    if found is None:
-        raise ValueError("an empty mask has no geometry")
-    box, centroid = found
-    size = np.array([box[2] - box[0], box[3] - box[1]]) + 1.0
-    limit = np.array([mask.shape[1], mask.shape[0]]) - 1.0
-    shift = rng.uniform(-jitter, jitter, 4) * np.tile(size, 2)
-    moved = np.clip(box + shift, 0, np.tile(limit, 2))
-    box = np.concatenate([np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])])
-    point = np.clip(centroid + rng.uniform(-jitter, jitter, 2) * size / 2, 0, limit)
-    return point, box
+
+    logits: list[Tensor]
+    iou: list[Tensor]
+    targets: Tensor
+    order: list[int]
 
 
 class Forward:
@@ -56,6 +49,7 @@ class Forward:
         device: where the model is.
         precision: "float32", or "bfloat16" for autocast in the image encoder.
         geometry: simulated geometric prompts.
+        self_prompt: passes over each image, and what they take from each other.
         seed: of the run.
         cache: of embeddings, for a frozen encoder.
     """
@@ -68,12 +62,14 @@ class Forward:
         precision: str,
         geometry: GeometrySettings,
         seed: int,
+        self_prompt: SelfPromptSettings | None = None,
         cache: EmbeddingCache | None = None,
     ) -> None:
         self.built = built
         self.device = device
         self.precision = precision
         self.geometry = geometry
+        self.self_prompt = self_prompt or SelfPromptSettings()
         self.seed = seed
         self.cache = cache
 
@@ -109,64 +105,203 @@ class Forward:
         with self._autocast():
             return encode(batch).float()
 
+    def words(self, prompts: Sequence[str]) -> Tensor | None:
+        """(n, 256) tokens of prompts, or None for a model that takes no text."""
+        if not self.built.model.takes_text:
+            return None
+        return self.built.model.encode_text(prompts)
+
+    def validation_draws(self, key: Key) -> np.random.Generator | None:
+        """What draws the geometry of a validation image: always the same; None: it gets none."""
+        if not self.geometry.in_validation:
+            return None
+        return np.random.default_rng((self.seed, *key, 0x7A1))
+
     def decode(
-        self, item: TrainItem, embedding: Tensor, tokens: Tensor, rng: np.random.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode one item's prompts, some of them with simulated geometry.
+        self,
+        item: TrainItem,
+        embedding: Tensor,
+        tokens: Tensor | None,
+        rng: np.random.Generator | None,
+    ) -> Answers:
+        """Decode one item's prompts in all passes, some of them with simulated geometry.
+
+        In each further pass a prompt has its word, if it has one, and what the mask before gives,
+        without a gradient. A prompt whose mask is empty keeps its answer: nothing is made up.
 
         Args:
             item: with n prompts.
             embedding: (1, 256, 64, 64) of its image.
-            tokens: (n, 256) of its prompts.
-            rng: draws geometry; None decodes from text alone.
-
-        Returns:
-            (n, 1, h, w) logits and (n, h, w) targets over the valid part of the square, or both in
-            the image's own pixels where the item carries its masks in them, and (n, 1) predicted
-            IoU.
+            tokens: (n, 256) of its prompts; None for a model that takes no text.
+            rng: draws geometry; None simulates none.
         """
-        model = self.built.model
         targets = item.targets.to(self.device)
         native = None if item.native_targets is None else item.native_targets.to(self.device)
         present = targets.flatten(1).bool().any(1)
-        if rng is not None and rng.random() < self.geometry.probability and bool(present.any()):
-            parts = [self._decode_with_geometry(embedding, tokens[present], targets[present], rng)]
-            order = [int(i) for i in torch.nonzero(present)[:, 0]]
-            if not bool(present.all()):
-                parts.append(model(embedding, tokens[~present]))
-                order += [int(i) for i in torch.nonzero(~present)[:, 0]]
-            logits = torch.cat([part[0] for part in parts])
-            iou = torch.cat([part[1] for part in parts])
+        order = torch.arange(len(targets), device=self.device)
+        simulated = (
+            rng is not None and rng.random() < self.geometry.probability and bool(present.any())
+        )
+        if rng is not None and simulated:
+            # Present prompts first, so that they are one group.
+            order = torch.cat([torch.nonzero(present)[:, 0], torch.nonzero(~present)[:, 0]])
             targets = targets[order]
             native = None if native is None else native[order]
+            tokens = None if tokens is None else tokens[order]
+            passes = [self._first(item, embedding, tokens, targets, int(present.sum()), rng)]
         else:
-            logits, iou = model(embedding, tokens)
-        side = targets.shape[-1]
-        if logits.shape[-1] != side:
-            logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
-        height, width = item.size_px
-        logits = logits[..., :height, :width]
-        if native is None:
-            return logits, targets[..., :height, :width], iou
-        size = native.shape[-2:]
-        return F.interpolate(logits, size, mode="bilinear", align_corners=False), native, iou
-
-    def _decode_with_geometry(
-        self, embedding: Tensor, tokens: Tensor, targets: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        pairs = [
-            simulated_geometry(target.cpu().numpy().astype(bool), self.geometry.jitter, rng)
-            for target in targets
-        ]
-        points = torch.tensor(np.stack([pair[0] for pair in pairs]), dtype=torch.float32)[:, None]
-        boxes = torch.tensor(np.stack([pair[1] for pair in pairs]), dtype=torch.float32)
-        labels = torch.ones(len(pairs), 1)
-        sparse, dense = self.built.model.prompt_tokens(
-            tokens,
-            (points.to(self.device), labels.to(self.device)),
-            boxes.to(self.device),
+            passes = [self._ask(embedding, tokens, [None] * len(targets))]
+        draws = rng if rng is not None else np.random.default_rng((self.seed, 0x5E1F))
+        for _ in range(1, self.self_prompt.passes):
+            passes.append(self._again(item, embedding, tokens, passes[-1], draws))
+        return Answers(
+            logits=[self._fitted(logits, item, native) for logits, _ in passes],
+            iou=[iou for _, iou in passes],
+            targets=self._valid(targets, item) if native is None else native,
+            order=order.tolist(),
         )
-        return self.built.model.decode(embedding, sparse, dense)
+
+    def _ask(
+        self,
+        embedding: Tensor,
+        tokens: Tensor | None,
+        given: Sequence[Given | None],
+        worded: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """(n, 1, 256, 256) logits and (n, 1) predicted IoU of n prompts.
+
+        Args:
+            embedding: (1, 256, 64, 64).
+            tokens: (n, 256) or None.
+            given: geometry of each, all of one kind, or None.
+            worded: whether prompts with geometry get their words; the others do.
+        """
+        model = self.built.model
+        groups = [
+            [i for i, own in enumerate(given) if own is not None],
+            [i for i, own in enumerate(given) if own is None],
+        ]
+        logits, iou = [], []
+        for members, geometric in zip(groups, (True, False), strict=True):
+            if not members:
+                continue
+            own = tokens if tokens is None or len(members) == len(given) else tokens[members]
+            if geometric:
+                prompts = [one for one in given if one is not None]
+                sparse, dense = self._tokens(own if worded else None, prompts)
+            else:
+                sparse, dense = model.prompt_tokens(own, count=len(members))
+            answer = model.decode(embedding, sparse, dense)
+            logits.append(answer[0])
+            iou.append(answer[1])
+        places = [*groups[0], *groups[1]]
+        if len(logits) == 1:
+            return logits[0], iou[0]
+        back = torch.tensor(places, device=embedding.device).argsort()
+        return torch.cat(logits)[back], torch.cat(iou)[back]
+
+    def _tokens(self, words: Tensor | None, given: Sequence[Given]) -> tuple[Tensor, Tensor]:
+        """Sparse and dense prompt of objects whose geometry is of one kind."""
+        points: tuple[Tensor, Tensor] | None = None
+        boxes: Tensor | None = None
+        masks: Tensor | None = None
+        if len(given[0].points):
+            places = np.stack([own.points for own in given])
+            labels = torch.ones(places.shape[:2])
+            points = (
+                torch.tensor(places, dtype=torch.float32).to(self.device),
+                labels.to(self.device),
+            )
+        if given[0].box is not None:
+            corners = np.stack([own.box for own in given if own.box is not None])
+            boxes = torch.tensor(corners, dtype=torch.float32).to(self.device)
+        if given[0].mask is not None:
+            masks = torch.stack([own.mask for own in given if own.mask is not None])
+        return self.built.model.prompt_tokens(words, points, boxes, masks)
+
+    def _first(
+        self,
+        item: TrainItem,
+        embedding: Tensor,
+        tokens: Tensor | None,
+        targets: Tensor,
+        present: int,
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """The first pass with simulated geometry for the `present` first of the prompts.
+
+        Nothing is drawn for what the settings leave no choice of, so that a run with the default
+        settings draws what it always has.
+        """
+        policy = self.geometry
+        kind = weighted_choice(policy.kinds, rng)
+        worded = policy.text_p >= 1 or rng.random() < policy.text_p
+        earlier = kind.has_mask or (policy.earlier_p > 0 and rng.random() < policy.earlier_p)
+        truths = [target.cpu().numpy().astype(bool) for target in targets[:present]]
+        nothing: list[Given | None] = [None] * (len(targets) - present)
+        if not earlier:
+            given = [given_by_truth(truth, kind, policy, rng) for truth in truths]
+            return self._ask(embedding, tokens, [*given, *nothing], worded)
+        own = None if tokens is None else tokens[:present]
+        with torch.no_grad():
+            if own is not None:
+                before = self._ask(embedding, own, [None] * present)[0]
+            else:
+                boxes = [given_by_truth(truth, RefineWith.BOX, policy, rng) for truth in truths]
+                before = self._ask(embedding, None, boxes)[0]
+        again = self._from_output(before, item, kind, rng)
+        return self._ask(embedding, tokens, [*again, *nothing], worded)
+
+    def _again(
+        self,
+        item: TrainItem,
+        embedding: Tensor,
+        tokens: Tensor | None,
+        before: tuple[Tensor, Tensor],
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """One more pass, prompted by the one before."""
+        given = self._from_output(before[0], item, self.self_prompt.gives, rng)
+        due = [i for i, own in enumerate(given) if own is not None]
+        if not due:
+            return before
+        words = None if tokens is None else tokens[due]
+        now = self._ask(embedding, words, [given[i] for i in due])
+        picks = list(range(len(given)))
+        for row, index in enumerate(due):
+            picks[index] = len(given) + row
+        return torch.cat([before[0], now[0]])[picks], torch.cat([before[1], now[1]])[picks]
+
+    def _from_output(
+        self, logits: Tensor, item: TrainItem, kind: RefineWith, rng: np.random.Generator
+    ) -> list[Given | None]:
+        """What masks give the next pass, as at inference; None for an empty one."""
+        own = logits.detach()
+        masks = (self._valid(self._enlarged(own, item), item)[:, 0] > 0).cpu().numpy()
+        found = [points_and_box(mask, kind, rng) for mask in masks]
+        return [
+            None if one is None else Given(*one, mask=own[i].float() if kind.has_mask else None)
+            for i, one in enumerate(found)
+        ]
+
+    @staticmethod
+    def _enlarged(logits: Tensor, item: TrainItem) -> Tensor:
+        side = item.targets.shape[-1]
+        if logits.shape[-1] == side:
+            return logits
+        return F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+
+    @staticmethod
+    def _valid(square: Tensor, item: TrainItem) -> Tensor:
+        height, width = item.size_px
+        return square[..., :height, :width]
+
+    def _fitted(self, logits: Tensor, item: TrainItem, native: Tensor | None) -> Tensor:
+        """Logits where they are compared with the targets."""
+        logits = self._valid(self._enlarged(logits, item), item)
+        if native is None:
+            return logits
+        return F.interpolate(logits, native.shape[-2:], mode="bilinear", align_corners=False)
 
     def losses(self, keys: Sequence[Key], items: Sequence[TrainItem]) -> list[LossParts]:
         """The losses of a batch, one entry per image.
@@ -179,13 +314,30 @@ class Forward:
         prompts = [prompt for item in items for prompt in item.prompts]
         distinct = sorted(set(prompts))
         with self._text_noise(keys[0]):
-            tokens = self.built.model.encode_text(distinct)
+            tokens = self.words(distinct)
         row = {prompt: index for index, prompt in enumerate(distinct)}
         results = []
         for number, (key, item) in enumerate(zip(keys, items, strict=True)):
-            own = tokens[[row[prompt] for prompt in item.prompts]]
+            own = None if tokens is None else tokens[[row[prompt] for prompt in item.prompts]]
             rng = np.random.default_rng((self.seed, *key, 0x6E0))
             with self._autocast():
-                logits, targets, iou = self.decode(item, embeddings[number : number + 1], own, rng)
-            results.append(mask_losses(logits.float(), iou.float(), targets))
+                answers = self.decode(item, embeddings[number : number + 1], own, rng)
+            results.append(self._loss(answers))
         return results
+
+    def _loss(self, answers: Answers) -> LossParts:
+        passes = [
+            mask_losses(logits.float(), iou.float(), answers.targets)
+            for logits, iou in zip(answers.logits, answers.iou, strict=True)
+        ]
+        parts = mixed(passes, self.self_prompt.weights)
+        wanted = self.self_prompt.distillation
+        if wanted.weight:
+            teacher = answers.logits[-1].float()
+            pulls = [
+                distillation_loss(logits.float(), teacher, wanted.temperature)
+                for logits in answers.logits[:-1]
+            ]
+            parts.distillation = torch.stack(pulls).mean()
+            parts.distillation_weight = wanted.weight
+        return parts

@@ -42,7 +42,8 @@ class Validation:
     Attributes:
         loss: mean over images, weighted as in training.
         dice: mean over the groups of `dice_by_group`, so that a large set does not hide a small.
-        dice_by_group: "set/concept" -> mean Dice at the model's resolution, text alone.
+        dice_by_group: "set/concept" -> mean Dice at the model's resolution, by text alone unless
+            the run gives geometry in validation.
         iou: mean over the groups of `iou_by_group`.
         iou_by_group: "set/concept" -> mean IoU, of the same masks.
         false_positive_rate: share of absent concepts answered with a non-empty mask.
@@ -92,12 +93,16 @@ def validate(
         for number in range(processes.index, len(keys), processes.count):
             item = dataset[keys[number]]
             embedding = forward.embed([item])
-            tokens = model.encode_text(item.prompts)
-            logits, targets, iou = forward.decode(item, embedding, tokens, None)
-            parts = mask_losses(logits, iou, targets)
+            tokens = forward.words(item.prompts)
+            draws = forward.validation_draws(keys[number])
+            answers = forward.decode(item, embedding, tokens, draws)
+            # As it will be used: the last pass is the answer.
+            logits, targets = answers.logits[-1], answers.targets
+            parts = mask_losses(logits, answers.iou[-1], targets)
             seen = _Seen(number, float(parts.total(loss.bce, loss.dice, loss.iou)), [], [])
             masks = logits[:, 0] > 0
-            for concept, mask, truth in zip(item.concepts, masks, targets.bool(), strict=True):
+            concepts = [item.concepts[place] for place in answers.order]
+            for concept, mask, truth in zip(concepts, masks, targets.bool(), strict=True):
                 if bool(truth.any()):
                     both = (mask & truth).sum()
                     dice = 2 * both / (mask.sum() + truth.sum())

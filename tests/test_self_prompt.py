@@ -1,0 +1,290 @@
+"""Self-prompting and self-distillation: passes in training, their gradients, and what is off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from runs import begin, learned, logged, run_config, same, train, write_data
+from torch import Tensor
+
+from textsam.adapters import read_adapter_config
+from textsam.data.dataset import TrainItem
+from textsam.refinement import RefineWith
+from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
+from textsam.train.run import Run
+from textsam.train.simulate import Given, simulated_geometry
+from textsam.train.step import Forward
+
+TWICE: dict[str, Any] = {
+    "passes": 2,
+    "gives": "box",
+    "distillation": {"weight": 0.5, "temperature": 2.0},
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_data(tmp_path)
+
+
+def blob(*sides: int) -> Tensor:
+    """(n, 1, 16, 16) logits, positive in a corner of so many cells."""
+    logits = torch.full((len(sides), 1, 16, 16), -4.0)
+    for row, side in enumerate(sides):
+        logits[row, :, 2 : 2 + side, 2 : 2 + side] = 4.0
+    return logits
+
+
+def the_loop_of_before(run: Run, key: tuple[int, int, int], item: TrainItem) -> LossParts:
+    """One pass, with text, centroid and box for present concepts, as it was first written."""
+    model, policy = run.built.model, run.config.geometry
+    tokens = model.encode_text(item.prompts)
+    embedding = run.forward.embed([item])
+    rng = np.random.default_rng((run.config.seed, *key, 0x6E0))
+    targets = item.targets
+    present = targets.flatten(1).bool().any(1)
+    if rng.random() < policy.probability and bool(present.any()):
+        pairs = [
+            simulated_geometry(target.numpy().astype(bool), policy.jitter, rng)
+            for target in targets[present]
+        ]
+        points = torch.tensor(np.stack([p for p, _ in pairs]), dtype=torch.float32)[:, None]
+        boxes = torch.tensor(np.stack([b for _, b in pairs]), dtype=torch.float32)
+        prompt = model.prompt_tokens(tokens[present], (points, torch.ones(len(pairs), 1)), boxes)
+        parts = [model.decode(embedding, *prompt)]
+        if not bool(present.all()):
+            parts.append(model(embedding, tokens[~present]))
+        logits = torch.cat([part[0] for part in parts])
+        iou = torch.cat([part[1] for part in parts])
+        targets = torch.cat([targets[present], targets[~present]])
+    else:
+        logits, iou = model(embedding, tokens)
+    logits = F.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
+    return mask_losses(logits, iou, targets)
+
+
+@pytest.mark.parametrize("settings", [{}, {"self_prompt": {"passes": 1}}])
+def test_with_the_defaults_it_is_the_loop_of_before_bit_for_bit(
+    root: Path, settings: dict[str, Any]
+) -> None:
+    geometry = {"probability": 0.6, "jitter": 0.2}
+    prompts = {"negatives": 2, "distractor_p": 1.0}
+    run = begin(run_config(root, geometry=geometry, prompts=prompts, **settings))
+    geometric = 0
+    for key in [(0, i, 0) for i in range(6)]:
+        item = run.train_set[key]
+        (ours,) = run.forward.losses([key], [item])
+        theirs = the_loop_of_before(run, key, item)
+        for name in ("bce", "dice", "iou"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), (key, name)
+        assert ours.distillation is None
+        geometric += np.random.default_rng((0, *key, 0x6E0)).random() < 0.6
+    assert 0 < geometric < 6, "both kinds of images were seen"
+
+
+def test_distillation_is_the_divergence_by_hand_and_nothing_where_both_agree() -> None:
+    student = torch.tensor([[[[0.3, -1.2], [2.0, 0.0]]]], requires_grad=True)
+    teacher = torch.tensor([[[[1.0, -3.0], [2.0, 0.5]]]], requires_grad=True)
+    heat = 2.0
+    loss = distillation_loss(student, teacher, heat)
+    p, q = (torch.sigmoid(x.detach().double() / heat) for x in (teacher, student))
+    divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert float(loss.detach()) == pytest.approx(float(heat**2 * divergence.mean()), rel=1e-5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert teacher.grad is None, "the teacher gets no gradient at all"
+    # d/ds of T²·KL = T·(σ(s/T) − σ(t/T)), a mean over four pixels.
+    expected = (heat * (q - p) / 4).float()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, expected, rtol=1e-4, atol=1e-6)
+    assert float(distillation_loss(student.detach(), student.detach())) == pytest.approx(
+        0, abs=1e-7
+    )
+    swapped = distillation_loss(teacher, student, heat)
+    assert float(swapped.detach()) != pytest.approx(float(loss.detach()), rel=1e-2)
+
+
+def test_passes_are_mixed_by_weight() -> None:
+    one, other = (
+        LossParts(*(torch.tensor(v) for v in values)) for values in ((1.0, 2, 3), (5, 6, 7))
+    )
+    assert mixed([one]) is one
+    assert float(mixed([one, other]).bce) == 3.0
+    half = mixed([one, other], (1.0, 0.5))
+    assert [float(v) for v in (half.bce, half.dice, half.iou)] == [3.5, 5.0, 6.5]
+
+
+class Recorder:
+    """Notes what `Forward` asks the decoder, and answers from a list where it has one."""
+
+    def __init__(self, run: Run, answers: list[Tensor] | None = None) -> None:
+        self.asked: list[list[Given | None]] = []
+        self.answers = answers
+        ask = run.forward._ask
+
+        def noted(
+            embedding: Tensor, tokens: Tensor | None, given: Any, worded: bool = True
+        ) -> tuple[Tensor, Tensor]:
+            self.asked.append(list(given))
+            if self.answers is None:
+                return ask(embedding, tokens, given, worded)
+            logits = self.answers.pop(0)
+            return logits, torch.full((len(logits), 1), float(len(self.asked)))
+
+        run.forward._ask = noted  # type: ignore[method-assign]
+
+
+def test_the_box_of_a_pass_is_that_of_the_mask_before_and_empty_masks_keep_their_answer(
+    root: Path,
+) -> None:
+    run = begin(run_config(root, self_prompt=TWICE, prompts={"negatives": 1, "distractor_p": 1.0}))
+    item = run.train_set[(0, 0, 0)]
+    assert len(item.prompts) == 2
+    first = blob(5, 0).requires_grad_()
+    second = blob(7).requires_grad_()
+    recorder = Recorder(run, [first, second])
+    answers = run.forward.decode(item, torch.zeros(1), torch.zeros(2, 256), None)
+    (again,) = recorder.asked[1]
+    assert again is not None
+    assert again.box is not None
+    # Cells 2 … 6 of 16 are pixels 8 … 27 of 64.
+    assert again.box.tolist() == [8, 8, 27, 27]
+    assert again.points.shape == (0, 2)
+    assert again.mask is None
+    assert torch.equal(answers.logits[1][1], answers.logits[0][1]), "the empty one keeps its answer"
+    assert not torch.equal(answers.logits[1][0], answers.logits[0][0])
+    assert [pair[:, 0].tolist() for pair in answers.iou] == [[1, 1], [2, 1]]
+    run.forward._loss(answers).total(1, 1, 0).backward()  # type: ignore[no-untyped-call]
+    assert first.grad is not None
+    assert second.grad is not None
+    assert all(bool(row.any()) for row in (*first.grad, *second.grad)), "both passes learn"
+
+
+def test_the_pull_reaches_the_earlier_pass_alone(root: Path) -> None:
+    run = begin(run_config(root, self_prompt=TWICE, prompts={"negatives": 0}))
+    item = run.train_set[(0, 0, 0)]
+    first, second = blob(5).requires_grad_(), blob(7).requires_grad_()
+    Recorder(run, [first, second])
+    answers = run.forward.decode(item, torch.zeros(1), torch.zeros(1, 256), None)
+    pull = run.forward._loss(answers).distillation
+    assert pull is not None
+    pull.backward()  # type: ignore[no-untyped-call]
+    assert second.grad is None
+    assert first.grad is not None
+    # Where the later pass sees more, the earlier one's logits must rise: a negative gradient.
+    assert bool((first.grad[0, 0, 7:9, 7:9] < 0).all())
+
+
+def test_a_mask_is_given_as_it_is_and_without_a_gradient(root: Path) -> None:
+    settings = {"passes": 2, "gives": "box+mask"}
+    run = begin(run_config(root, self_prompt=settings, prompts={"negatives": 0}))
+    item = run.train_set[(0, 0, 0)]
+    first = blob(5).requires_grad_()
+    recorder = Recorder(run, [first, blob(7)])
+    run.forward.decode(item, torch.zeros(1), torch.zeros(1, 256), None)
+    (again,) = recorder.asked[1]
+    assert again is not None
+    assert again.mask is not None
+    assert torch.equal(again.mask, first.detach()[0])
+    assert not again.mask.requires_grad
+
+
+@pytest.mark.parametrize("gives", ["box", "box+centroid", "mask", "box+5points"])
+def test_training_asks_as_inference_refines(root: Path, gives: str) -> None:
+    """Both loops give the same second answer, up to where their masks are cut."""
+    from tiny import loud_model
+
+    from textsam.refine import decode_passes
+    from textsam.train.run import architecture_from
+
+    config = run_config(
+        root,
+        self_prompt={"passes": 2, "gives": gives},
+        adapter={"normalise": True, "scale": 16.0},
+        tuning={"rank": 4},
+    )
+    run = begin(config)
+    built = loud_model(architecture_from(config))
+    forward = Forward(
+        built,
+        device=torch.device("cpu"),
+        precision="float32",
+        geometry=config.geometry,
+        self_prompt=config.self_prompt,
+        seed=0,
+    )
+    built.model.eval()
+    item = run.val_set[(0, 0, 0)]
+    with torch.inference_mode():
+        embedding = forward.embed([item])
+        tokens = built.model.encode_text(["tumor"])
+        one = type(item)(
+            image=item.image,
+            size_px=item.size_px,
+            prompts=["tumor"],
+            concepts=["tumor"],
+            targets=item.targets[:1],
+            sample=item.sample,
+        )
+        ours = forward.decode(one, embedding, tokens, None)
+        from textsam.preprocess import Frame
+
+        theirs = decode_passes(
+            built.model,
+            embedding,
+            tokens,
+            Frame((64, 64), 64),
+            refine=[1],
+            gives=RefineWith(gives),
+            draws=[(0, "a", "tumor")],
+        )
+    assert bool((ours.logits[0] > 0).any())
+    enlarged = [
+        F.interpolate(p.logits, (64, 64), mode="bilinear", align_corners=False) for p in theirs
+    ]
+    torch.testing.assert_close(ours.logits[0], enlarged[0], rtol=1e-4, atol=1e-4)
+    if gives != "box+5points":  # whose points are drawn by other generators
+        torch.testing.assert_close(ours.logits[1], enlarged[1], rtol=1e-3, atol=1e-3)
+    assert (ours.logits[1] - ours.logits[0]).abs().max() > 1e-3
+
+
+BUSY: dict[str, Any] = {
+    "self_prompt": {**TWICE, "gives": "box+point", "passes": 3},
+    "geometry": {
+        "probability": 0.7,
+        "kinds": {"box": 1, "point": 1, "box+mask": 1},
+        "earlier_p": 0.4,
+        "text_p": 0.5,
+    },
+    "prompts": {"negatives": 1, "distractor_p": 1.0},
+}
+
+
+def test_a_killed_run_ends_as_one_that_was_not(root: Path) -> None:
+    whole = train(run_config(root, **BUSY))
+    config = run_config(root, **{**BUSY, "out": str(root / "other")})
+    train(config, stop_after=4)
+    resumed = train(config)
+    assert same(learned(resumed), learned(whole))
+    assert resumed.state.best == whole.state.best
+    assert min(logged(whole, "distillation").values()) >= 0
+    record = read_adapter_config(whole.folder / "best")
+    assert (record.refine, record.refine_with.value) == (2, "box+point")
+
+
+def test_without_words_the_first_pass_is_asked_nothing(root: Path) -> None:
+    run = begin(
+        run_config(root, text=False, self_prompt=TWICE, prompts={"negatives": 0}, augment={})
+    )
+    recorder = Recorder(run)
+    key = (0, 0, 0)
+    (parts,) = run.forward.losses([key], [run.train_set[key]])
+    parts.total(1, 1, 0).backward()  # type: ignore[no-untyped-call]
+    assert recorder.asked[0] == [None]
+    grown = {n for n, p in run.built.model.named_parameters() if p.grad is not None}
+    assert not any(name.startswith(("context.", "adapter.")) for name in grown)
+    assert any(name.startswith("mask_decoder.") for name in grown)
