@@ -17,9 +17,10 @@ from pydantic import BaseModel
 
 import textsam
 from textsam.cli import app
-from textsam.config import DataSettings, FolderSelection, TrainConfig, read_config
+from textsam.config import TrainConfig, read_config
 from textsam.data.coco import CocoSelection
 from textsam.data.folder import Selection
+from textsam.data.settings import DataSettings, FolderSelection
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

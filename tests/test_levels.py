@@ -28,7 +28,6 @@ from torch import Tensor
 
 from textsam.adapters import read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter, save_adapter
-from textsam.config import LEVELS, TuningSettings
 from textsam.errors import AdapterError
 from textsam.model.build import Architecture, assemble
 from textsam.model.textsam import TextSAM
@@ -40,6 +39,7 @@ from textsam.model.tuning import (
 )
 from textsam.segmenter import Segmenter
 from textsam.train.run import fit
+from textsam.train.settings import LEVELS, TuningSettings
 from textsam.train.setup import architecture_from
 
 NAMES = ("decoder", "lora", "full")

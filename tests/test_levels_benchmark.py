@@ -79,7 +79,7 @@ def test_columns_come_from_log_and_cases(tmp_path: Path) -> None:
 def test_the_ready_file_has_the_three_levels() -> None:
     from textsam.ablate.plan import _cell_config
     from textsam.ablate.spec import read_ablation
-    from textsam.config import LEVELS
+    from textsam.train.settings import LEVELS
 
     path = ROOT / ABLATION
     ablation = read_ablation(path)

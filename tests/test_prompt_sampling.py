@@ -14,8 +14,9 @@ from runs import begin, run_config, write_data
 from test_self_prompt import Recorder
 
 from textsam.ablate.identity import training_facts
-from textsam.config import GeometrySettings, SelfPromptSettings, TrainConfig, unused_settings
+from textsam.config import TrainConfig, unused_settings
 from textsam.refinement import RefineWith
+from textsam.train.settings import GeometrySettings, SelfPromptSettings
 from textsam.train.simulate import given_by_truth, simulated_geometry, weighted_choice
 
 MASK = np.zeros((40, 50), dtype=bool)

@@ -1,4 +1,4 @@
-"""Settings in a YAML file, before it is known whether they are the right ones."""
+"""Settings in a YAML file: what they are made of, and reading them before they are checked."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from textsam.errors import ConfigError
 
-__all__ = ["read_sections"]
+__all__ = ["Section", "read_sections"]
+
+
+class Section(BaseModel):
+    """Settings that are fixed once read, and refuse what they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read_sections(path: Path, missing: str) -> dict[str, Any]:

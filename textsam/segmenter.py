@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, overload
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from textsam.adapters import AdapterConfig
 from textsam.batch import BatchAnswer, batches
+from textsam.encoded import Encodings
 from textsam.errors import PromptError
 from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
@@ -33,8 +31,6 @@ from textsam.spelling import (
 )
 
 __all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
-
-_KEPT_EMBEDDINGS = 4
 
 Refine = int | str | Settle
 """Refinement passes, "settle", or when a mask has settled."""
@@ -68,8 +64,7 @@ class Segmenter:
         self.device = device
         self.precision = precision
         self.fingerprint = fingerprint
-        self._tokens: dict[str, Tensor] = {}
-        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
+        self._encodings = Encodings(built.model, device, precision)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -314,9 +309,10 @@ class Segmenter:
         count = len(questions)
         geometry = list(manual) if manual is not None else [None] * count
         with torch.inference_mode():
-            embeddings = self._embed(images)
+            embeddings = self._encodings.embed(images)
             tokens = [
-                None if q.text is None or not takes_text else self._token(q.text) for q in questions
+                None if q.text is None or not takes_text else self._encodings.token(q.text)
+                for q in questions
             ]
             final = decode_passes(
                 self.built.model,
@@ -360,38 +356,6 @@ class Segmenter:
             category = CorrectedPromptWarning if misspelt else UnknownPromptWarning
             warnings.warn(question.doubt, category, stacklevel=stacklevel)
         return question
-
-    def _token(self, text: str) -> Tensor:
-        if text not in self._tokens:
-            self._tokens[text] = self.built.model.encode_text([text])[0]
-        return self._tokens[text]
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
-
-    def _embed(self, images: Sequence[Prepared]) -> list[Tensor]:
-        """(1, 256, 64, 64) embeddings; images seen lately are not encoded again."""
-        known: dict[str, Tensor] = {}
-        new: dict[str, Prepared] = {}
-        for image in images:
-            if image.key in self._embeddings:
-                known[image.key] = self._embeddings[image.key]
-                self._embeddings.move_to_end(image.key)
-            else:
-                new[image.key] = image
-        if new:
-            batch = torch.stack([image.pixels for image in new.values()])
-            batch = batch.to(self.device, memory_format=torch.channels_last)
-            with self._autocast():
-                encoded = self.built.model.encode_image(batch).float()
-            for key, embedding in zip(new, encoded[:, None], strict=True):
-                # A copy of its own: a view would keep the whole batch in memory.
-                known[key] = self._embeddings[key] = embedding.clone()
-            while len(self._embeddings) > _KEPT_EMBEDDINGS:
-                self._embeddings.popitem(last=False)
-        return [known[image.key] for image in images]
 
     def _answer(
         self,

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from textsam.errors import PromptError
 from textsam.invalid import invalid_fields
+from textsam.sections import Section
 
 __all__ = ["Ending", "Settle", "Settling", "settle_of"]
 
@@ -19,7 +20,7 @@ Ending = Literal["settled", "cap", "shrinking", "empty"]
 and again; or it was empty, so that there was nothing to ask with."""
 
 
-class Settle(BaseModel):
+class Settle(Section):
     """Refine while the mask still changes (Funai et al., equation 1).
 
     Pass t asks with what the mask of pass t − 1 gives, until Σ|M_t − M_{t−1}| ≤ τ.
@@ -35,8 +36,6 @@ class Settle(BaseModel):
         most_passes: refinement passes after which the mask is taken as it is.
         falls: of the guard, at least 1; None refines without it, as in the paper.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tolerance_px: int = Field(2, ge=0)
     most_passes: int = Field(10, ge=1)

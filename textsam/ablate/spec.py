@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from textsam.config import FolderSelection
 from textsam.data.folder import Selection
+from textsam.data.settings import FolderSelection
 from textsam.errors import ConfigError
 from textsam.invalid import invalid_fields
 from textsam.refinement import RefineWith
-from textsam.sections import read_sections
+from textsam.sections import Section, read_sections
 from textsam.settle import Settle
 
 __all__ = [
@@ -28,11 +28,7 @@ __all__ = [
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$"
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EvaluationChanges(_Settings):
+class EvaluationChanges(Section):
     """How adapters are evaluated; in a cell, what differs from the ablation's.
 
     Attributes:
@@ -94,14 +90,14 @@ class EvaluationSettings(EvaluationChanges):
             raise ConfigError("evaluate has both refine and settle; give one of them")
 
 
-class PaperFigures(_Settings):
+class PaperFigures(Section):
     """A paper's mean for a cell, in percent, shown beside ours."""
 
     dice: float = Field(ge=0, le=100)
     nsd: float = Field(ge=0, le=100)
 
 
-class CellSettings(_Settings):
+class CellSettings(Section):
     """One row of the table.
 
     Attributes:
@@ -131,7 +127,7 @@ class CellSettings(_Settings):
         return self.label or self.name
 
 
-class AblationConfig(_Settings):
+class AblationConfig(Section):
     """One table.
 
     Attributes:

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from textsam.data.sample import Sample
 from textsam.prompts import CONCEPTS, canonical, certainly_absent, distractors_for, meanings
+from textsam.sections import Section
 
 __all__ = ["Ask", "PromptConfig", "PromptSampler"]
 
 
-class PromptConfig(BaseModel):
+class PromptConfig(Section):
     """How many prompts an image is asked, and in which words.
 
     max_positives: concepts that are in the image, chosen at random when there are more.
@@ -29,8 +30,6 @@ class PromptConfig(BaseModel):
     hard_weight: how much likelier a negative is one that the data set itself knows to be absent
         from this image (annotated and without pixels, or a normal image) than any other.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_positives: int = Field(default=2, ge=1)
     negatives: int = Field(default=1, ge=0)

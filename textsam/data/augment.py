@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter, ImageFont
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from textsam.data.absent_crop import absent_crop
 from textsam.data.monai_transforms import MonaiTransforms, TransformSettings
 from textsam.errors import DataError
+from textsam.sections import Section
 
 __all__ = ["Augment", "AugmentConfig"]
 
@@ -37,7 +38,7 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Section):
     """Probabilities and ranges of `Augment`; a probability of 0 switches a change off.
 
     scale: magnification, above 1 crops and below 1 leaves a black border.
@@ -56,8 +57,6 @@ class AugmentConfig(BaseModel):
         (`textsam.data.absent_crop`), where there is one: a true negative from the same scanner.
     extra: transforms of MONAI applied last (`textsam.data.monai_transforms`).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     flip_horizontal_p: Probability = 0.5
     flip_vertical_p: Probability = 0.0

@@ -13,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from textsam.data.problems import WARNINGS, Problems
 from textsam.data.sample import CocoTarget, Sample
 from textsam.errors import DataError
 from textsam.io.coco_shapes import ShapeError, is_closed, rles_of
+from textsam.sections import Section
 
 __all__ = ["CocoSelection", "samples_from_coco"]
 
 
-class CocoSelection(BaseModel):
+class CocoSelection(Section):
     """A COCO file and the folder of its images.
 
     images: folder, relative to the data root, in which the file's `file_name`s are.
@@ -39,8 +40,6 @@ class CocoSelection(BaseModel):
         says nothing about that concept, which is then neither trained nor evaluated there. The
         check of the data tells how many images that are.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: str
     annotations: str

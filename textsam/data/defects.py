@@ -13,7 +13,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from textsam.sections import Section
 
 __all__ = ["DEFECTS", "Defect", "DefectKind", "QualitySettings", "mask_defects", "overlap_defect"]
 
@@ -51,7 +53,7 @@ DEFECTS: Mapping[DefectKind, str] = MappingProxyType(
 """Kind of finding -> what it is, in words."""
 
 
-class QualitySettings(BaseModel):
+class QualitySettings(Section):
     """From which size on something is a finding.
 
     Attributes:
@@ -71,8 +73,6 @@ class QualitySettings(BaseModel):
         soft_px: number of pixels between 0 and 255.
         overlap_px: number of pixels claimed twice.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hole_percent: float = Field(10.0, ge=0, le=100)
     speck_percent: float = Field(1.0, ge=0, le=100)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from textsam.data.manifest import DatasetInfo, read_manifest, read_split
 from textsam.data.problems import Problems
 from textsam.data.sample import Sample, Target
 from textsam.errors import DataError
+from textsam.sections import Section
 
 __all__ = ["IMAGE_SUFFIXES", "Selection", "samples_from_folder", "samples_from_manifest"]
 
@@ -20,7 +21,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _PARTS = ("train", "val", "test")
 
 
-class Selection(BaseModel):
+class Selection(Section):
     """Part of a manifest's set.
 
     set: its name. split: "train", or "fold1/train" for a set with folds.
@@ -31,8 +32,6 @@ class Selection(BaseModel):
     prefix: keep stems that begin so, e.g. one hospital of a set.
     limit: keep this many samples, evenly spread over the split (neighbours are often alike).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     set: str
     split: str

@@ -11,9 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from textsam.errors import ConfigError
+from textsam.sections import Section
 
 __all__ = ["INTENSITY", "SPATIAL", "MonaiTransforms", "TransformSettings"]
 
@@ -38,15 +39,13 @@ INTENSITY = (
 _OURS = {"keys", "mode", "allow_missing_keys", "device", "lazy"}
 
 
-class TransformSettings(BaseModel):
+class TransformSettings(Section):
     """One transform of MONAI.
 
     Attributes:
         name: as `monai.transforms` calls it, without the "d" of its dictionary version.
         args: by name; images are in [0, 1], channels first.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     args: dict[str, Any] = Field(default_factory=dict)

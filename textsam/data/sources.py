@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from textsam.config import DataSettings
 from textsam.data.check import Checker, check_samples
 from textsam.data.coco import samples_from_coco
 from textsam.data.folder import samples_from_folder, samples_from_manifest
 from textsam.data.problems import WARNINGS, DataReport, Problem, Problems
 from textsam.data.sample import Sample, Target
+from textsam.data.settings import DataSettings
 from textsam.errors import ConfigError, DataError
 from textsam.io.atomic import atomic_path
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from textsam.config import DataSettings
 from textsam.data.check import Checker, check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
 from textsam.data.manifest import split_names
 from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample
+from textsam.data.settings import DataSettings
 from textsam.data.sources import find_samples
 
 __all__ = [

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from textsam.data.folder import Selection
+from textsam.sections import Section
 
 __all__ = ["PreferenceSettings", "Strategy"]
 
 Strategy = Literal["best-only", "rating", "ranking"]
 
 
-class PreferenceSettings(BaseModel):
+class PreferenceSettings(Section):
     """Stage 2 of Konwer et al. (CVPR 2025): candidate masks are rated, better ones preferred.
 
     The run's `init_adapter` is where it begins and, frozen, the reference of the loss.
@@ -39,8 +40,6 @@ class PreferenceSettings(BaseModel):
         learns: what learns in this stage. The image encoder does not, whatever `tuning` says:
             model and reference share its embeddings.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     unlabelled: tuple[Selection, ...] = ()
     unlabelled_folders: tuple[str, ...] = ()

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textsam.config import GeometrySettings
 from textsam.refine import box_and_centroid
 from textsam.refinement import RefineWith, points_and_box
+from textsam.train.settings import GeometrySettings
 
 __all__ = ["Given", "given_by_truth", "simulated_geometry", "weighted_choice"]
 

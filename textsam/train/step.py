@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from textsam.config import GeometrySettings, SelfPromptSettings
 from textsam.data.dataset import TrainItem
 from textsam.model.build import BuiltModel
 from textsam.refinement import RefineWith, points_and_box
 from textsam.train.cache import EmbeddingCache
 from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
 from textsam.train.order import Key
+from textsam.train.settings import GeometrySettings, SelfPromptSettings
 from textsam.train.simulate import Given, given_by_truth, weighted_choice
 
 __all__ = ["Answers", "Forward"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from textsam.config import LossSettings
 from textsam.data.dataset import TrainDataset
 from textsam.train.losses import mask_losses
 from textsam.train.order import Key
 from textsam.train.processes import Processes
+from textsam.train.settings import LossSettings
 from textsam.train.step import Forward
 
 __all__ = ["Validation", "validate"]

@@ -1,0 +1,67 @@
+"""What a model has encoded lately: embeddings of images by content, tokens of words."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from textsam.model.textsam import TextSAM
+from textsam.prepare import Prepared
+
+__all__ = ["Encodings"]
+
+_KEPT_EMBEDDINGS = 4
+
+
+class Encodings:
+    """Encode images and words, each once; of images the last few are kept.
+
+    Args:
+        model: merged, in eval mode and on `device`.
+        device: where the model is.
+        precision: of the image encoder.
+    """
+
+    def __init__(self, model: TextSAM, device: torch.device, precision: torch.dtype) -> None:
+        self.model = model
+        self.device = device
+        self.precision = precision
+        self.tokens: dict[str, Tensor] = {}
+        self.embeddings: OrderedDict[str, Tensor] = OrderedDict()
+
+    def token(self, text: str) -> Tensor:
+        """The (256,) token of a text."""
+        if text not in self.tokens:
+            self.tokens[text] = self.model.encode_text([text])[0]
+        return self.tokens[text]
+
+    def embed(self, images: Sequence[Prepared]) -> list[Tensor]:
+        """The (1, 256, 64, 64) embeddings of images; those seen lately are not encoded again."""
+        known: dict[str, Tensor] = {}
+        new: dict[str, Prepared] = {}
+        for image in images:
+            if image.key in self.embeddings:
+                known[image.key] = self.embeddings[image.key]
+                self.embeddings.move_to_end(image.key)
+            else:
+                new[image.key] = image
+        if new:
+            batch = torch.stack([image.pixels for image in new.values()])
+            batch = batch.to(self.device, memory_format=torch.channels_last)
+            with self._autocast():
+                encoded = self.model.encode_image(batch).float()
+            for key, embedding in zip(new, encoded[:, None], strict=True):
+                # A copy of its own: a view would keep the whole batch in memory.
+                known[key] = self.embeddings[key] = embedding.clone()
+            while len(self.embeddings) > _KEPT_EMBEDDINGS:
+                self.embeddings.popitem(last=False)
+        return [known[image.key] for image in images]
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
