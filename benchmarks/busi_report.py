@@ -41,8 +41,9 @@ How to read it:
   best **on the test images**. Here nothing is chosen on test images: a tenth of the training images
   chooses weights and refinement. Dice and IoU that are not pooled are means over images, in which a
   small tumour counts as much as a large one.
-- Every arm sees the image with its longer side at 256 px and no more; its answer is stretched to
-  256×256 and compared with the truth stretched likewise. "Native" is at the image's own size.
+- Every arm sees the image with its longer side at 256 px at most (`text` and `no-text`: at the
+  `side_px` of configs/busi.yaml); its answer is stretched to 256×256 and compared with the truth
+  stretched likewise. "Native" is at the image's own size.
 - **LiteMedSAM's pretraining (MedSAM's collection of public data) may have included BUSI images,
   test images of these folds among them.** All rows of this benchmark but the U-Net share that
   advantage; published networks do not have it. What the word adds is the difference between the
@@ -70,9 +71,9 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
         "benchmark": "BUSI, the three published folds",
         "units": "percent",
         "protocol": (
-            "longer side of the image at 256 px; answer and truth stretched to 256x256; means over "
-            "test images, then over folds; *_pooled counts eight images together as the published "
-            "code does"
+            "longer side of the image at the side_px of configs/busi.yaml (box, unet: 256 px); "
+            "answer and truth stretched to 256x256; means over test images, then over folds; "
+            "*_pooled counts eight images together as the published code does"
         ),
         **facts,
         **text,
