@@ -238,7 +238,9 @@ def test_exchanging_best_and_worst_turns_the_gradient() -> None:
 
 def test_parts_of_a_batch_weigh_as_set() -> None:
     one = torch.tensor(1.0)
-    rated = PreferenceParts(0 * one, 0 * one, 0 * one, 3 * one, 0.5, 1.0, 0.25)
+    rated = PreferenceParts(
+        0 * one, 0 * one, 0 * one, preference=3 * one, weight=0.5, correct=1.0, skipped=0.25
+    )
     assert float(rated.total(7, 7, 7)) == 1.5
     assert rated.logged() == {"preference": 3.0, "ties": 0.25, "preferred": 1.0}
     inner = LossParts(one, 2 * one, 3 * one)

@@ -89,8 +89,8 @@ def logits_of(run: Run, folder: str) -> Tensor:
     _, item = item_of(run, folder)
     with torch.no_grad():
         tokens = run.built.model.encode_text(item.prompts)
-        logits, _, _ = run.forward.decode(item, run.forward.embed([item]), tokens, None)
-    return logits[0, 0]
+        answers = run.forward.decode(item, run.forward.embed([item]), tokens, None)
+    return answers.logits[-1][0, 0]
 
 
 def losses(run: Run, folder: str, **changes: Any) -> LossParts:
@@ -222,13 +222,13 @@ def test_an_unlabelled_truth_speaks_through_ratings_alone(root: Path) -> None:
 def test_no_geometry_of_an_unlabelled_truth(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begin(second(root, geometry={"probability": 1.0, "jitter": 0.0}))
     seen: list[str] = []
-    simulate = run.forward._decode_with_geometry
+    simulate = run.forward._first
 
     def watched(*args: Any) -> Any:
         seen.append("geometry")
         return simulate(*args)
 
-    monkeypatch.setattr(run.forward, "_decode_with_geometry", watched)
+    monkeypatch.setattr(run.forward, "_first", watched)
     losses(run, "many")
     assert seen == []
     losses(run, "few")

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from textsam.errors import AdapterError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
+from textsam.kinds import ImageKinds
 from textsam.refinement import RefineWith
 from textsam.score import ScoreMap, check_score_map
 from textsam.weights.checksum import sha256_of
@@ -73,6 +74,7 @@ class AdapterConfig(BaseModel):
             inside the mask when that head was not trained.
         score_map: knots (raw score, expected Dice) that turn that into the score an answer has; see
             `textsam.score`. Empty: it is the raw score.
+        kinds: tells kinds of image apart, and so what cannot be in one; None: nothing is ruled out.
         authors_frame: refinement prompts stay in the image's frame, as in the authors' code.
         base: registry name -> sha256 of the base weights it was trained on.
         terms: terms of its training data.
@@ -95,6 +97,7 @@ class AdapterConfig(BaseModel):
     found_threshold: float = Field(0.0, ge=0, le=1)
     score: Literal["iou_head", "mask_probability"] = "mask_probability"
     score_map: Annotated[ScoreMap, AfterValidator(check_score_map)] = ()
+    kinds: ImageKinds | None = None
     authors_frame: bool = False
     base: Mapping[str, str] = Field(default_factory=dict)
     terms: str = ""

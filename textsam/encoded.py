@@ -6,15 +6,26 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from textsam.kinds import mean_embedding
 from textsam.model.textsam import TextSAM
 from textsam.prepare import Prepared
 
-__all__ = ["Encodings"]
+__all__ = ["Encodings", "means_of"]
 
 _KEPT_EMBEDDINGS = 4
+
+
+def means_of(embeddings: Sequence[Tensor], images: Sequence[Prepared]) -> list[NDArray[np.float64]]:
+    """The (256,) means of images' embeddings, over the part of the square that is image."""
+    return [
+        mean_embedding(embedding[0].float().cpu().numpy(), image.frame)
+        for embedding, image in zip(embeddings, images, strict=True)
+    ]
 
 
 class Encodings:

@@ -12,6 +12,7 @@ from textsam.adapters import TENSORS_FILE, read_adapter_config
 from textsam.calibrate import EMPTY_ANNOTATED, EMPTY_MODALITY, Calibration, calibrate
 from textsam.checkpoint import save_adapter
 from textsam.data.sample import Sample
+from textsam.kinds import ImageKinds
 from textsam.segmenter import Segmenter
 from textsam.tensors import load_tensors
 
@@ -27,6 +28,7 @@ def finish_adapter(
     passes: int = 2,
     empty_modality: float = EMPTY_MODALITY,
     empty_annotated: float = EMPTY_ANNOTATED,
+    kinds: ImageKinds | None = None,
     progress: bool = True,
 ) -> Calibration:
     """Calibrate an adapter and write it with what was chosen, in half precision.
@@ -36,14 +38,21 @@ def finish_adapter(
         adapter: its folder.
         samples: validation images.
         out: adapter folder to write.
+        kinds: of image, told apart from now on; what they rule out no threshold has to.
         passes, empty_modality, empty_annotated, progress: as in `calibrate`.
 
     Raises:
         DataError, ConfigError: as `calibrate`.
     """
-    record = read_adapter_config(adapter)
+    record = read_adapter_config(adapter).model_copy(update={"kinds": kinds})
+    telling = Segmenter(
+        segmenter.built,
+        segmenter.config.model_copy(update={"kinds": kinds}),
+        device=segmenter.device,
+        precision=segmenter.precision,
+    )
     result = calibrate(
-        segmenter,
+        telling,
         samples,
         passes=passes,
         empty_modality=empty_modality,

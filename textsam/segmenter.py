@@ -10,25 +10,26 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from textsam.adapters import AdapterConfig
 from textsam.batch import BatchAnswer, batches
-from textsam.encoded import Encodings
+from textsam.encoded import Encodings, means_of
 from textsam.errors import PromptError
 from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
 from textsam.question import Question, as_list, understood
-from textsam.refine import Geometry, Pass, decode_passes
+from textsam.refine import Geometry, decode_passes
 from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
-from textsam.score import answer_score
 from textsam.settle import Settle, settle_of
 from textsam.spelling import (
     CorrectedPromptWarning,
     UnknownPromptWarning,
     unknown_message,
 )
+from textsam.verdict import verdict
 
 __all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
 
@@ -310,6 +311,9 @@ class Segmenter:
         geometry = list(manual) if manual is not None else [None] * count
         with torch.inference_mode():
             embeddings = self._encodings.embed(images)
+            kinds: list[dict[str, float]] = [{} for _ in images]
+            if config.kinds is not None:
+                kinds = [config.kinds.probabilities(m) for m in means_of(embeddings, images)]
             tokens = [
                 None if q.text is None or not takes_text else self._encodings.token(q.text)
                 for q in questions
@@ -328,11 +332,32 @@ class Segmenter:
             )[-1]
             return [
                 [
-                    self._answer(image, questions[i], final, row * count + i, passes[i], gives)
+                    verdict(
+                        config,
+                        image,
+                        questions[i],
+                        final,
+                        row * count + i,
+                        refined=passes[i],
+                        gives=gives,
+                        # Whoever shows a place has said what kind of thing to look for there.
+                        likely=likely if geometry[i] is None else {},
+                    )
                     for i in range(count)
                 ]
-                for row, image in enumerate(images)
+                for row, (image, likely) in enumerate(zip(images, kinds, strict=True))
             ]
+
+    def mean_embedding(self, image: ImageLike) -> NDArray[np.float64]:
+        """(256,) mean of an image's embedding, by which kinds of image are told apart.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        prepared = [self.prepare(image)]
+        with torch.inference_mode():
+            (mean,) = means_of(self._encodings.embed(prepared), prepared)
+        return mean
 
     def understood(self, asked: str) -> Question:
         """What one prompt means to this adapter, without a warning; see `Question.doubt`.
@@ -356,44 +381,3 @@ class Segmenter:
             category = CorrectedPromptWarning if misspelt else UnknownPromptWarning
             warnings.warn(question.doubt, category, stacklevel=stacklevel)
         return question
-
-    def _answer(
-        self,
-        image: Prepared,
-        question: Question,
-        final: Pass,
-        index: int,
-        refined: int | Settle,
-        gives: RefineWith,
-    ) -> Segmentation:
-        logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
-        probability = logits.sigmoid().cpu().numpy()
-        mask = final.masks[index]
-        empty = not mask.any()
-        if self.config.score == "iou_head":
-            raw = float(final.iou[index, 0].clamp(0, 1))
-        else:
-            raw = 0.0 if empty else float(probability[mask].mean())
-        score = answer_score(raw, self.config.score_map, empty=empty)
-        # The threshold tells present from absent for words; a place shown is no such question.
-        sure = question.text is None or score >= self.config.found_threshold
-        found = not empty and sure
-        extra: dict[str, object] = {"concept": question.concept, "refine": refined}
-        if isinstance(refined, Settle):
-            passes, ending = final.settled.get(index, (0, None))
-            extra.update(refine=passes, settle=refined.model_dump(), ended=ending)
-        if gives is not RefineWith.BOX_CENTROID:
-            extra["refine_with"] = gives.value
-        if not empty and not found:
-            extra["rejected_area_px"] = int(mask.sum())
-        return Segmentation(
-            mask=image.to_image(mask.copy() if found else np.zeros_like(mask)),
-            probability=image.to_image(probability),
-            score=score,
-            found=found,
-            prompt=question.asked,
-            image=image.image,
-            adapter=self.adapter_name,
-            model=self.preset,
-            extra=extra,
-        )

@@ -14,6 +14,7 @@ __all__ = [
     "CONCEPTS",
     "DISTRACTORS",
     "EVERYDAY",
+    "IMAGE_KINDS",
     "MODALITIES",
     "NEAR_WORDS",
     "Concept",
@@ -308,6 +309,22 @@ NEAR_WORDS = (
     "timor",
     "tutor",
 )
+
+IMAGE_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "breast ultrasound": "ultrasound",
+        "forearm ultrasound": "ultrasound",
+        "brain MRI": "MRI",
+        "cardiac MRI": "MRI",
+        "chest X-ray": "X-ray",
+        "colonoscopy": "colonoscopy",
+        "dermoscopy": "dermoscopy",
+        "retinal fundus": "fundus photograph",
+        "microscopy": "light microscopy",
+        "electron microscopy": "electron microscopy",
+    }
+)
+"""Modality -> kind of image, coarse enough to be told by its look on a scanner never seen."""
 
 DISTRACTORS: tuple[str, ...] = (*EVERYDAY, *CLINICAL_DISTRACTORS)
 """Prompts outside the vocabulary that must come back empty; see `distractors_for`."""

@@ -98,6 +98,14 @@ def calibrate(
             min=0, max=1, help="Share to come back empty of what the data say is not in the image."
         ),
     ] = 0.85,
+    kinds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Training images of each modality that teach the adapter to tell kinds of image "
+            "apart; 0 leaves that out.",
+        ),
+    ] = 40,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -105,7 +113,8 @@ def calibrate(
 ) -> None:
     """Finish an adapter: choose refinement, score map and threshold, store it in half precision.
 
-    All are chosen on the validation images of the configuration; test images play no part.
+    All are chosen on the validation images of the configuration; test images play no part. Before
+    that it learns from training images which kinds of image there are, so what cannot be in one.
     """
     with errors_as_exit():
         from textsam.adapters import read_adapter_config
@@ -114,6 +123,7 @@ def calibrate(
         from textsam.config import read_config
         from textsam.data.sources import samples_of
         from textsam.finish import finish_adapter
+        from textsam.kinds_fit import fit_kinds
 
         keep_freed_memory()
 
@@ -128,11 +138,18 @@ def calibrate(
             text_encoder=text_encoder,
         )
         samples = samples_of(settings.data, "val")
+        told = None
+        if kinds:
+            seen = samples_of(settings.data, "train")
+            told = fit_kinds(
+                segmenter, seen, per_modality=kinds, augment=settings.augment, seed=settings.seed
+            )
         result = finish_adapter(
             segmenter,
             adapter,
             samples,
             out,
+            kinds=told,
             passes=passes,
             empty_modality=empty_modality,
             empty_annotated=empty_annotated,
@@ -142,6 +159,8 @@ def calibrate(
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "
         f"{result.empty_rate:.1%} of {result.n_absent} absent empty"
     )
+    if kinds:
+        typer.echo(f"  kinds of image told apart: {', '.join(told.names) if told else 'none'}")
     for name, reached, wanted in (
         ("of what the kind of image cannot show", result.empty_modality, empty_modality),
         ("of what the data say is absent", result.empty_annotated, empty_annotated),

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from textsam.errors import AdapterError, WeightsError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
+from textsam.kinds import ImageKinds
 from textsam.score import ScoreMap, check_score_map
 from textsam.weights.checksum import sha256_of
 
@@ -82,6 +83,7 @@ class ExportRecord(BaseModel):
         found_threshold: score below which the answer is "not there".
         score: where the score comes from.
         score_map: knots that turn it into the score of an answer; see `textsam.score`.
+        kinds: tells kinds of image apart; see `AdapterConfig`.
         authors_frame: refinement prompts stay in the image's frame.
         opset: of the ONNX graphs.
         versions: of the libraries that wrote the files.
@@ -106,6 +108,7 @@ class ExportRecord(BaseModel):
     found_threshold: float = Field(ge=0, le=1)
     score: Literal["iou_head", "mask_probability"]
     score_map: Annotated[ScoreMap, AfterValidator(check_score_map)] = ()
+    kinds: ImageKinds | None = None
     authors_frame: bool = False
     opset: int
     versions: Mapping[str, str] = Field(default_factory=dict)

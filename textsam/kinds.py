@@ -1,0 +1,98 @@
+"""Which kind of image this is, and what cannot be in it: "lung" has no place in a breast scan.
+
+A mask decoder asked for a lung looks for something like one, wherever it is. Whether the picture
+can show lungs at all is another question, and an easier one: the mean of an image's embedding tells
+an ultrasound scan from a radiograph. A linear discriminant of these means is fitted when an adapter
+is finished (`textsam.kinds_fit`) and travels with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from textsam.sections import Section
+from textsam.vocabulary import CONCEPTS, IMAGE_KINDS
+
+if TYPE_CHECKING:
+    from textsam.frame import SquareGeometry
+
+__all__ = ["ImageKinds", "mean_embedding"]
+
+
+def mean_embedding(embedding: NDArray[np.floating], frame: SquareGeometry) -> NDArray[np.float64]:
+    """The mean of an embedding over the part of the square that is image.
+
+    Args:
+        embedding: (C, h, h) over the model's square.
+        frame: of the image.
+
+    Returns:
+        (C,).
+    """
+    cells = embedding.shape[-1]
+    rows, columns = (math.ceil(valid * cells / frame.side_px) for valid in frame.valid_px)
+    inside = np.asarray(embedding[:, :rows, :columns], dtype=np.float64)
+    mean: NDArray[np.float64] = inside.mean(axis=(1, 2))
+    return mean
+
+
+class ImageKinds(Section):
+    """A linear discriminant of mean embeddings.
+
+    Attributes:
+        names: of the K kinds it can tell apart, values of `textsam.vocabulary.IMAGE_KINDS`.
+        weights: K rows of one number per channel of the embedding.
+        biases: K numbers. The probability of a kind is the softmax of `weights · mean + biases`.
+        threshold: below this probability of all kinds together that can show a concept, it is ruled
+            out.
+    """
+
+    names: tuple[str, ...] = Field(min_length=2)
+    weights: tuple[tuple[float, ...], ...]
+    biases: tuple[float, ...]
+    threshold: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> ImageKinds:
+        count = len(self.names)
+        if len(self.weights) != count or len(self.biases) != count:
+            raise ValueError(
+                f"has {count} names, {len(self.weights)} rows of weights and {len(self.biases)} "
+                "biases"
+            )
+        if len({len(row) for row in self.weights}) != 1:
+            raise ValueError("has rows of weights of different lengths")
+        return self
+
+    def probabilities(self, mean: NDArray[np.float64]) -> dict[str, float]:
+        """Kind -> probability.
+
+        Args:
+            mean: (C,), from `mean_embedding`.
+        """
+        scores = np.asarray(self.weights) @ mean + np.asarray(self.biases)
+        shares = np.exp(scores - scores.max())
+        shares /= shares.sum()
+        return dict(zip(self.names, map(float, shares), strict=True))
+
+    def rules_out(self, concept: str | None, probabilities: Mapping[str, float]) -> bool:
+        """Whether an image of these probabilities can hardly show a concept.
+
+        Never for a concept outside the vocabulary, nor for one of whose kinds of image none is
+        among `names`: nothing is known of them.
+
+        Args:
+            concept: canonical name, or None for a text that means none.
+            probabilities: from `probabilities`.
+        """
+        if concept is None or concept not in CONCEPTS:
+            return False
+        kinds = {IMAGE_KINDS[modality] for modality in CONCEPTS[concept].modalities}
+        known = kinds & probabilities.keys()
+        return bool(known) and sum(probabilities[kind] for kind in known) < self.threshold

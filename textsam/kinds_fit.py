@@ -1,0 +1,113 @@
+"""Fit the kinds of image an adapter tells apart, on its training images."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from textsam.data.augment import Augment, AugmentConfig
+from textsam.data.sample import Sample, load_sample
+from textsam.kinds import ImageKinds
+from textsam.segmenter import Segmenter
+from textsam.vocabulary import IMAGE_KINDS
+
+__all__ = ["discriminant", "fit_kinds"]
+
+# Of the within-kind covariance, drawn towards a sphere: there are fewer images than channels.
+_SHRINKAGE = 0.1
+# Halves the log odds. Other scanners lie farther from the means than the images fitted on.
+_TEMPERATURE = 2.0
+THRESHOLD = 0.05
+# Fewer images say too little of how a kind varies.
+_LEAST = 4
+
+
+def discriminant(
+    means: NDArray[np.float64], kinds: Sequence[str], threshold: float = THRESHOLD
+) -> ImageKinds:
+    """Linear discriminant analysis with one covariance, every kind equally likely and weighty.
+
+    Args:
+        means: (N, C), from `mean_embedding`.
+        kinds: N names, two or more different ones.
+        threshold: of the result.
+    """
+    labels = np.array(kinds)
+    names = sorted(set(kinds))
+    centres = np.stack([means[labels == name].mean(axis=0) for name in names])
+    covariance = np.mean(
+        [np.cov(means[labels == name], rowvar=False, bias=True) for name in names],
+        axis=0,
+    )
+    channels = means.shape[1]
+    sphere = np.trace(covariance) / channels * np.eye(channels)
+    covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere
+    weights = np.linalg.solve(covariance, centres.T).T
+    biases = -0.5 * np.einsum("kc,kc->k", weights, centres)
+    # Seven digits are float32's, and more would only fill the adapter's file.
+    return ImageKinds(
+        names=tuple(names),
+        weights=tuple(tuple(float(f"{w:.7g}") for w in row / _TEMPERATURE) for row in weights),
+        biases=tuple(float(f"{b:.7g}") for b in biases / _TEMPERATURE),
+        threshold=threshold,
+    )
+
+
+def fit_kinds(
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    *,
+    per_modality: int = 40,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> ImageKinds | None:
+    """Fit on training images, each as it is and once changed as in training.
+
+    Args:
+        segmenter: whose image encoder is used.
+        samples: training images; those of a modality outside the vocabulary are left out.
+        per_modality: at most this many images of each, evenly spread.
+        augment: how training changed them.
+        seed: of these changes.
+        progress: show a bar.
+
+    Returns:
+        None where the images are of fewer than two kinds, or too few: there is nothing to tell
+        apart.
+    """
+    by_modality: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.modality in IMAGE_KINDS:
+            by_modality[sample.modality].append(sample)
+    chosen = [
+        group[i * len(group) // count]
+        for group in by_modality.values()
+        for count in [min(per_modality, len(group))]
+        for i in range(count)
+    ]
+    counts: dict[str, int] = defaultdict(int)
+    for sample in chosen:
+        counts[IMAGE_KINDS[sample.modality]] += 1
+    chosen = [s for s in chosen if counts[IMAGE_KINDS[s.modality]] >= _LEAST]
+    if len({IMAGE_KINDS[sample.modality] for sample in chosen}) < 2:
+        return None
+    settings = augment or AugmentConfig()
+    # A part beside the object is for masks that stay empty; here it would only be less of an image.
+    change = Augment(settings.model_copy(update={"absent_crop_p": 0.0}))
+    means, kinds = [], []
+    with torch.inference_mode():
+        for number, sample in enumerate(
+            track(chosen, description="kinds of image", disable=not progress)
+        ):
+            pixels, masks = load_sample(sample)
+            changed, _ = change(pixels, list(masks.values()), np.random.default_rng((seed, number)))
+            for picture in (pixels, np.ascontiguousarray(changed)):
+                means.append(segmenter.mean_embedding(picture))
+                kinds.append(IMAGE_KINDS[sample.modality])
+    return discriminant(np.stack(means), kinds)
