@@ -223,6 +223,9 @@ def test_the_command_stores_what_was_chosen(
     assert after.training["calibration"]["empty_annotated"] is None
     assert after.tensors_sha256 not in (None, read_adapter_config(folder).tensors_sha256)
     assert "of what the data say is absent: nothing was asked" in done.output
+    # Images of no modality in the vocabulary teach nothing of kinds.
+    assert "kinds of image told apart: none" in done.output
+    assert after.kinds is None
     assert "no knots" in done.output
     refused = run("calibrate", folder, tmp_path / "run.yaml", "-o", out, "--empty-modality", "2")
     assert refused.exit_code == 2

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from runs import ONLY_FLIPS
 from scipy.stats import multivariate_normal
-from tiny import tiny_segmenter, write_images_and_masks
+from tiny import loud_model, tiny_segmenter, write_images_and_masks
 
+from textsam.adapters import read_adapter_config
+from textsam.checkpoint import save_adapter
 from textsam.data.augment import AugmentConfig
 from textsam.data.folder import samples_from_folder
 from textsam.export import OnnxSegmenter, export_onnx
+from textsam.finish import finish_adapter
 from textsam.frame import SquareGeometry
 from textsam.kinds import ImageKinds, mean_embedding
 from textsam.kinds_fit import discriminant, fit_kinds
+from textsam.model.tuning import trainable_state
 from textsam.vocabulary import CONCEPTS, IMAGE_KINDS, MODALITIES
 
 
@@ -169,6 +173,37 @@ def test_kinds_are_fitted_on_images_and_hold_on_others(tmp_path: Path) -> None:
     assert fit_kinds(segmenter, [*scans, *heads[:3]], augment=flips, progress=False) is None, (
         "three images say too little of a kind"
     )
+
+
+def test_what_kinds_rule_out_counts_as_empty_and_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textsam.calibrate.MIN_DICE", 0.0)
+    # A skin image cannot show a cell nucleus, and the tiny model finds one in anything.
+    shown = samples(tmp_path / "data", "dermoscopy", 0)[:3]
+    segmenter = tiny_segmenter()
+    folder = save_adapter(
+        tmp_path / "adapter", segmenter.config, trainable_state(loud_model().model)
+    )
+    rates = []
+    for number, kinds in enumerate((None, always("dermoscopy", "light microscopy"))):
+        out = tmp_path / f"finished-{number}"
+        rates.append(
+            finish_adapter(
+                segmenter,
+                folder,
+                shown,
+                out,
+                passes=0,
+                empty_modality=0.0,
+                kinds=kinds,
+                progress=False,
+            ).empty_modality
+        )
+        assert read_adapter_config(out).kinds == kinds
+    # "lung" is ruled out by the vocabulary only where X-ray is known, and here it is not.
+    assert rates[0] == 0.0
+    assert rates[1] == 0.5
 
 
 @pytest.mark.parametrize(
