@@ -16,12 +16,14 @@ There, one command per part, and then this one until it exits with 0; with 75 so
         --ablate configs/ablations/rank.yaml --ablate configs/ablations/context.yaml
 
 `session` does the BUSI benchmark, then the trainings, each finished into an adapter folder in half
-precision, then the ablations. Each of its parts is also a command of its own:
+precision, then the ablations and, with `--methods NAME`, the tables of `configs/methods/`. Each of
+its parts is also a command of its own:
 
     python3 benchmarks/gpu.py busi --minutes 9 --out OUT -- --only text,box
     python3 benchmarks/gpu.py train configs/generalist.yaml --minutes 9 --out OUT
     python3 benchmarks/gpu.py finish configs/generalist.yaml --out OUT
     python3 benchmarks/gpu.py ablate configs/ablations/rank.yaml --minutes 9 --out OUT
+    python3 benchmarks/gpu.py methods levels --minutes 9 --out OUT
     python3 benchmarks/gpu.py measure --sets busi/fold1/test --out OUT
     python3 benchmarks/gpu.py speed --out OUT
 
@@ -53,6 +55,19 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 UNFINISHED = 75
+# Script in benchmarks/ -> its options for states, for results, and for the device.
+METHODS = {
+    "levels": (
+        *("--out", PLACE / "ablations", "--results", PLACE / "methods"),
+        *("--device", "cuda"),
+    ),
+    "prompt_tokens": ("--work", PLACE / "prompt-tokens", "--out", PLACE / "methods"),
+    "self_prompting": ("--work", PLACE / "ablations", "--out", PLACE / "methods"),
+    "preference": (
+        *("--work", PLACE / "preference", "--out", PLACE / "methods" / "preference.json"),
+        *("--device", "cuda"),
+    ),
+}
 
 
 def _use_packed() -> None:
@@ -129,20 +144,30 @@ def ablate(arguments: argparse.Namespace) -> int:
     kept = PLACE / "ablations"
     command = [sys.executable, "-m", "textsam", "ablate", arguments.file, "--out", str(kept)]
     command += ["--set", f"data.root={PLACE / 'data'}", *arguments.more]
-    try:
-        # Interrupted, not asked to stop: every run writes its state as it goes.
-        code = subprocess.run(
-            command,
-            env=_environment(),
-            check=False,
-            cwd=REPOSITORY,
-            timeout=60 * arguments.minutes,
-        ).returncode
-    except subprocess.TimeoutExpired:
-        code = UNFINISHED
+    code = _interrupted(command, arguments.minutes)
     patterns = ("*.csv", "*.md", "*.png", "*.json")
     _bundle(Path(arguments.out) / "ablations.tar.gz", kept, patterns)
     return code
+
+
+def methods(arguments: argparse.Namespace) -> int:
+    """Go on with the table of a method."""
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / f"{arguments.name}.py")]
+    command += ["--data", str(PLACE / "data"), *map(str, METHODS[arguments.name])]
+    code = _interrupted([*command, *arguments.more], arguments.minutes)
+    _bundle(Path(arguments.out) / "methods.tar.gz", PLACE / "methods", ("*",))
+    return code
+
+
+def _interrupted(command: list[str], minutes: float) -> int:
+    """Run a command that writes its state as it goes, and break it off when the time is up."""
+    try:
+        done = subprocess.run(
+            command, env=_environment(), check=False, cwd=REPOSITORY, timeout=60 * minutes
+        )
+    except subprocess.TimeoutExpired:
+        return UNFINISHED
+    return done.returncode
 
 
 def session(arguments: argparse.Namespace) -> int:
@@ -160,6 +185,7 @@ def session(arguments: argparse.Namespace) -> int:
             (f"finish-{name}", ["finish", path, *out]),
         ]
     works += [(f"ablate-{Path(path).stem}", ["ablate", path, *out]) for path in arguments.ablate]
+    works += [(f"methods-{name}", ["methods", name, *out]) for name in arguments.methods]
     marks = PLACE / "done"
     marks.mkdir(parents=True, exist_ok=True)
     for name, command in works:
@@ -266,11 +292,18 @@ def main() -> int:
     p.add_argument("--out", required=True)
     p.add_argument("more", nargs="*", help="after --: options of textsam ablate")
     p.set_defaults(call=ablate)
+    p = commands.add_parser("methods")
+    p.add_argument("name", choices=METHODS)
+    p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--out", required=True)
+    p.add_argument("more", nargs="*", help="after --: options of the script")
+    p.set_defaults(call=methods)
     p = commands.add_parser("session")
     p.add_argument("--minutes", type=float, default=8)
     p.add_argument("--without-busi", action="store_true")
     p.add_argument("--train", action="append", default=[], help="configuration to train, finish")
     p.add_argument("--ablate", action="append", default=[], help="ablation to do")
+    p.add_argument("--methods", action="append", default=[], choices=METHODS)
     p.add_argument("--out", required=True)
     p.set_defaults(call=session)
     p = commands.add_parser("measure")

@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,12 @@ def test_a_session_goes_on_where_the_last_one_stopped(
     monkeypatch.setattr(gpu, "PLACE", tmp_path)
     monkeypatch.setattr(gpu.subprocess, "run", run)
     options = argparse.Namespace(
-        minutes=9.0, out="OUT", without_busi=False, train=["configs/a.yaml"], ablate=["b.yaml"]
+        minutes=9.0,
+        out="OUT",
+        without_busi=False,
+        train=["configs/a.yaml"],
+        ablate=["b.yaml"],
+        methods=[],
     )
     assert gpu.session(options) == 75
     assert [command[0] for command in done] == ["busi", "train"]
@@ -76,3 +82,36 @@ def test_a_session_goes_on_where_the_last_one_stopped(
     options.minutes = 0.5
     assert gpu.session(options) == 75
     assert len(done) == 5, "too little time to begin"
+
+
+def test_a_table_that_time_cuts_short_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], timeout: float, **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        if len(asked) == 1:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(gpu, "PLACE", tmp_path)
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    options = argparse.Namespace(
+        name="levels", minutes=2.0, out=str(tmp_path), more=["--seeds", "1"]
+    )
+    assert gpu.methods(options) == 75
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "levels.md").write_text("a table", encoding="utf-8")
+    assert gpu.methods(options) == 0
+    assert asked[0][1].endswith("benchmarks/levels.py")
+    assert asked[0][-4:] == ["--device", "cuda", "--seeds", "1"]
+    with tarfile.open(tmp_path / "methods.tar.gz") as tar:
+        assert tar.getnames() == ["levels.md"]
+
+
+@pytest.mark.parametrize("name", sorted(gpu.METHODS))
+def test_every_table_s_script_takes_the_options_it_is_given(name: str) -> None:
+    script = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
+    for option in gpu.METHODS[name][::2]:
+        assert f'"{option}"' in script
