@@ -215,7 +215,9 @@ def test_the_command_stores_what_was_chosen(
     before = tiny_config(score_map=((0.0, 0.0), (1.0, 0.5)), found_threshold=0.9)
     folder = save_adapter(tmp_path / "adapter", before, state)
     out = tmp_path / "finished"
-    done = run("calibrate", folder, tmp_path / "run.yaml", "-o", out, "--passes", "0")
+    done = run(
+        "calibrate", folder, tmp_path / "run.yaml", "-o", out, "--passes", "0", "--kinds", "9"
+    )
     assert done.exit_code == 0, done.output
     after = read_adapter_config(out)
     assert (after.score_map, after.found_threshold, after.refine) == ((), 0.0, 0)

@@ -369,6 +369,7 @@ def test_more_samples_are_added_to_finished_ones(
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"negatives": 2}, "negatives was 1 and is 2"),
         ({"fingerprint": "b"}, "fingerprint was None and is 'b'"),
+        ({"identity": "c"}, "identity was None and is 'c'"),
     ],
 )
 def test_another_evaluation_is_not_resumed(
@@ -378,8 +379,9 @@ def test_another_evaluation_is_not_resumed(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     options = {k: v for k, v in change.items() if k in ("refine", "seed", "negatives")}
     fake = Fake({}, change.get("prompts", PROMPTS), change.get("name", "fake"))
-    if "fingerprint" in change:
-        fake.fingerprint = change["fingerprint"]  # type: ignore[attr-defined]
+    for name in ("fingerprint", "identity"):
+        if name in change:
+            setattr(fake, name, change[name])
     with pytest.raises(DataError, match=message):
         evaluate(fake, samples, out=tmp_path, progress=False, **options)
     assert fake.calls == []

@@ -103,9 +103,9 @@ def calibrate(
         typer.Option(
             min=0,
             help="Training images of each modality that teach the adapter to tell kinds of image "
-            "apart; 0 leaves that out.",
+            "apart; 0 leaves that out. Not for images unlike all of training.",
         ),
-    ] = 40,
+    ] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -113,8 +113,8 @@ def calibrate(
 ) -> None:
     """Finish an adapter: choose refinement, score map and threshold, store it in half precision.
 
-    All are chosen on the validation images of the configuration; test images play no part. Before
-    that it learns from training images which kinds of image there are, so what cannot be in one.
+    All are chosen on the validation images of the configuration; test images play no part. With
+    --kinds it also learns, from training images, what cannot be in a kind of image.
     """
     with errors_as_exit():
         from textsam.adapters import read_adapter_config

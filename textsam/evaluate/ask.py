@@ -27,8 +27,8 @@ TOLERANCE_PX = 3.0
 class SegmentsByWord(Protocol):
     """What `evaluate` needs of a segmenter; `textsam.segmenter.Segmenter` has it.
 
-    A text attribute `fingerprint`, if there is one, is compared before an evaluation is resumed,
-    beside the adapter's name: it tells adapters of one name apart.
+    Text attributes `fingerprint` and `identity`, if there are any, are compared before an
+    evaluation is resumed, beside the adapter's name: they tell adapters of one name apart.
     """
 
     @property

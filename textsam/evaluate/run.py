@@ -152,6 +152,8 @@ def _settings(
         "format": 2,
         "adapter": segmenter.adapter_name,
         "fingerprint": getattr(segmenter, "fingerprint", None),
+        # Its tensors do not tell a newly calibrated adapter from the one before.
+        "identity": getattr(segmenter, "identity", None),
         "preset": segmenter.preset,
         "prompts": list(segmenter.prompts),
         "protocol": protocol.prompts,
