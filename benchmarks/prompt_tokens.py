@@ -186,15 +186,23 @@ def write_results(out: Path, work: Path, names: Sequence[str], command: str) -> 
     content: dict[str, Any] = {"command": command, "sets": {}}
     parts = ["# Prompt tokens and iteration", f"Made by `{command}`."]
     for name in names:
-        figures = figures_of(work / "ablations" / f"prompt-tokens-{name}")
+        folder = work / "ablations" / f"prompt-tokens-{name}"
+        figures = figures_of(folder)
         if not figures:
             continue
         source = SOURCES[name]
-        content["sets"][name] = {"title": source.title, "note": source.note, "arms": figures}
+        # The ablation's table ends with seeds, machine, versions and date.
+        made = (folder / f"{folder.name}.md").read_text(encoding="utf-8").rstrip().split("\n\n")[-1]
+        content["sets"][name] = {
+            "title": source.title,
+            "note": source.note,
+            "made": made,
+            "arms": figures,
+        }
         counts = sorted({int(one["objects"]) for arm in figures.values() for one in arm.values()})
         said = " or ".join(map(str, counts))
         parts += [f"## {source.title}", f"{source.note} {said} objects are tested."]
-        parts.append(table_of(name, figures))
+        parts += [table_of(name, figures), made]
     parts.append(NOTES)
     text = "\n\n".join(parts)
     for suffix, written in ((".json", json.dumps(content, indent=1) + "\n"), (".md", text)):
