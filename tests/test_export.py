@@ -667,7 +667,7 @@ def test_the_shipped_adapter_answers_alike(tmp_path: Path) -> None:
         prepared = original.prepare(image)
         with torch.inference_mode():
             embedding = original.built.model.encode_image(prepared.pixels[None])
-            tokens = torch.stack([original._token(text) for text in original.prompts])
+            tokens = torch.stack([original._encodings.token(text) for text in original.prompts])
             logits, predicted = original.built.model(embedding, tokens)
         got = exported._encoder.run(None, {"image": prepared.pixels[None].numpy()})[0]
         np.testing.assert_allclose(got, embedding.numpy(), rtol=0, atol=1e-4, err_msg=name)
