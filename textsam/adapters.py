@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from textsam.errors import AdapterError
 from textsam.invalid import invalid_fields
@@ -15,6 +15,7 @@ from textsam.io.atomic import atomic_path
 from textsam.kinds import ImageKinds
 from textsam.refinement import RefineWith
 from textsam.score import ScoreMap, check_score_map
+from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
 
 __all__ = [
@@ -35,10 +36,8 @@ _PACKAGED = Path(__file__).parent / "adapters_data"
 _CHECKOUT = Path(__file__).parent.parent / "weights"
 
 
-class ArchitectureRecord(BaseModel):
+class ArchitectureRecord(Section):
     """The trainable shape an adapter belongs to; see `textsam.model.build.Architecture`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     context_tokens: int = Field(4, ge=1)
     context_depth: int = Field(12, ge=1)
@@ -55,7 +54,7 @@ class ArchitectureRecord(BaseModel):
     takes_text: bool = True
 
 
-class AdapterConfig(BaseModel):
+class AdapterConfig(Section):
     """Contents of `adapter.json`.
 
     Attributes:
@@ -82,8 +81,6 @@ class AdapterConfig(BaseModel):
             written before it was recorded, which are then not checked.
         training: how it was made; free form.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     name: str

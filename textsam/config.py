@@ -30,7 +30,7 @@ from textsam.train.settings import (
     TuningSettings,
 )
 
-__all__ = ["WITHOUT_EFFECT", "TrainConfig", "read_config", "unused_settings"]
+__all__ = ["WITHOUT_EFFECT", "TrainConfig", "read_config", "unused_settings", "without_effect"]
 
 WITHOUT_EFFECT = frozenset({"out", "device", "workers", "save_every", "cache"})
 """Settings of a `TrainConfig` that do not change what a run learns, only where and how it runs."""
@@ -174,6 +174,14 @@ def unused_settings(config: TrainConfig) -> dict[str, Any]:
         else:
             found.update(dict.fromkeys(unused, True))
     return {name: what for name, what in found.items() if what}
+
+
+def without_effect(config: TrainConfig) -> dict[str, Any]:
+    """Settings a run is not recognised by, as `exclude` of pydantic's dumps.
+
+    `WITHOUT_EFFECT` and `unused_settings`.
+    """
+    return {**dict.fromkeys(WITHOUT_EFFECT, True), **unused_settings(config)}
 
 
 def _override(settings: dict[str, Any], assignment: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textsam.adapters import TENSORS_FILE, find_adapter
-from textsam.config import WITHOUT_EFFECT, TrainConfig, unused_settings
+from textsam.config import TrainConfig, without_effect
 from textsam.data.sample import CocoTarget, Sample, Target
 from textsam.errors import DataError
 from textsam.presets import preset
@@ -92,8 +92,8 @@ def training_facts(
         data: "train" and "val" -> digest of their samples.
         base: from `base_facts`.
     """
-    left_out = dict.fromkeys((*WITHOUT_EFFECT, "name", "terms"), True)
-    settings = config.model_dump(mode="json", exclude={**left_out, **unused_settings(config)})
+    left_out = {**without_effect(config), "name": True, "terms": True}
+    settings = config.model_dump(mode="json", exclude=left_out)
     settings["data"].pop("root")
     facts: Facts = {**settings, "calibrate": calibrate, "contents": dict(data), "base": base}
     if config.init_adapter is not None:

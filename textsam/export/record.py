@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from textsam.errors import AdapterError, WeightsError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
 from textsam.kinds import ImageKinds
 from textsam.score import ScoreMap, check_score_map
+from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
 
 __all__ = [
@@ -37,7 +38,7 @@ TOKENS_FILE = "tokens.safetensors"
 _Triple = tuple[float, float, float]
 
 
-class Normalisation(BaseModel):
+class Normalisation(Section):
     """How pixels in [0, 255] are normalised before padding with zeros.
 
     Attributes:
@@ -47,24 +48,20 @@ class Normalisation(BaseModel):
         std: of "standard", in [0, 255].
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["standard", "min_max"]
     mean: _Triple = (0.0, 0.0, 0.0)
     std: _Triple = (1.0, 1.0, 1.0)
 
 
-class Parity(BaseModel):
+class Parity(Section):
     """Largest absolute differences between ONNX Runtime and PyTorch, float32, when exporting."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     embedding: float
     logits: float
     iou: float
 
 
-class ExportRecord(BaseModel):
+class ExportRecord(Section):
     """Contents of `export.json`. Thresholds and refinement are the adapter's, see `AdapterConfig`.
 
     Attributes:
@@ -90,8 +87,6 @@ class ExportRecord(BaseModel):
         parity: measured on random input when the files were written.
         files: name -> SHA-256 of every other file of the folder.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     preset: str

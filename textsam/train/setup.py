@@ -12,7 +12,7 @@ import torch
 from textsam import weights
 from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter
 from textsam.checkpoint import load_adapter
-from textsam.config import WITHOUT_EFFECT, TrainConfig, unused_settings
+from textsam.config import TrainConfig, without_effect
 from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset
@@ -98,8 +98,8 @@ def architecture_from(config: TrainConfig) -> Architecture:
 
 
 def _fingerprint(config: TrainConfig) -> str:
-    left_out = {**dict.fromkeys(WITHOUT_EFFECT, True), **unused_settings(config)}
-    return hashlib.sha256(config.model_dump_json(exclude=left_out).encode()).hexdigest()
+    settings = config.model_dump_json(exclude=without_effect(config))
+    return hashlib.sha256(settings.encode()).hexdigest()
 
 
 def _optimiser(built: BuiltModel, config: TrainConfig) -> torch.optim.Optimizer:
