@@ -27,7 +27,7 @@ from torch import Tensor
 from textsam.adapters import AdapterConfig
 from textsam.calibrate import Answer, choose_refinements
 from textsam.checkpoint import load_adapter, record_of
-from textsam.config import TrainConfig, read_config
+from textsam.config import TrainConfig, read_config, without_effect
 from textsam.data.folder import Selection
 from textsam.data.sample import Sample, load_sample
 from textsam.data.sources import samples_of
@@ -112,9 +112,7 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Of all settings that figures depend on."""
-        facts = self.config.model_dump(
-            mode="json", exclude={"out", "device", "workers", "save_every", "cache"}
-        )
+        facts = self.config.model_dump(mode="json", exclude=without_effect(self.config))
         facts["data"].pop("root")
         extra = asdict(self.unet) if self.arm == "unet" else {}
         text = json.dumps([self.arm, facts, extra], sort_keys=True)
