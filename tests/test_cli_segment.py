@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import textsam
 from textsam import api
 from textsam.cli import app
+from textsam.kinds import ImageKinds, Spread
 from textsam.segmenter import Segmenter, UnknownPromptWarning
 
 RESULT_KEYS = {
@@ -221,6 +222,37 @@ def test_what_is_not_there_is_an_answer(
     assert mask_values(entry["files"]["mask"]) == {0}
     spoken = run("segment", image, "tumor", "-o", tmp_path / "out")
     assert "not found" in spoken.stdout
+
+
+@pytest.mark.parametrize(
+    ("reach", "remark"),
+    [(1e9, "not found (score 0.000), taken for dermoscopy"), (1.0, "unlike the images")],
+)
+def test_the_kind_of_image_is_remarked_upon(
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reach: float,
+    remark: str,
+) -> None:
+    tiny = api.load_model
+    kinds = ImageKinds(
+        names=("dermoscopy", "X-ray"),
+        weights=((0.0,) * 256,) * 2,
+        biases=(9.0, 0.0),
+        threshold=0.05,
+        spread=Spread(centres=((99.0, 99.0),) * 2, precision=((1, 0), (0, 1)), reach=reach),
+    )
+
+    def knowing_kinds(*args: Any, **others: Any) -> Segmenter:
+        segmenter = tiny(*args, **others)
+        segmenter.config = segmenter.config.model_copy(update={"kinds": kinds})
+        return segmenter
+
+    monkeypatch.setattr(api, "load_model", knowing_kinds)
+    image = write_image(tmp_path / "scan.png")
+    spoken = run("segment", image, "lung", "-o", tmp_path / "out")
+    assert remark in spoken.stdout.replace("\n", "")
 
 
 def test_a_word_the_adapter_does_not_know(asked: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from textsam.data.folder import samples_from_folder
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.finish import finish_adapter
 from textsam.frame import SquareGeometry
-from textsam.kinds import ImageKinds, mean_embedding
+from textsam.kinds import ImageKinds, Spread, mean_embedding
 from textsam.kinds_fit import discriminant, fit_kinds
 from textsam.model.tuning import trainable_state
 from textsam.vocabulary import CONCEPTS, IMAGE_KINDS, MODALITIES
@@ -75,7 +75,51 @@ def test_the_discriminant_is_bayes_rule_for_equal_covariances() -> None:
             for group in rows
         ]
         expected = densities[1] / sum(densities)
-        assert told.probabilities(point)["X-ray"] == pytest.approx(expected, rel=1e-5)
+        near = told.model_copy(update={"spread": None}).look(point)
+        assert near.probabilities["X-ray"] == pytest.approx(expected, rel=1e-5)
+        assert near.likeliest == ("X-ray" if expected > 0.5 else "MRI")
+
+
+def test_the_farthest_image_fitted_on_is_as_far_as_familiar_goes() -> None:
+    rng = np.random.default_rng(8)
+    # Two kinds apart along the first axis. What tells them apart, and nothing else, is looked at.
+    rows = rng.normal(size=(60, 3))
+    rows[30:, 0] += 20
+    told = discriminant(rows, ["MRI"] * 30 + ["X-ray"] * 30)
+    assert told.spread is not None
+    assert not any(told.look(row).unfamiliar for row in rows)
+    inside = [np.cov(rows[part], rowvar=False, bias=True) for part in (slice(30), slice(30, 60))]
+    covariance = sum(inside) / 2
+    covariance = 0.9 * covariance + 0.1 * np.trace(covariance) / 3 * np.eye(3)
+    centres = np.stack([rows[:30].mean(axis=0), rows[30:].mean(axis=0)])
+    # The scores span a plane of the three dimensions, in which this is the distance.
+    basis = np.linalg.solve(covariance, centres.T)
+    metric = basis @ np.linalg.inv(basis.T @ covariance @ basis) @ basis.T
+    offsets = rows[:, None] - centres[None]
+    distances = np.einsum("nki,ij,nkj->nk", offsets, metric, offsets).min(axis=1)
+    assert told.spread.reach == pytest.approx(distances.max(), rel=1e-3)
+    assert told.spread.distance(told.scores(rows[7])) == pytest.approx(distances[7], rel=1e-3)
+    # Half-way between the two, and beyond one of them, it is like none.
+    for far in ([10.0, 0.0, 0.0], [-20.0, 0.0, 0.0]):
+        look = told.look(np.array(far))
+        assert look.unfamiliar
+        assert not look.probabilities
+
+
+def test_in_an_unfamiliar_image_nothing_is_ruled_out_and_the_answer_says_so() -> None:
+    plain = tiny_segmenter().segment(picture(), "lung")
+    one_kind = always("dermoscopy", "X-ray")
+    nowhere = Spread(centres=((1e6, 1e6),) * 2, precision=((1.0, 0.0), (0.0, 1.0)), reach=4.0)
+    lost = tiny_segmenter(kinds=one_kind.model_copy(update={"spread": nowhere}))
+    lung = lost.segment(picture(), "lung")
+    assert lung.found
+    assert lung.score == plain.score
+    assert lung.extra == {**plain.extra, "unfamiliar": True}
+    shown = lost.segment(picture(), "lung", boxes=(5, 5, 40, 30))
+    assert "unfamiliar" not in shown.extra, "who shows a place knows what is there"
+    here = Spread(centres=((9.0, 0.0),) * 2, precision=nowhere.precision, reach=4.0)
+    known = tiny_segmenter(kinds=one_kind.model_copy(update={"spread": here}))
+    assert known.segment(picture(), "lung").extra["not_in"] == "dermoscopy"
 
 
 def test_only_what_no_likely_kind_can_show_is_ruled_out() -> None:
@@ -128,6 +172,7 @@ def test_an_export_rules_out_the_same(tmp_path: Path) -> None:
         weights=tuple(tuple(map(float, row)) for row in weights),
         biases=(0.0, 0.0),
         threshold=0.4,
+        spread=Spread(centres=((0.0, 0.0),) * 2, precision=((1.0, 0.0), (0.0, 1.0)), reach=1500.0),
     )
     segmenter = tiny_segmenter(kinds=kinds)
     onnx = OnnxSegmenter(export_onnx(segmenter, tmp_path / "export"))
@@ -137,9 +182,10 @@ def test_an_export_rules_out_the_same(tmp_path: Path) -> None:
         image = np.where(rng.random(3) < 0.5, image, 255 - image // (seed + 1)).astype(np.uint8)
         ours, theirs = segmenter.segment(image, "lung"), onnx.segment(image, "lung")
         assert theirs.extra.get("not_in") == ours.extra.get("not_in")
+        assert theirs.extra.get("unfamiliar") == ours.extra.get("unfamiliar")
         assert theirs.found == ours.found
-        seen.add(ours.extra.get("not_in"))
-    assert "dermoscopy" in seen
+        seen.add("unfamiliar" if "unfamiliar" in ours.extra else ours.extra.get("not_in"))
+    assert {"dermoscopy", "unfamiliar"} <= seen
 
 
 def samples(folder: Path, modality: str, seed: int) -> list[Any]:
@@ -164,11 +210,13 @@ def test_kinds_are_fitted_on_images_and_hold_on_others(tmp_path: Path) -> None:
     )
     assert told is not None
     assert set(told.names) == {"ultrasound", "MRI"}
+    # Five images each say little of how far is far.
+    told = told.model_copy(update={"spread": None})
     for kind, group in (("ultrasound", scans[5:]), ("MRI", heads[5:])):
         for sample in group:
             pixels = np.array(Image.open(sample.image_path).convert("RGB"))
-            shares = told.probabilities(segmenter.mean_embedding(pixels))
-            assert shares[kind] > 0.5
+            look = told.look(segmenter.mean_embedding(pixels))
+            assert look.likeliest == kind
     assert fit_kinds(segmenter, scans, augment=flips, progress=False) is None, "one kind alone"
     assert fit_kinds(segmenter, [*scans, *heads[:3]], augment=flips, progress=False) is None, (
         "three images say too little of a kind"
@@ -214,6 +262,9 @@ def test_what_kinds_rule_out_counts_as_empty_and_is_stored(
         {"weights": ((0.0, 1.0), (0.0,))},
         {"weights": ((0.0,),)},
         {"threshold": 0.0},
+        {"spread": {"centres": ((0.0,), (1.0,)), "precision": ((1.0, 0.0),) * 2, "reach": 1.0}},
+        {"spread": {"centres": ((0.0, 1.0),) * 2, "precision": ((1.0, 0.0),), "reach": 1.0}},
+        {"spread": {"centres": ((0.0, 1.0),) * 2, "precision": ((1.0, 0.0),) * 2, "reach": 0.0}},
     ],
 )
 def test_what_is_no_discriminant_is_refused(change: dict[str, Any]) -> None:

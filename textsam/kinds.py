@@ -3,13 +3,15 @@
 A mask decoder asked for a lung looks for something like one, wherever it is. Whether the picture
 can show lungs at all is another question, and an easier one: the mean of an image's embedding tells
 an ultrasound scan from a radiograph. A linear discriminant of these means is fitted when an adapter
-is finished (`textsam.kinds_fit`) and travels with it.
+is finished (`textsam.kinds_fit`) and travels with it. Of an image that lies farther from every kind
+than the images it was fitted on, it says nothing but that.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +24,7 @@ from textsam.vocabulary import CONCEPTS, IMAGE_KINDS
 if TYPE_CHECKING:
     from textsam.frame import SquareGeometry
 
-__all__ = ["ImageKinds", "mean_embedding"]
+__all__ = ["UNLOOKED", "ImageKinds", "Look", "Spread", "mean_embedding"]
 
 
 def mean_embedding(embedding: NDArray[np.floating], frame: SquareGeometry) -> NDArray[np.float64]:
@@ -42,6 +44,49 @@ def mean_embedding(embedding: NDArray[np.floating], frame: SquareGeometry) -> ND
     return mean
 
 
+@dataclass(frozen=True)
+class Look:
+    """What an image looks like.
+
+    Attributes:
+        probabilities: kind -> probability; empty where nothing is known, so that nothing is ruled
+            out.
+        unfamiliar: it lies farther from every kind than all images the kinds were fitted on.
+    """
+
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    unfamiliar: bool = False
+
+    @property
+    def likeliest(self) -> str:
+        """The kind of highest probability; not for a look without any."""
+        return max(self.probabilities, key=lambda kind: self.probabilities[kind])
+
+
+UNLOOKED = Look()
+"""Of an image that nobody looked at."""
+
+
+class Spread(Section):
+    """How the scores of a kind's own images scatter, and how far.
+
+    Attributes:
+        centres: K rows of K, the scores of each kind's mean.
+        precision: (K, K), inverse covariance of scores within a kind.
+        reach: the largest squared Mahalanobis distance of an image fitted on from its nearest
+            centre.
+    """
+
+    centres: tuple[tuple[float, ...], ...]
+    precision: tuple[tuple[float, ...], ...]
+    reach: float = Field(gt=0)
+
+    def distance(self, scores: NDArray[np.float64]) -> float:
+        """Squared Mahalanobis distance of (K,) scores from the nearest centre."""
+        offsets = np.asarray(self.centres) - scores
+        return float(np.einsum("ki,ij,kj->k", offsets, np.asarray(self.precision), offsets).min())
+
+
 class ImageKinds(Section):
     """A linear discriminant of mean embeddings.
 
@@ -51,12 +96,15 @@ class ImageKinds(Section):
         biases: K numbers. The probability of a kind is the softmax of `weights · mean + biases`.
         threshold: below this probability of all kinds together that can show a concept, it is ruled
             out.
+        spread: of the scores, by which an unfamiliar image is known; None: every image is taken for
+            one of the kinds.
     """
 
     names: tuple[str, ...] = Field(min_length=2)
     weights: tuple[tuple[float, ...], ...]
     biases: tuple[float, ...]
     threshold: float = Field(gt=0, lt=1)
+    spread: Spread | None = None
 
     @model_validator(mode="after")
     def _of_one_size(self) -> ImageKinds:
@@ -68,18 +116,29 @@ class ImageKinds(Section):
             )
         if len({len(row) for row in self.weights}) != 1:
             raise ValueError("has rows of weights of different lengths")
+        if self.spread is not None:
+            for name in ("centres", "precision"):
+                rows = getattr(self.spread, name)
+                if {len(rows), *(len(row) for row in rows)} != {count}:
+                    raise ValueError(f"has {count} names, so spread.{name} is {count} rows of that")
         return self
 
-    def probabilities(self, mean: NDArray[np.float64]) -> dict[str, float]:
-        """Kind -> probability.
+    def scores(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K,) `weights · mean + biases` of a (C,) mean."""
+        return np.asarray(self.weights) @ mean + np.asarray(self.biases)
+
+    def look(self, mean: NDArray[np.float64]) -> Look:
+        """What kind of image this is.
 
         Args:
             mean: (C,), from `mean_embedding`.
         """
-        scores = np.asarray(self.weights) @ mean + np.asarray(self.biases)
+        scores = self.scores(mean)
+        if self.spread is not None and self.spread.distance(scores) > self.spread.reach:
+            return Look(unfamiliar=True)
         shares = np.exp(scores - scores.max())
         shares /= shares.sum()
-        return dict(zip(self.names, map(float, shares), strict=True))
+        return Look(dict(zip(self.names, map(float, shares), strict=True)))
 
     def rules_out(self, concept: str | None, probabilities: Mapping[str, float]) -> bool:
         """Whether an image of these probabilities can hardly show a concept.
@@ -89,7 +148,7 @@ class ImageKinds(Section):
 
         Args:
             concept: canonical name, or None for a text that means none.
-            probabilities: from `probabilities`.
+            probabilities: of a look.
         """
         if concept is None or concept not in CONCEPTS:
             return False

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from textsam.data.augment import Augment, AugmentConfig
 from textsam.data.sample import Sample, load_sample
-from textsam.kinds import ImageKinds
+from textsam.kinds import ImageKinds, Spread
 from textsam.segmenter import Segmenter
 from textsam.vocabulary import IMAGE_KINDS
 
@@ -49,13 +49,40 @@ def discriminant(
     covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere
     weights = np.linalg.solve(covariance, centres.T).T
     biases = -0.5 * np.einsum("kc,kc->k", weights, centres)
-    # Seven digits are float32's, and more would only fill the adapter's file.
-    return ImageKinds(
+    told = ImageKinds(
         names=tuple(names),
-        weights=tuple(tuple(float(f"{w:.7g}") for w in row / _TEMPERATURE) for row in weights),
-        biases=tuple(float(f"{b:.7g}") for b in biases / _TEMPERATURE),
+        weights=_rows(weights / _TEMPERATURE),
+        biases=_row(biases / _TEMPERATURE),
         threshold=threshold,
     )
+    return told.model_copy(update={"spread": _spread(told, centres, covariance, means)})
+
+
+def _spread(
+    told: ImageKinds,
+    centres: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    means: NDArray[np.float64],
+) -> Spread:
+    """What (K, C) centres and a (C, C) covariance of mean embeddings are as scores."""
+    weights = np.asarray(told.weights)
+    spread = Spread(
+        centres=_rows(np.stack([told.scores(centre) for centre in centres])),
+        precision=_rows(np.linalg.inv(weights @ covariance @ weights.T)),
+        reach=1.0,
+    )
+    reach = max(spread.distance(told.scores(mean)) for mean in means)
+    # Above the farthest itself, which rounding would else put outside.
+    return spread.model_copy(update={"reach": float(f"{reach * 1.00001:.7g}")})
+
+
+def _row(numbers: NDArray[np.float64]) -> tuple[float, ...]:
+    """With seven digits: float32's. More would only fill the adapter's file."""
+    return tuple(float(f"{number:.7g}") for number in numbers)
+
+
+def _rows(matrix: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(_row(row) for row in matrix)
 
 
 def fit_kinds(

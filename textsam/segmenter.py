@@ -16,6 +16,7 @@ from textsam.adapters import AdapterConfig
 from textsam.batch import BatchAnswer, batches
 from textsam.encoded import Encodings, means_of
 from textsam.errors import PromptError
+from textsam.kinds import UNLOOKED
 from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
@@ -311,9 +312,9 @@ class Segmenter:
         geometry = list(manual) if manual is not None else [None] * count
         with torch.inference_mode():
             embeddings = self._encodings.embed(images)
-            kinds: list[dict[str, float]] = [{} for _ in images]
+            looks = [UNLOOKED for _ in images]
             if config.kinds is not None:
-                kinds = [config.kinds.probabilities(m) for m in means_of(embeddings, images)]
+                looks = [config.kinds.look(mean) for mean in means_of(embeddings, images)]
             tokens = [
                 None if q.text is None or not takes_text else self._encodings.token(q.text)
                 for q in questions
@@ -341,11 +342,11 @@ class Segmenter:
                         refined=passes[i],
                         gives=gives,
                         # Whoever shows a place has said what kind of thing to look for there.
-                        likely=likely if geometry[i] is None else {},
+                        look=look if geometry[i] is None else UNLOOKED,
                     )
                     for i in range(count)
                 ]
-                for row, (image, likely) in enumerate(zip(images, kinds, strict=True))
+                for row, (image, look) in enumerate(zip(images, looks, strict=True))
             ]
 
     def mean_embedding(self, image: ImageLike) -> NDArray[np.float64]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from textsam.adapters import AdapterConfig
+from textsam.kinds import Look
 from textsam.prepare import Prepared
 from textsam.question import Question
 from textsam.refine import Pass
@@ -27,7 +26,7 @@ def verdict(
     *,
     refined: int | Settle,
     gives: RefineWith,
-    likely: Mapping[str, float],
+    look: Look,
 ) -> Segmentation:
     """The answer to one question about one image.
 
@@ -39,7 +38,7 @@ def verdict(
         index: of the question in that pass.
         refined: passes of refinement, or the rule they followed.
         gives: what refinement took from a mask.
-        likely: kind of image -> probability; empty where it is not to rule anything out.
+        look: of the image; `UNLOOKED` where it is not to rule anything out.
     """
     logits = image.frame.logits_to_image(final.logits[index][None].float())[0, 0]
     probability = logits.sigmoid().cpu().numpy()
@@ -50,7 +49,9 @@ def verdict(
     else:
         raw = 0.0 if empty else float(probability[mask].mean())
     score = answer_score(raw, config.score_map, empty=empty)
-    ruled_out = config.kinds is not None and config.kinds.rules_out(question.concept, likely)
+    ruled_out = config.kinds is not None and config.kinds.rules_out(
+        question.concept, look.probabilities
+    )
     if ruled_out:
         score = 0.0
     # The threshold tells present from absent for words; a place shown is no such question.
@@ -63,7 +64,9 @@ def verdict(
     if gives is not RefineWith.BOX_CENTROID:
         extra["refine_with"] = gives.value
     if ruled_out:
-        extra["not_in"] = max(likely, key=lambda kind: likely[kind])
+        extra["not_in"] = look.likeliest
+    if look.unfamiliar:
+        extra["unfamiliar"] = True
     if not empty and not found:
         extra["rejected_area_px"] = int(mask.sum())
     return Segmentation(

@@ -92,7 +92,8 @@ class Console(Listener):
         written = f" -> {self._plan.out / mask}" if mask else ""
         score = f"score {result['score']:.3f}"
         found = f"{result['area_px']} px, {score}" if result["found"] else f"not found ({score})"
-        _say(f"{where}: {result['prompt']}: {found}{written}", sys.stdout)
+        remark = _remark(result["extra"])
+        _say(f"{where}: {result['prompt']}: {found}{remark}{written}", sys.stdout)
 
     def failed(self, item: Input, frame: int | None, error: str) -> None:
         """Say why."""
@@ -104,6 +105,13 @@ class Console(Listener):
         """Count it."""
         self.counts[record.status] += 1
         self._progress.advance(self._task)
+
+
+def _remark(extra: dict[str, Any]) -> str:
+    """What the kind of image has to do with an answer, if anything."""
+    if "not_in" in extra:
+        return f", taken for {extra['not_in']}"
+    return ", unlike the images this adapter knows" if extra.get("unfamiliar") else ""
 
 
 def print_report(

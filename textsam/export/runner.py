@@ -24,7 +24,7 @@ from textsam.export.record import (
 from textsam.export.session import open_session
 from textsam.io.image import Image
 from textsam.io.raster import read_image
-from textsam.kinds import mean_embedding
+from textsam.kinds import UNLOOKED, mean_embedding
 from textsam.prompts import canonical, nearest, normalise
 from textsam.question import as_list
 from textsam.result import Segmentation
@@ -229,16 +229,18 @@ class OnnxSegmenter:
         else:
             raw = 0.0 if empty else float(inner[final.mask].mean())
         score = answer_score(raw, record.score_map, empty=empty)
-        likely = {}
+        look, ruled_out = UNLOOKED, False
         if record.kinds is not None:
-            likely = record.kinds.probabilities(mean_embedding(embedding[0], frame))
-        ruled_out = record.kinds is not None and record.kinds.rules_out(concept, likely)
+            look = record.kinds.look(mean_embedding(embedding[0], frame))
+            ruled_out = record.kinds.rules_out(concept, look.probabilities)
         if ruled_out:
             score = 0.0
         found = not empty and score >= record.found_threshold and not ruled_out
         extra: dict[str, object] = {"concept": concept, "refine": times}
         if ruled_out:
-            extra["not_in"] = max(likely, key=lambda kind: likely[kind])
+            extra["not_in"] = look.likeliest
+        if look.unfamiliar:
+            extra["unfamiliar"] = True
         if not empty and not found:
             extra["rejected_area_px"] = int(final.mask.sum())
         mask = np.zeros(image.size_px, dtype=bool)
