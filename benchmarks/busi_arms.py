@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from busi_unet import UNetPredictor, UNetRun, UNetSettings
 from numpy.typing import NDArray
-from torch import Tensor
 
 from textsam.adapters import AdapterConfig
 from textsam.calibrate import Answer, choose_refinements
@@ -36,7 +35,6 @@ from textsam.errors import ConfigError, DataError
 from textsam.frame import box_and_centroid
 from textsam.metrics import dice
 from textsam.model.build import BuiltModel, assemble, load_parts
-from textsam.model.textsam import TextSAM
 from textsam.model.tuning import merge_for_inference
 from textsam.segmenter import Segmenter
 from textsam.train.run import architecture_from, fit, setup
@@ -48,41 +46,6 @@ MOST_PASSES = 2
 Predictor = Callable[
     [NDArray[np.uint8], NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.bool_]]
 ]
-
-
-class WithoutText(TextSAM):
-    """A TextSAM whose decoder gets no word: geometry alone, or nothing.
-
-    Its context tokens and text adapter are there, get no gradient, and stay as they began.
-    """
-
-    @classmethod
-    def of(cls, model: TextSAM) -> WithoutText:
-        """The same parts, tuned as they are."""
-        return cls(
-            image_encoder=model.image_encoder,
-            prompt_encoder=model.prompt_encoder,
-            mask_decoder=model.mask_decoder,
-            text_encoder=model.text_encoder,
-            context=model.context,
-            adapter=model.adapter,
-        )
-
-    def prompt_tokens(
-        self,
-        text_tokens: Tensor,
-        points: tuple[Tensor, Tensor] | None = None,
-        boxes: Tensor | None = None,
-        masks: Tensor | None = None,
-        *,
-        count: int = 1,
-    ) -> tuple[Tensor, Tensor]:
-        """As in `TextSAM`, without the first token."""
-        tokens, dense = super().prompt_tokens(text_tokens, points, boxes, masks, count=count)
-        if points is None and boxes is None:
-            # Not a slice of the token: that would send gradients of zero back into the words.
-            return tokens.new_zeros(len(tokens), 0, tokens.shape[-1]), dense
-        return tokens[:, 1:], dense
 
 
 @dataclass
@@ -161,29 +124,27 @@ def fold_config(
             update={"train": of_fold(config.data.train), "val": of_fold(config.data.val)}
         ),
     }
-    if arm == "box":
-        # As it comes, it works at the side it was pretrained at.
-        changes["side_px"] = None
-    if arm == "no-text":
+    if arm in ("box", "no-text"):
+        changes["text"] = False
         # Without a word there is nothing to say no to, and no geometry to join.
         changes["prompts"] = config.prompts.model_copy(update={"negatives": 0})
         changes["geometry"] = config.geometry.model_copy(update={"probability": 0.0})
+    if arm == "box":
+        # As it comes, it works at the side it was pretrained at.
+        changes["side_px"] = None
     return config.model_copy(update=changes)
 
 
-def built_for(config: TrainConfig, *, with_text: bool) -> BuiltModel:
-    """The preset's model on base weights, with or without a word."""
+def built_for(config: TrainConfig) -> BuiltModel:
+    """The preset's model on base weights, as the configuration wants it."""
     torch.manual_seed(config.seed)
     backbone, encoder = load_parts(config.preset)
-    built = assemble(backbone, encoder, architecture_from(config))
-    if not with_text:
-        built.model = WithoutText.of(built.model)
-    return built
+    return assemble(backbone, encoder, architecture_from(config))
 
 
 def train_adapter(job: Job, deadline: float) -> bool:
     """Train until done or until the deadline; whether it is done."""
-    run = setup(job.config, built_for(job.config, with_text=job.arm == "text"))
+    run = setup(job.config, built_for(job.config))
     while run.state.step < run.total_steps:
         fit(run, stop_after=run.state.step + job.slice_steps, progress=False)
         print(f"{job.config.name}: step {run.state.step} of {run.total_steps}", flush=True)
@@ -194,7 +155,7 @@ def train_adapter(job: Job, deadline: float) -> bool:
 
 def segmenter_of(job: Job) -> Segmenter:
     """The model of an arm as users would run it: merged, in the device's own precision."""
-    built = built_for(job.config, with_text=job.arm == "text")
+    built = built_for(job.config)
     if job.arm == "box":
         record = AdapterConfig(
             name="none",

@@ -12,23 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from runs import ONLY_FLIPS
 from tiny import (
-    loud_model,
-    tiny_backbone,
     tiny_text_encoder,
     tiny_vit_backbone,
     write_images_and_masks,
 )
 
 from textsam.adapters import read_adapter_config
+from textsam.config import TrainConfig
 from textsam.errors import ConfigError
-from textsam.model.build import Architecture, assemble
-from textsam.model.tuning import trainable_parameters
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -37,7 +33,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import busi  # noqa: E402
 import busi_arms  # noqa: E402
-from busi_arms import Job, WithoutText, fold_config  # noqa: E402
+from busi_arms import Job, fold_config  # noqa: E402
 from busi_report import PUBLISHED  # noqa: E402
 from busi_score import Case, append_case, fold_figures, over_folds, read_cases, score  # noqa: E402
 from busi_unet import UNetSettings  # noqa: E402
@@ -222,40 +218,13 @@ def test_the_recipe_of_the_repository_is_one_for_every_fold(tmp_path: Path) -> N
         assert (config.prompts.negatives, config.geometry.probability) == (0, 0)
 
 
-def test_without_text_is_sam_without_a_prompt() -> None:
-    built = loud_model()
-    bare = WithoutText.of(built.model)
-    bare.eval()
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    box = torch.tensor([[8.0, 10.0, 40.0, 30.0]])
-    with torch.inference_mode():
-        embedding = bare.encode_image(image)
-        word, other = bare.encode_text(["tumor"]), bare.encode_text(["lung"])
-        said = bare(embedding, word)[0]
-        assert torch.equal(bare(embedding, other)[0], said)
-        assert not torch.allclose(built.model(embedding, word)[0], said)
-        for boxes in (None, box):
-            sparse, dense = bare.prompt_encoder(points=None, boxes=boxes, masks=None)
-            assert sparse.shape[1] == (0 if boxes is None else 2)
-            wanted, _ = bare.mask_decoder(
-                image_embeddings=embedding,
-                image_pe=bare.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=False,
-            )
-            got, _ = bare.decode(embedding, *bare.prompt_tokens(word, None, boxes))
-            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_without_text_the_words_do_not_learn() -> None:
-    built = assemble(tiny_backbone(), tiny_text_encoder(), Architecture(context_depth=3))
-    bare = WithoutText.of(built.model)
-    embedding = bare.encode_image(torch.rand(1, 3, 64, 64))
-    bare(embedding, bare.encode_text(["tumor"]))[0].sum().backward()  # type: ignore[no-untyped-call]
-    learning = {n for n, p in trainable_parameters(bare).items() if p.grad is not None}
-    assert learning
-    assert not [name for name in learning if name.startswith(("context.", "adapter."))]
+def test_the_arms_without_a_word_are_models_that_take_none(tmp_path: Path) -> None:
+    path = BENCHMARKS.parent / "configs" / "busi.yaml"
+    takes = {arm: fold_config(path, 1, arm, tmp_path).text for arm in busi_arms.ARMS}
+    assert takes == {"text": True, "box": False, "no-text": False, "unet": True}
+    changed = fold_config(path, 1, "no-text", tmp_path)
+    # What is changed is still a configuration that a file could hold.
+    assert TrainConfig.model_validate(changed.model_dump()) == changed
 
 
 def test_scores_by_hand() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cli_runs import run
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from skimage.filters import threshold_otsu
@@ -19,8 +20,7 @@ from torch import Tensor, nn
 
 from textsam.errors import DataError, PromptError, WeightsError
 from textsam.preprocess import MinMaxPixels, Preprocessor
-from textsam.saliency import __main__ as command
-from textsam.saliency import clip
+from textsam.saliency import clip, method
 from textsam.saliency.boxes import BoxSaliency, contrast_of, grid_boxes, stability_of
 from textsam.saliency.region import prompt_of_region, salient_region
 from textsam.saliency.write import write_prompts
@@ -292,8 +292,8 @@ def test_prompts_of_a_folder(tmp_path: Path) -> None:
         write_prompts(tmp_path / "none", "tumor", out, bright)  # type: ignore[arg-type]
 
 
-def test_the_command_says_what_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_writes_prompts_or_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from textsam import weights
 
@@ -301,7 +301,24 @@ def test_the_command_says_what_is_wrong(
         raise WeightsError("biomedclip is not here")
 
     monkeypatch.setattr(weights, "resolve", missing)
-    arguments = [str(tmp_path), "tumor", "-o", str(tmp_path / "p.json")]
-    assert command.main(arguments) == 1
-    assert capsys.readouterr().err == "error: biomedclip is not here\n"
-    assert not (tmp_path / "p.json").exists()
+    out = tmp_path / "p.json"
+    refused = run("saliency", tmp_path, "tumor", "-o", out)
+    assert refused.exit_code == 1
+    assert refused.stderr == "error: biomedclip is not here\n"
+    assert not out.exists()
+    write_images_and_masks(tmp_path, 2)
+    monkeypatch.setattr(
+        "textsam.cli.saliency.load_saliency", {method.SaliencyMethod.BOXES: bright}.get
+    )
+    written = run("saliency", tmp_path / "images", "tumor", "-o", out, "--method", "boxes")
+    assert written.stdout == f"{out}: 2 of 2 images\n"
+    assert json.loads(out.read_text(encoding="utf-8"))["method"] == "bright"
+
+
+def test_the_stand_in_is_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    from textsam.model import build
+
+    asked: list[str] = []
+    monkeypatch.setattr(build, "build_model", lambda preset, _shape: asked.append(preset))
+    assert isinstance(method.load_saliency(method.SaliencyMethod.BOXES), BoxSaliency)
+    assert asked == ["lite"]

@@ -15,6 +15,7 @@ from textsam.cli.errors import errors_as_exit
 from textsam.cli.evaluate import evaluate
 from textsam.cli.export import export
 from textsam.cli.pacs import pacs
+from textsam.cli.saliency import saliency
 from textsam.cli.segment import segment
 from textsam.cli.serve import serve
 from textsam.cli.train import calibrate, convert, train
@@ -35,6 +36,7 @@ app.command()(evaluate)
 app.command()(ablate)
 app.command()(calibrate)
 app.command()(convert)
+app.command()(saliency)
 app.command()(pacs)
 app.command()(export)
 app.command()(serve)
