@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from textsam.errors import AdapterError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
+from textsam.io.readable_json import readable_json
 from textsam.kinds import ImageKinds
 from textsam.refinement import RefineWith
 from textsam.score import ScoreMap, check_score_map
@@ -187,7 +187,6 @@ def write_adapter_config(folder: str | Path, config: AdapterConfig) -> Path:
     """Write `adapter.json` atomically."""
     path = Path(folder) / CONFIG_FILE
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
-        )
+        text = readable_json(config.model_dump(mode="json"), ensure_ascii=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
     return path

@@ -28,6 +28,14 @@ CocoFiles = Annotated[
     list[str] | None,
     typer.Option("--coco", help="SPLIT=FILE.json,FOLDER: a COCO file and its images; repeatable."),
 ]
+DataArgument = Annotated[
+    Path | None,
+    typer.Argument(help="Data root with manifest.json, plain folder, or configuration (YAML)."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="SET/SPLIT of the manifest, or a.b=value of a configuration."),
+]
 Concepts = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,14 +54,8 @@ Allow = Annotated[
 
 @app.command()
 def check(
-    data: Annotated[
-        Path | None,
-        typer.Argument(help="Data root with manifest.json, plain folder, or configuration (YAML)."),
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="SET/SPLIT of the manifest, or a.b=value of a configuration."),
-    ] = None,
+    data: DataArgument = None,
+    sets: Sets = None,
     folder: Annotated[
         list[str] | None,
         typer.Option(help="Plain folder inside DATA with images/ and masks/; repeatable."),
@@ -101,14 +103,8 @@ def check(
 @app.command()
 def quality(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")],
-    data: Annotated[
-        Path | None,
-        typer.Argument(help="Data root with manifest.json, plain folder, or configuration (YAML)."),
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="SET/SPLIT of the manifest, or a.b=value of a configuration."),
-    ] = None,
+    data: DataArgument = None,
+    sets: Sets = None,
     coco: CocoFiles = None,
     concept: Concepts = None,
     threshold: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from textsam.errors import AdapterError, WeightsError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
+from textsam.io.readable_json import readable_json
 from textsam.kinds import ImageKinds
 from textsam.score import ScoreMap, check_score_map
 from textsam.sections import Section
@@ -134,7 +134,7 @@ def write_record(folder: str | Path, record: ExportRecord) -> Path:
     """Write `export.json` atomically."""
     path = Path(folder) / RECORD_FILE
     with atomic_path(path) as temporary:
-        text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        text = readable_json(record.model_dump(mode="json"))
         temporary.write_text(text + "\n", encoding="utf-8")
     return path
 
