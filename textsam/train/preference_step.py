@@ -102,7 +102,15 @@ class PreferenceForward(Forward):
     def __init__(
         self, plain: Forward, settings: PreferenceSettings, unlabelled: frozenset[Path]
     ) -> None:
-        self.__dict__.update(plain.__dict__)
+        super().__init__(
+            plain.built,
+            device=plain.device,
+            precision=plain.precision,
+            geometry=plain.geometry,
+            seed=plain.seed,
+            self_prompt=plain.self_prompt,
+            cache=plain.cache,
+        )
         self.settings = settings
         self.unlabelled = unlabelled
         self.reference = frozen_copy(plain.built.model)
