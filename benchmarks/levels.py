@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -128,7 +127,9 @@ def main(arguments: Sequence[str] | None = None, steps: Steps | None = None) -> 
     from textsam.ablate.spec import read_ablation
     from textsam.io.atomic import atomic_path
 
-    command = shlex.join(["python", "benchmarks/levels.py", *(arguments or sys.argv[1:])])
+    # Without where this machine keeps its files.
+    command = f"python benchmarks/levels.py --data data --device {chosen.device}"
+    command += f" --seeds {chosen.seeds}" if chosen.seeds else ""
     ablation = read_ablation(chosen.ablation)
     seeds = [int(s) for s in chosen.seeds.split(",")] if chosen.seeds else list(ablation.seeds)
     result = ablate(

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -138,7 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{torch.__version__}; {datetime.now(UTC).date()}; "
         f"{(time.monotonic() - begun) / 60:.1f} min."
     )
-    command = f"python benchmarks/saliency.py --set {options.where} --method {options.method}"
+    command = (
+        f"python benchmarks/saliency.py --data data --set {options.where} --concept "
+        f"{shlex.quote(options.concept)} --method {options.method} --seed {options.seed}"
+    )
+    command += f" --limit {options.limit}" if options.limit else ""
     text = table(rows, options.method, machine, command)
     content = {"command": command, "machine": machine, "images": [asdict(row) for row in rows]}
     for suffix, written in ((".md", text), (".json", json.dumps(content, indent=1) + "\n")):

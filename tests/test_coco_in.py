@@ -476,6 +476,9 @@ def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path:
         coco_to_set({"val": cat}, root, "../three", terms="CC0", source=tmp_path)
     with pytest.raises(DataError, match="give train, val or test"):
         coco_to_set({"dev": cat}, root, "three", terms="CC0", source=tmp_path)
+    both = {"val": cat, "train": ALL}
+    with pytest.raises(DataError, match="the part 'val' has no category"):
+        coco_to_set(both, root, "three", terms="CC0", source=tmp_path)
     loose = cat.model_copy(update={"exhaustive": False})
     with pytest.raises(DataError, match="nothing is known of a class"):
         coco_to_set({"val": loose}, root, "three", terms="CC0", source=tmp_path)
@@ -483,6 +486,18 @@ def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path:
     with pytest.raises(DataCheckError, match=r"broken-image(.|\n)*Nothing was written"):
         coco_to_set({"val": cat}, root, "three", terms="CC0", source=tmp_path)
     assert sorted(root.rglob("*")) == before
+
+
+def test_no_two_concepts_share_a_folder_of_masks(tmp_path: Path) -> None:
+    made = content()
+    for category, name in zip(made["categories"], ("a", "a-2", "A"), strict=True):
+        category["name"] = name
+    made["annotations"].append({**made["annotations"][0], "id": 5, "image_id": 4, "category_id": 9})
+    write(tmp_path, made)
+    folder = coco_to_set({"val": ALL}, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
+    manifest = json.loads((tmp_path / "root" / "manifest.json").read_text())
+    assert len(manifest["zoo"]["classes"]) == 3
+    assert {path.name for path in (folder / "masks").iterdir()} == {"a", "a-2", "a-3"}
 
 
 def test_sets_of_other_concepts_do_not_share_a_file(tmp_path: Path) -> None:

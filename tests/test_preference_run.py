@@ -268,7 +268,11 @@ def test_nothing_unlabelled_is_supervised_training_of_the_decoder(root: Path) ->
 @pytest.mark.parametrize("candidates", ["current", "reference"])
 def test_three_steps_and_three_more_are_six(root: Path, candidates: str) -> None:
     preference = {"noise": 0.5, "candidates": candidates}
-    busy: dict[str, Any] = {"augment": {}, "optim": {"lr": 2e-3, "grad_clip": 1.0}, "save_every": 3}
+    busy: dict[str, Any] = {
+        "augment": {"keep_fraction": 0},
+        "optim": {"lr": 2e-3, "grad_clip": 1.0},
+        "save_every": 3,
+    }
     whole = train(second(root, preference, **busy, out=str(root / "whole")))
     part = train(second(root, preference, **busy), stop_after=3)
     assert part.state.step == 3
@@ -315,6 +319,10 @@ def test_stage_two_needs_stage_one(root: Path) -> None:
 
 
 def test_what_is_not_trained_on_cannot_be_unlabelled(root: Path) -> None:
+    for looking in ({}, {"affine_p": 0, "absent_crop_p": 0.1}):
+        with pytest.raises(ValidationError, match="for the rater alone"):
+            second(root, augment=looking)
+    second(root, {"unlabelled_folders": []}, augment={})
     with pytest.raises(ConfigError, match="unlabelled_folders has 'none'"):
         begin(second(root, {"unlabelled_folders": ["none"]}))
 

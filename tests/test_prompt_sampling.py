@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,9 @@ def test_without_a_word_the_earlier_output_is_that_to_a_box_of_the_truth(root: P
             prompts={"negatives": 0},
         )
     )
-    recorder = Recorder(run)
+    logits = torch.full((1, 1, 16, 16), -4.0)
+    logits[..., 2:7, 2:9] = 4.0
+    recorder = Recorder(run, [logits, logits])
     key = (0, 0, 0)
     run.forward.losses([key], [run.train_set[key]])
     (given,) = recorder.asked[0]
@@ -145,7 +148,31 @@ def test_without_a_word_the_earlier_output_is_that_to_a_box_of_the_truth(root: P
     assert given.box is not None
     np.testing.assert_array_equal(given.box, tight)
     (again,) = recorder.asked[1]
-    assert again is None or (again.box is None and again.mask is not None)
+    assert again is not None
+    assert again.box is None
+    assert again.mask is not None
+    assert torch.equal(again.mask, logits[0])
+
+
+def test_boxes_of_the_truth_stay_inside_the_image(root: Path) -> None:
+    shifts = [{"by": 0.45, "p": 1.0}]
+    run, recorder = sampled(root, kinds={"box": 1.0}, shifts=shifts, jitter=0.4)
+    item = run.train_set[(0, 0, 0)]
+    height, width = 40, 56  # of 64: below and beside it is padding
+    targets = torch.zeros_like(item.targets)
+    targets[0, 20:38, 30:54] = 1
+    wide = replace(item, size_px=(height, width), targets=targets)
+    tokens = torch.zeros(len(item.prompts), 256)
+    answers = torch.zeros(len(item.prompts), 1, 16, 16)
+    edges = []
+    for seed in range(40):
+        recorder.answers = [answers]
+        run.forward.decode(wide, torch.zeros(1), tokens, np.random.default_rng(seed))
+        given = recorder.asked[-1][0]
+        assert given is not None
+        assert given.box is not None
+        edges.append(given.box[2:])
+    assert np.max(edges, axis=0).tolist() == [width - 1, height - 1]
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,17 @@ def test_records_of_before_are_still_what_they_were() -> None:
     assert architecture_of(record_of(every)) == every
 
 
+def test_without_the_tokens_the_rest_would_begin_as_it_does() -> None:
+    states = []
+    for count in (0, 3):
+        torch.manual_seed(4)
+        shape = Architecture(context_depth=3, tuning=Tuning(rank=4), prompt_tokens=count)
+        states.append(tiny_model(shape, seed=4).model.state_dict())
+    bare, with_tokens = states
+    assert any(".lora_" in name for name in bare), "which are drawn as well"
+    assert all(torch.equal(with_tokens[name], tensor) for name, tensor in bare.items())
+
+
 def loud_with_tokens(seed: int = 7) -> BuiltModel:
     return loud_model(
         Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4), prompt_tokens=3),

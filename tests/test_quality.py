@@ -14,6 +14,7 @@ from cli_runs import run as textsam
 from numpy.typing import NDArray
 from PIL import Image
 
+from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.defect_tile import DEFECT_COLOUR, draw_defect
 from textsam.data.defects import DEFECTS, Defect, QualitySettings, mask_defects
 from textsam.data.quality import assess, write_report
@@ -180,6 +181,30 @@ def sample_of(tmp_path: Path, shapes: dict[str, list[Mask]]) -> Sample:
         for concept, masks in shapes.items()
     )
     return Sample("made", "unknown", "one", tmp_path / "one.png", targets)
+
+
+def test_two_polygons_of_one_annotation_claim_nothing_twice(tmp_path: Path) -> None:
+    Image.fromarray(np.full((H, W), 90, np.uint8)).save(tmp_path / "one.png")
+    ring = [10, 10, 60, 10, 60, 60, 10, 60]
+    other = [value + 20 for value in ring]
+    annotation = {"image_id": 1, "category_id": 1, "iscrowd": 0}
+    content: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "one.png", "height": H, "width": W}],
+        "categories": [{"id": 1, "name": "tumor"}],
+        "annotations": [{**annotation, "id": 1, "segmentation": [ring, other]}],
+    }
+    selection = CocoSelection(images=".", annotations="a.json")
+
+    def kinds_found() -> set[str]:
+        (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+        return {f.kind for f in assess(samples_from_coco(tmp_path, selection)).findings}
+
+    assert "instance-overlap" not in kinds_found()
+    (one,) = content["annotations"]
+    content["annotations"] = [
+        {**one, "id": number, "segmentation": [part]} for number, part in enumerate((ring, other))
+    ]
+    assert "instance-overlap" in kinds_found()
 
 
 def test_overlaps_of_concepts_and_of_annotations(tmp_path: Path) -> None:

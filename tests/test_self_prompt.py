@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from textsam.adapters import read_adapter_config
 from textsam.data.dataset import TrainItem
+from textsam.preprocess import Frame
 from textsam.refinement import RefineWith
 from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
 from textsam.train.run import Run
@@ -219,32 +221,34 @@ def test_training_asks_as_inference_refines(root: Path, gives: str) -> None:
     )
     built.model.eval()
     item = run.val_set[(0, 0, 0)]
+    # An image of 64 x 48 px in a square of 64, padding beside it. Of the image's own size, since
+    # training takes boxes in the square's pixels and inference in the image's.
+    frame = Frame((64, 48), 64)
+    assert frame.valid_px == (64, 48)
+    one = replace(
+        item,
+        size_px=frame.valid_px,
+        prompts=["tumor"],
+        concepts=["tumor"],
+        targets=item.targets[:1],
+    )
     with torch.inference_mode():
-        embedding = forward.embed([item])
+        embedding = forward.embed([one])
         tokens = built.model.encode_text(["tumor"])
-        one = type(item)(
-            image=item.image,
-            size_px=item.size_px,
-            prompts=["tumor"],
-            concepts=["tumor"],
-            targets=item.targets[:1],
-            sample=item.sample,
-        )
         ours = forward.decode(one, embedding, tokens, None)
-        from textsam.preprocess import Frame
-
         theirs = decode_passes(
             built.model,
             embedding,
             tokens,
-            Frame((64, 64), 64),
+            frame,
             refine=[1],
             gives=RefineWith(gives),
             draws=[(0, "a", "tumor")],
         )
     assert bool((ours.logits[0] > 0).any())
     enlarged = [
-        F.interpolate(p.logits, (64, 64), mode="bilinear", align_corners=False) for p in theirs
+        F.interpolate(p.logits, (64, 64), mode="bilinear", align_corners=False)[..., :48]
+        for p in theirs
     ]
     torch.testing.assert_close(ours.logits[0], enlarged[0], rtol=1e-4, atol=1e-4)
     if gives != "box+5points":  # whose points are drawn by other generators

@@ -75,6 +75,8 @@ def test_the_guard_allows_one_fall_and_keeps_the_mask_before_the_second() -> Non
 
 def test_the_guard_never_takes_a_pass_that_leaves_nothing() -> None:
     assert ending(Settle(), 90, 0) == (1, "shrinking", [False])
+    assert ending(Settle(), 2, 0) == (1, "shrinking", [False]), "though only 2 px change"
+    assert ending(Settle(falls=None), 2, 0) == (1, "settled", [True]), "the paper's loop"
     assert Settling(Settle(), np.zeros((3, 3), dtype=bool)).ending == "empty"
 
 

@@ -137,6 +137,14 @@ class TrainConfig(Section):
             raise ValueError(
                 "preference needs init_adapter: the adapter of stage one, where stage two begins"
             )
+        if self.preference is not None and self.preference.has_unlabelled:
+            looking = self.augment.looks_at_masks()
+            if looking:
+                raise ValueError(
+                    f"augment.{looking[0]} changes an image by what its masks show, and those of "
+                    "unlabelled images are for the rater alone; leave it out, or set "
+                    "augment.keep_fraction to 0 for affine_p and extra"
+                )
         if self.cache is not None:
             if self.tuning.encoder != "frozen" and self.preference is None:
                 raise ValueError(

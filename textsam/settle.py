@@ -89,13 +89,16 @@ class Settling:
             Whether this pass's mask counts; False leaves the one before as the answer.
         """
         self.passes += 1
+        if self.rule.falls is not None and not now.any():
+            self.ending = "shrinking"
+            return False
         changed = int(np.count_nonzero(before != now))
         if changed <= self.rule.tolerance_px:
             self.ending = "settled"
             return True
         lost = int(np.count_nonzero(before)) - int(np.count_nonzero(now))
         self._falls = self._falls + 1 if lost > self.rule.tolerance_px else 0
-        if self.rule.falls is not None and (self._falls >= self.rule.falls or not now.any()):
+        if self.rule.falls is not None and self._falls >= self.rule.falls:
             self.ending = "shrinking"
             return False
         if not now.any():

@@ -96,6 +96,11 @@ class AugmentConfig(Section):
         others = any(v for n, v in probabilities.items() if not n.startswith("flip_"))
         return not others and not self.extra
 
+    def looks_at_masks(self) -> list[str]:
+        """Settings by which what the masks show decides what becomes of the image."""
+        names = ("affine_p", "extra") if self.keep_fraction else ()
+        return [name for name in (*names, "absent_crop_p") if getattr(self, name)]
+
     @model_validator(mode="after")
     def _positive(self) -> Self:
         for name in ("scale", "gamma", "contrast", "channel_gain", "low_resolution"):

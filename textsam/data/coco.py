@@ -18,7 +18,7 @@ from pydantic import Field
 from textsam.data.problems import WARNINGS, Problems
 from textsam.data.sample import CocoTarget, Sample
 from textsam.errors import DataError
-from textsam.io.coco_shapes import ShapeError, is_closed, rles_of
+from textsam.io.coco_shapes import ShapeError, is_closed, merged, rles_of
 from textsam.sections import Section
 
 __all__ = ["CocoSelection", "samples_from_coco"]
@@ -193,7 +193,7 @@ class _Reader:
     def _drawn(
         self, sizes: Mapping[int, tuple[int, int]]
     ) -> defaultdict[int, dict[str, list[bytes]]]:
-        """Image id -> concept -> codes, of all annotations that can be drawn."""
+        """Image id -> concept -> codes, one of every annotation that can be drawn."""
         closing = _closes_its_rings(self.annotations)
         drawn: defaultdict[int, dict[str, list[bytes]]] = defaultdict(dict)
         for place, entry in enumerate(self.annotations):
@@ -226,7 +226,7 @@ class _Reader:
             except ShapeError as error:
                 self._add(error.kind, f"{where} of image {image}: {error}")
                 continue
-            drawn[image].setdefault(self.concepts[category], []).extend(codes)
+            drawn[image].setdefault(self.concepts[category], []).append(merged(codes, sizes[image]))
         return drawn
 
     def _add(self, kind: Any, message: str) -> None:

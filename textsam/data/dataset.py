@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 from textsam.data.ask import PromptConfig, PromptSampler
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError
+from textsam.frame import SquareGeometry
 
 __all__ = ["PromptConfig", "PromptSampler", "TrainDataset", "TrainItem", "epoch_order"]
 
@@ -180,8 +181,7 @@ def epoch_order(
 
 
 def _fitted(height: int, width: int, long_side_px: int) -> tuple[int, int]:
-    factor = long_side_px / max(height, width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    return SquareGeometry((height, width), long_side_px).valid_px
 
 
 def _shrink(

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,17 @@ def coco_to_set(
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise DataError(f"{name!r} cannot be the name of a folder; use letters, digits, - and _")
     samples, found = _samples(parts, source)
-    check_samples(samples, found, allowed=allowed).raise_errors("Nothing was written.")
     concepts = list(
         dict.fromkeys(t.concept for part in samples.values() for s in part for t in s.targets)
     )
+    for part, those in samples.items():
+        own = {target.concept for sample in those for target in sample.targets}
+        if missing := sorted(set(concepts) - own):
+            raise DataError(
+                f"the part {part!r} has no category {', '.join(missing)}, which another part has; "
+                "a set has the same concepts in all its parts: name the common ones with concepts"
+            )
+    check_samples(samples, found, allowed=allowed).raise_errors("Nothing was written.")
     folders = _mask_folders(concepts)
     with staged_folder(root / name) as staged:
         for part in samples.values():
@@ -233,8 +241,12 @@ def _mask_folders(concepts: Sequence[str]) -> dict[str, str]:
     folders: dict[str, str] = {}
     for concept in concepts:
         slug = re.sub(r"\W+", "-", concept.lower()).strip("-") or "class"
-        taken = f"masks/{slug}" in folders.values()
-        folders[concept] = f"masks/{slug}" + (f"-{len(folders)}" if taken else "")
+        names = chain([slug], (f"{slug}-{number}" for number in count(2)))
+        folders[concept] = next(
+            folder
+            for folder in (f"masks/{name}" for name in names)
+            if folder not in folders.values()
+        )
     return folders
 
 

@@ -77,6 +77,17 @@ def rles_of(segmentation: Any, size_px: tuple[int, int]) -> tuple[bytes, ...]:
     return tuple(code["counts"] for code in drawn)
 
 
+def merged(rles: Sequence[bytes], size_px: tuple[int, int]) -> bytes:
+    """One code of what any of the codes covers; they are from `rles_of`."""
+    if len(rles) == 1:
+        return rles[0]
+    from pycocotools import mask as coco_mask  # several codes come of polygons, which needed it
+
+    codes = [{"size": list(size_px), "counts": rle} for rle in rles]
+    union: bytes = coco_mask.merge(codes)["counts"]
+    return union
+
+
 def decode_union(rles: Sequence[bytes], size_px: tuple[int, int]) -> NDArray[np.bool_]:
     """The (H, W) mask of all pixels that one of the codes covers; they are from `rles_of`."""
     height, width = size_px

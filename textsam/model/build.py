@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from textsam import weights
 from textsam.errors import ConfigError
 from textsam.model.adapter import TextAdapter
@@ -94,10 +96,11 @@ def assemble(
         takes_text=architecture.takes_text,
     )
     if architecture.prompt_tokens:
-        # After everything else that draws, so that the rest begins as it would without them.
-        model.learned_tokens = LearnedTokens(
-            architecture.prompt_tokens, architecture.prompt_token_width
-        )
+        # Drawn aside, so that the rest begins as it would without them.
+        with torch.random.fork_rng(devices=[]):
+            model.learned_tokens = LearnedTokens(
+                architecture.prompt_tokens, architecture.prompt_token_width
+            )
     apply_tuning(model, backbone, architecture.tuning)
     model.eval()
     built = BuiltModel(model, backbone, Preprocessor(backbone.side_px, backbone.normalise))

@@ -21,7 +21,8 @@ class PreferenceSettings(Section):
 
     Attributes:
         unlabelled: which of `data.train` count as images without labels: their masks are shown to
-            the virtual rater and to nothing else. What is not named here is labelled and trained on
+            the virtual rater and to nothing else. That they show what they are asked for is taken
+            as known. What is not named here is labelled and trained on
             as ever. Nothing named at all is supervised training of what `learns`, to compare with.
         unlabelled_folders: the same for folders of `data.train_folders`, by their `folder`.
         strategy: "ranking" orders candidates by IoU with the truth; "rating" by the ratings 1 to 4,
@@ -53,6 +54,11 @@ class PreferenceSettings(Section):
     weight: float = Field(1.0, ge=0)
     anchor: float = Field(0.5, ge=0)
     learns: Literal["decoder", "decoder+text"] = "decoder"
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether any image counts as unlabelled."""
+        return bool(self.unlabelled or self.unlabelled_folders)
 
     @model_validator(mode="after")
     def _cuts_rise(self) -> PreferenceSettings:

@@ -237,7 +237,9 @@ class Forward:
         kind = weighted_choice(policy.kinds, rng)
         worded = policy.text_p >= 1 or rng.random() < policy.text_p
         earlier = kind.has_mask or (policy.earlier_p > 0 and rng.random() < policy.earlier_p)
-        truths = [target.cpu().numpy().astype(bool) for target in targets[:present]]
+        # Without padding: a box is as little moved out of the image as a user's can be.
+        inside = self._valid(targets[:present], item)
+        truths = [target.cpu().numpy().astype(bool) for target in inside]
         nothing: list[Given | None] = [None] * (len(targets) - present)
         if not earlier:
             given = [given_by_truth(truth, kind, policy, rng) for truth in truths]
