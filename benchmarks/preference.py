@@ -193,6 +193,19 @@ def cells_of(part: str, base: TrainConfig, first: TrainConfig) -> list[CellSetti
     return cells
 
 
+def counts_of(options: argparse.Namespace, part: str) -> list[int]:
+    """How many training images of a part have labels, and how many have none.
+
+    Parts are of the hashes of names, so that they hold about as many per cent as they say.
+    """
+    common = [*options.set, f"data.root={options.data}"]
+    with_labels, together = (
+        len(samples_of(read_config(options.configs / f"{name}.yaml", common).data, "train"))
+        for name in (f"preference-stage1-{STAGE_ONE[part]}", f"preference-{part}")
+    )
+    return [with_labels, together - with_labels]
+
+
 def _plan(
     options: argparse.Namespace, name: str, cells: Sequence[CellSettings], common: Sequence[str]
 ) -> Plan:
@@ -213,6 +226,7 @@ def _plan(
 def report(options: argparse.Namespace) -> None:
     """Write the figures of every finished row, JSON and the Markdown beside it."""
     rows: dict[str, dict[str, dict[str, Any]]] = {}
+    images: dict[str, list[int]] = {}
     dates, versions = set(), set()
     for part in STAGE_ONE:
         try:
@@ -222,6 +236,7 @@ def report(options: argparse.Namespace) -> None:
             if part in options.only:
                 raise
             continue
+        images[part] = counts_of(options, part)
         for plan in plans:
             for group in groups_of(plan, plan.ablation.seeds):
                 for row in group.rows:
@@ -236,6 +251,7 @@ def report(options: argparse.Namespace) -> None:
         "command": command(options),
         "seed": options.seed,
         "test images": options.images or "all",
+        "training images": images,
         "date": max(dates),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {options.device}",
         "torch": ", ".join(sorted(versions)),
@@ -286,18 +302,18 @@ def markdown(content: dict[str, Any]) -> str:
         f"`{content['command']}`; seed {content['seed']}, test images: {content['test images']}, "
         f"{content['date']}, {content['machine']}, torch {content['torch']}."
     )
-    labels = [f"{int(p) - int(STAGE_ONE[p])} % without labels" for p in STAGE_ONE]
-    heads = [
-        f"{int(STAGE_ONE[part])} % with, {label}"
-        for part, label in zip(STAGE_ONE, labels, strict=True)
-    ]
+    heads = []
+    for part, first in STAGE_ONE.items():
+        shares = f"{int(first)} % with, {int(part) - int(first)} % without labels"
+        images = content["training images"].get(part)
+        heads.append(f"{shares} ({images[0]} + {images[1]} images)" if images else shares)
     lines = [
         "# Preference optimisation on BUSI, fold 1",
         "",
         "Dice %, mean ± standard deviation over test images, by the word alone, at 112 px.",
         "p: two-tailed paired t-test over test images against the row of equally many steps on the",
-        "labelled part alone. Per cent are parts of the fold's training images; how the rows are",
-        "trained: docs/methods/preference.md.",
+        "labelled part alone. Per cent are about the parts of the fold's training images that are",
+        "counted beside them; how the rows are trained: docs/methods/preference.md.",
         "",
         "| trained | " + " | ".join(heads) + " |",
         "|---|" + "---|" * len(heads),
