@@ -4,7 +4,8 @@
 
 does what is left for eight minutes and exits with 75 while something is; give the command again
 until it exits with 0. On a CPU and on a GPU. The arms are described in `busi_arms`, the scores in
-`busi_score`; figures of finished folds are written to `--out` as they come, JSON and Markdown.
+`busi_score`; figures of finished folds are written to `--out` as they come, JSON and Markdown, and
+the scores of all their images beside it, `NAME-cases.csv`.
 
     python benchmarks/busi.py --data data --only text --folds 1 --epochs 2      # a quick look
 
@@ -28,7 +29,7 @@ from typing import Any
 import busi_arms
 from busi_arms import ARMS, CONCEPT, Job, fold_config
 from busi_report import write_report
-from busi_score import append_case, fold_figures, read_cases, score
+from busi_score import Case, append_case, fold_figures, read_cases, score, write_cases
 from busi_unet import UNetSettings
 
 from textsam.allocator import keep_freed_memory
@@ -195,6 +196,7 @@ def machine(job: Job) -> str:
 def report(options: argparse.Namespace) -> None:
     """Write the figures of every finished job in the working folder, asked for now or before."""
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    scored: dict[tuple[str, int], list[Case]] = {}
     dates, machines, seeds = set(), set(), set()
     for path in sorted(options.work.glob("*/job.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -203,6 +205,7 @@ def report(options: argparse.Namespace) -> None:
         job = make_job(options, facts["arm"], facts["fold"])
         cases = read_cases(path.parent / "cases.csv")
         ordered = [cases[sample.stem] for sample in job.test_samples()]
+        scored[facts["arm"], facts["fold"]] = ordered
         kept = ("seed", "epochs", "refine", "minutes", "machine", "date")
         row = {"fold": facts["fold"], **fold_figures(ordered), **{n: facts[n] for n in kept}}
         results[facts["arm"]].append(row)
@@ -220,6 +223,13 @@ def report(options: argparse.Namespace) -> None:
         "machine": "; ".join(sorted(machines)),
     }
     write_report(options.out, results, facts)
+    cases_path = options.out.with_name(f"{options.out.stem}-cases.csv")
+    write_cases(cases_path, {key: scored[key] for key in sorted(scored, key=_place)})
+
+
+def _place(key: tuple[str, int]) -> tuple[int, int]:
+    arm, fold = key
+    return ARMS.index(arm), fold
 
 
 def command(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
+from textsam.io.atomic import atomic_path
 from textsam.metrics import dice, iou, nsd
 
 SIDE_PX = 256
@@ -90,6 +91,21 @@ def append_case(path: Path, case: Case) -> None:
         if not begun:
             writer.writeheader()
         writer.writerow(asdict(case))
+
+
+def write_cases(path: Path, cases: Mapping[tuple[str, int], Iterable[Case]]) -> None:
+    """Write the cases of several folds into one CSV, whole or not at all.
+
+    Args:
+        path: of the CSV.
+        cases: (arm, fold) -> cases; they are written in this order.
+    """
+    names = ["arm", "fold", *(field.name for field in fields(Case))]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        for (arm, fold), own in cases.items():
+            writer.writerows({"arm": arm, "fold": fold, **asdict(case)} for case in own)
 
 
 def read_cases(path: Path) -> dict[str, Case]:

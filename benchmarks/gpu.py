@@ -132,7 +132,7 @@ def busi(arguments: argparse.Namespace) -> int:
     command += ["--minutes", str(arguments.minutes), "--out", str(kept / "busi.json")]
     command += ["--set", f"workers={arguments.workers}", *arguments.more]
     done = subprocess.run(command, env=_environment(), check=False)
-    for name in ("busi.json", "busi.md"):
+    for name in ("busi.json", "busi.md", "busi-cases.csv"):
         if (kept / name).exists():
             shutil.copy(kept / name, arguments.out)
     _bundle(Path(arguments.out) / "busi-cases.tar.gz", kept / "work", ("*.csv", "job.json"))

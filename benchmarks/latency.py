@@ -1,6 +1,6 @@
 """Seconds from image to mask, for a preset on this machine.
 
-    python benchmarks/latency.py --model lite --repeats 7 --out benchmarks/results/latency.json
+    python benchmarks/latency.py --model lite --repeats 7 --out latency.json
 
 Measures, with fresh images so that no embedding is reused: loading the model, the first mask in the
 process, further images (median and spread), and each further prompt on an image already encoded.

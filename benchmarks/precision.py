@@ -68,7 +68,10 @@ def main() -> None:
     total = sum(row["n"] for row in rows)
     overall = sum(row["points"] * row["n"] for row in rows) / total
     facts = {
-        "command": f"python benchmarks/precision.py --limit {arguments.limit}",
+        "command": (
+            f"python benchmarks/precision.py --adapter {arguments.adapter} "
+            f"--limit {arguments.limit}"
+        ),
         "adapter": arguments.adapter,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores",

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 from textsam.ablate.engines import InProcess, Processes, Submitit
 from textsam.ablate.job import Outcome
+from textsam.ablate.plan import make_plan
 from textsam.ablate.run import AblationResult, ablate
+from textsam.ablate.spec import read_ablation
 from textsam.adapters import read_adapter_config
 from textsam.errors import ConfigError, DataError, TextSAMError
 from textsam.model.tuning import trainable_parameters
@@ -154,6 +156,27 @@ def test_cells_of_equal_training_share_one(bench: Bench) -> None:
         folder = bench.out / "ranks" / "cells" / kind / "seed-0"
         settings = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         assert settings["refine_with"] == kind
+
+
+def test_cells_refine_as_their_adapters_do_unless_told(bench: Bench) -> None:
+    cells = [
+        {"name": "own"},
+        {"name": "told", "evaluate": {"refine_with": "point"}},
+        {"name": "thrice", "set": ["self_prompt.passes=3", "self_prompt.gives=mask"]},
+    ]
+    for asked, expected in (("box", "box"), (None, "box+centroid")):
+        bench.write({"refine": 2, "refine_with": asked}, cells=cells)
+        plan = make_plan(read_ablation(bench.file), bench.file, bench.out)
+        cells_of = [cell for job in plan.jobs for cell in job.cells]
+        given = {cell.cell: cell.facts["evaluation"]["refine_with"] for cell in cells_of}
+        # "box+centroid" was the default of all, so results of before keep their identity.
+        assert given == {"own": expected, "told": "point", "thrice": asked or "mask"}
+    bench.write({"refine": 2, "refine_with": "box"}, cells=cells[:1])
+    assert go(bench).complete
+    folder = bench.out / "ranks" / "cells" / "own" / "seed-0"
+    settings = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    adapter = read_adapter_config(bench.out / record(bench, "own")["adapter"])
+    assert settings["refine_with"] == adapter.refine_with == "box"
 
 
 def test_another_ablation_in_the_same_folder_uses_the_same_training(bench: Bench) -> None:

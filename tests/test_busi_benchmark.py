@@ -186,7 +186,19 @@ def test_slices_go_on_where_the_last_one_stopped(root: Path, fake: list[str]) ->
     assert codes[-1] == 0
     assert len(codes) > 4
     assert fake == ["text-fold1"] * 2 + ["box-fold1"] * 2, "each image once"
-    assert set(result(root)["arms"]) == {"text", "box"}
+    content = result(root)
+    assert set(content["arms"]) == {"text", "box"}
+    # One line per image, arm after arm, from which the figures can be had again.
+    with (root / "busi-cases.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    keys = [(row["arm"], row["fold"], row["stem"]) for row in rows]
+    assert keys == [(arm, "1", stem) for arm in ("text", "box") for stem in ("x1", "x0")]
+    for name in ("dice_256", "iou_native", "nsd_3px"):
+        mean = statistics.fmean(float(row[name]) for row in rows if row["arm"] == "box")
+        assert content["arms"]["box"]["folds"][0][name] == pytest.approx(100 * mean, abs=1e-3)
+    half = 256 * 128
+    counts = ("overlap_256_px", "predicted_256_px", "truth_256_px")
+    assert [{row[name] for name in counts} for row in rows] == [{str(half)}] * 4
 
 
 def test_work_with_other_settings_is_not_gone_on_with(

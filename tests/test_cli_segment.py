@@ -381,6 +381,29 @@ def test_what_cannot_be_asked_for(asked: list[dict[str, Any]], tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir()} == {"in", "stack.tif"}
 
 
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [("seg.dcm", "seg"), ("mask.nii", "nifti"), ("Mask.NII.gz", "nifti"), ("out.json", "coco"),
+     ("mask.jpg", "png")],
+)  # fmt: skip
+def test_no_folder_is_made_that_is_named_like_a_file(
+    asked: list[dict[str, Any]], tmp_path: Path, name: str, format_: str
+) -> None:
+    image, out = write_image(tmp_path / "in" / "a.png"), tmp_path / "out" / name
+    call = ("segment", image, "tumor", "-o", out)
+    for more in ((), ("--format", format_)):
+        result = run(*call, *more)
+        assert result.exit_code == 2, result.output
+        said = " ".join(result.stderr.replace("│", "").split())
+        assert "a mask as .png, .tif, .tiff" in said
+        assert "or a folder" in said
+    assert asked == []
+    assert not out.parent.exists()
+    out.mkdir(parents=True)  # whoever has such a folder may use it
+    assert run(*call).exit_code == 0
+    assert (out / "a_tumor.png").is_file()
+
+
 def test_a_single_dicom_image(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     call = ("segment", bundled("CT_small.dcm"), "tumor", "-o", tmp_path)
     options = ("--format", "png", "--format", "seg", "--format", "coco", "--sheet", "--json")

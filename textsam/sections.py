@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from textsam.errors import ConfigError
@@ -29,6 +28,9 @@ def read_sections(path: Path, missing: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is not YAML in UTF-8, or is no mapping.
     """
+    # Exported models have sections too, and run where only the packages of docs/export.md are.
+    import yaml
+
     if not path.is_file():
         raise ConfigError(missing)
     try:

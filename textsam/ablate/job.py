@@ -278,7 +278,7 @@ def _evaluate(
         prompts=asked.prompts,
         box_shifts=() if asked.box_shift is None else (asked.box_shift,),
         refine=asked.refine if asked.settle is None else asked.settle,
-        refine_with=asked.refine_with.value,
+        refine_with=asked.refine_with,
         negatives=asked.negatives,
         seed=asked.seed,
         worst=0,  # a sheet per cell would ask images of a killed run again

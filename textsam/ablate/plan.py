@@ -247,6 +247,10 @@ def make_plan(
             raise ConfigError(f"{path}, cell {cell.name!r}: {error}") from error
         if evaluation.root is None:
             evaluation = evaluation.model_copy(update={"root": config.data.root})
+        if evaluation.refine_with is None:
+            # Named, so that results are known by what was done and not by who chose it.
+            own_way = config.inference[1]
+            evaluation = evaluation.model_copy(update={"refine_with": own_way})
         try:
             data.check(config, evaluation)
             contents = {part: data.training(config, part)[1] for part in ("train", "val")}

@@ -33,7 +33,7 @@ class EvaluationChanges(Section):
 
     Attributes:
         refine: refinement passes; None takes what the adapter asks for.
-        refine_with: what refinement takes from a mask.
+        refine_with: what refinement takes from a mask; None takes what the adapter asks for.
         settle: refine until the mask changes no more, instead of a number of passes.
         prompts: what is given: "text", "text+geometry" or "geometry", as in `textsam evaluate`.
         box_shift: part of its size by which the truth's box is moved, given without a point; None
@@ -44,7 +44,7 @@ class EvaluationChanges(Section):
     """
 
     refine: int | None = Field(None, ge=0)
-    refine_with: RefineWith = RefineWith.BOX_CENTROID
+    refine_with: RefineWith | None = None
     settle: Settle | None = None
     prompts: Literal["text", "text+geometry", "geometry"] = "text"
     box_shift: float | None = Field(None, ge=0, lt=0.5)

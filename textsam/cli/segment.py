@@ -30,7 +30,22 @@ if TYPE_CHECKING:
 __all__ = ["segment"]
 
 _MASK_SUFFIXES = {".png": "png", ".tif": "tiff", ".tiff": "tiff"}
-_NOT_FOR_MASKS = frozenset({".jpg", ".jpeg", ".bmp"})
+# Names of files, of outputs and inputs, that would otherwise become folders of that name.
+_NOT_FOR_MASKS = (
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".dcm",
+    ".dicom",
+    ".ima",
+    ".nii",
+    ".nii.gz",
+    ".json",
+    ".jsonl",
+    ".csv",
+)
 
 
 def segment(
@@ -199,10 +214,10 @@ def _check_out(
     formats: list[str] | None,
 ) -> None:
     """What can be said of -o before anything is read."""
-    if out.suffix.lower() in _NOT_FOR_MASKS and not out.is_dir():
+    if out.name.lower().endswith(_NOT_FOR_MASKS) and not out.is_dir():
         raise usage_error(
-            f"-o {out}: masks are written as {', '.join(_MASK_SUFFIXES)}; give such a name, or a "
-            "folder"
+            f"-o {out}: only a mask as {', '.join(_MASK_SUFFIXES)} can be named so; give such a "
+            "name, or a folder, in which --format names the files"
         )
     if mask_file is None:
         return
