@@ -23,6 +23,7 @@ from textsam.data.sample import Sample, Target
 from textsam.data.sources import STAMP_FILE, checked_data
 from textsam.data.survey import check_folder, check_root
 from textsam.errors import ConfigError, DataError
+from textsam.train.run import fit
 
 
 def save(path: Path, pixels: NDArray[Any]) -> Path:
@@ -161,6 +162,47 @@ def test_suspicious_masks_are_warnings(folder: Path) -> None:
         ("odd-mask-values", "1.png"),
     }
     report.raise_errors()
+
+
+@pytest.mark.parametrize(
+    ("modality", "said"),
+    [
+        ("brest ultrasound", "(the closest is 'breast ultrasound')"),
+        ("chest x-ray", "(the closest is 'chest X-ray')"),
+        ("CT", "(breast ultrasound, forearm ultrasound, brain MRI, cardiac MRI, chest X-ray, "),
+        ("breast ultrasound", None),
+        ("unknown", None),
+    ],
+)
+def test_a_kind_of_image_that_is_not_known_is_a_warning(
+    folder: Path, modality: str, said: str | None
+) -> None:
+    samples = [Sample("mine", modality, str(n), folder / f"images/{n}.png", ()) for n in range(3)]
+    report = check_samples({"train": samples})
+    assert report.errors == []
+    if said is None:
+        assert report.warnings == []
+        return
+    (found,) = report.warnings
+    assert (found.kind, found.part, found.path) == ("unknown-modality", "train", "mine")
+    assert found.message.startswith(f"3 image(s) of the kind {modality!r}")
+    assert said in found.message
+
+
+def test_training_shows_the_warnings_of_the_check_and_begins(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"folder": ".", "concept": "tumor", "modality": "brest ultrasound"}
+    data = {
+        "root": str(root),
+        "train_folders": [{**one, "split": "train"}],
+        "val_folders": [{**one, "split": "val", "modality": "unknown"}],
+    }
+    run = fit(begin(run_config(root, data=data)), stop_after=1)
+    assert run.state.step == 1
+    told = capsys.readouterr().err
+    assert "unknown-modality (1): " in told
+    assert "6 image(s) of the kind 'brest ultrasound'" in told
 
 
 def test_the_text_shows_some_files_and_the_json_all(folder: Path, tmp_path: Path) -> None:

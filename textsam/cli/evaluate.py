@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -23,6 +25,7 @@ from textsam.cli.options import (
 from textsam.errors import ConfigError
 
 if TYPE_CHECKING:
+    from textsam.data.sample import Sample
     from textsam.evaluate.plan import Protocol
 
 __all__ = ["evaluate"]
@@ -144,6 +147,8 @@ def evaluate(
             samples = samples_from_folder(data, str(concept), split=split, modality=modality)
             if limit is not None and limit < len(samples):
                 samples = [samples[i * len(samples) // limit] for i in range(limit)]
+        if negatives and (faithfulness or not protocol.geometric):
+            _say_unknown_modalities(samples)
         segmenter = load_model(
             model,
             adapter,
@@ -175,6 +180,16 @@ def evaluate(
             worst=worst,
         )
     typer.echo(summary.table())
+
+
+def _say_unknown_modalities(samples: Sequence[Sample]) -> None:
+    """Why nothing that cannot be in an image is asked of some of them."""
+    from textsam.data.check import unknown_modality
+    from textsam.prompts import MODALITIES
+
+    images = Counter(sample.modality for sample in samples if sample.modality not in MODALITIES)
+    for modality, count in images.items():
+        typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
 
 
 def _compare(folders: tuple[Path, Path], out: Path | None, seed: int) -> None:
