@@ -135,6 +135,29 @@ def test_calls_that_are_wrong(loaded: list[dict[str, Any]], data: Path, tmp_path
             (data, "--concept", "tumor", *out, "--prompts", "geometry", "--box-shift", "0;1")
         ),
         "--compare reads two folders": (data, "--compare", tmp_path, tmp_path),
+        "results; leave out DATA, --set, --limit, --faithfulness": (
+            (
+                data,
+                "--compare",
+                tmp_path,
+                tmp_path,
+                "--set",
+                "a/b",
+                "--limit",
+                "1",
+                "--faithfulness",
+            )
+        ),
+        "leave out --prompts, --box-shift, --refine-with, --negatives, --worst": (
+            *(data, "--concept", "tumor", *out, "--faithfulness", "--prompts", "geometry"),
+            *("--box-shift", "0.1", "--refine-with", "box", "--negatives", "2", "--worst", "3"),
+        ),
+        "give it without --settle": (
+            (data, "--concept", "tumor", *out, "--faithfulness", "--settle")
+        ),
+        "leave out --split, --modality": (
+            (data, "--set", "a/test", *out, "--split", "test", "--modality", "brain MRI")
+        ),
         "Invalid value for '--worst'": (data, "--concept", "tumor", *out, "--worst", "-1"),
     }
     for words, arguments in wrong.items():

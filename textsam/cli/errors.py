@@ -9,7 +9,7 @@ import typer
 
 from textsam.errors import TextSAMError
 
-__all__ = ["EXIT_FAILED", "EXIT_USAGE", "errors_as_exit", "usage_error"]
+__all__ = ["EXIT_FAILED", "EXIT_USAGE", "errors_as_exit", "refuse_without_use", "usage_error"]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -23,6 +23,27 @@ def errors_as_exit() -> Iterator[None]:
     except TextSAMError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
+
+
+def refuse_without_use(context: typer.Context, reason: str, *names: str) -> None:
+    """Refuse options that were given and would have no say, rather than drop them.
+
+    Args:
+        context: of the call. An option that was not given is never refused, whatever its default.
+        reason: why they would have no say.
+        names: the parameters, as the command's function calls them.
+
+    Raises:
+        typer.Exit: one of them was given; exit code 2.
+    """
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            option = parameter.param_type_name == "option"
+            given.append(parameter.opts[0] if option else (parameter.name or "").upper())
+    if given:
+        raise usage_error(f"{reason}; leave out {', '.join(given)}")
 
 
 def usage_error(message: str) -> typer.Exit:
