@@ -331,6 +331,21 @@ def test_shards_of_a_folder(asked: list[dict[str, Any]], tmp_path: Path) -> None
     assert {path.name for path in out.glob("*.png")} == {f"{n}_tumor.png" for n in range(3)}
 
 
+def test_a_shard_without_an_input_says_so(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    result = run("segment", tmp_path / "in", "tumor", "-o", out, "--shard", "2/2")
+    assert result.exit_code == 0, result.output
+    assert "no input falls in this shard (2/2 of " in result.stderr
+    assert "0/0" not in result.output
+    assert result.stdout == ""
+    # The others go on as if it had not been.
+    first = run("segment", tmp_path / "in", "tumor", "-o", out, "--shard", "1/2")
+    assert (first.exit_code, "no input" in first.stderr) == (0, False)
+    whole = run("segment", tmp_path / "in", "tumor", "-o", out, "--resume")
+    assert "0 done, 0 failed, 1 skipped" in whole.stderr
+
+
 def test_a_file_of_several_images(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     stack = write_tiff(tmp_path / "stack.tif", 3)
     out = tmp_path / "out"
@@ -366,6 +381,8 @@ def test_what_cannot_be_asked_for(asked: list[dict[str, Any]], tmp_path: Path) -
     wrong: dict[str, tuple[str | Path, ...]] = {
         "'gif' is unknown": (folder, "tumor", "-o", out, "--format", "gif"),
         "give I/N": (folder, "tumor", "-o", out, "--shard", "2"),
+        f"and {stack} is none": (stack, "tumor", "-o", out, "--shard", "2/2"),
+        "and nowhere.png is none": ("nowhere.png", "tumor", "-o", out, "--shard", "1/1"),
         "3/2 does not exist": (folder, "tumor", "-o", out, "--shard", "3/2"),
         "add the format seg": (folder, "tumor", "-o", out, "--fractional"),
         "says the format": (image, "tumor", "-o", mask, "--format", "tiff"),

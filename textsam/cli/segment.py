@@ -123,6 +123,8 @@ def segment(
     _check_out(out, mask_file, source, prompts, formats)
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
+    if shard is not None and not source.is_dir():
+        raise usage_error(f"--shard divides the inputs of a folder, and {source} is none")
     limits = {
         "max_pixels": max_pixels,
         "max_images": max_images,
@@ -169,6 +171,8 @@ def segment(
             records = source.is_dir() or resume or sheet
             if records:
                 check_fresh(plan, resume=resume)
+            if not plan.inputs:
+                typer.echo(f"no input falls in this shard ({shard} of {source})", err=True)
         except ConfigError as error:
             raise usage_error(str(error)) from error
         from textsam.allocator import keep_freed_memory

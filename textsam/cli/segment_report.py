@@ -49,7 +49,7 @@ class Console(Listener):
             TimeRemainingColumn(),
             TextColumn("{task.fields[images]} images"),
             console=terminal,
-            disable=len(plan.inputs) == 1 and not terminal.is_terminal,
+            disable=len(plan.inputs) < 2 and not (plan.inputs and terminal.is_terminal),
             # Lines may share the terminal with the bar; into a file or a pipe they go as they are.
             redirect_stdout=sys.stdout.isatty(),
         )
