@@ -338,6 +338,7 @@ def test_the_command_checks_folders_configurations_and_splits(
     done = command("data", "check", root, "--json", report)
     assert done.exit_code == 1
     assert "missing-mask (1)" in done.stdout
+    assert done.stderr.startswith("error: 1 problem in the data, listed on standard output; ")
     assert json.loads(report.read_text())["problems"]["missing-mask"][0]["part"] == "val"
     config = tmp_path / "run.yaml"
     settings = run_config(root).model_dump(mode="json")
@@ -359,7 +360,9 @@ def test_the_command_checks_folders_configurations_and_splits(
 def test_warnings_fail_the_command_only_when_asked(folder: Path) -> None:
     save(folder / "masks/0.png", np.full((32, 40), 255, np.uint8))
     assert command("data", "check", folder).exit_code == 0
-    assert command("data", "check", folder, "--strict").exit_code == 1
+    strict = command("data", "check", folder, "--strict")
+    assert strict.exit_code == 1
+    assert strict.stderr.startswith("error: 1 problem in the data")
 
 
 def test_files_in_both_parts_are_the_selection_s_fault(root: Path) -> None:

@@ -99,7 +99,14 @@ def check(
         typer.echo(_summary(report))
         if report.problems:
             typer.echo(report.text(limit))
-    if any(report.errors or (strict and report.warnings) for report in reports):
+    faults = sum(len(report.problems if strict else report.errors) for report in reports)
+    if faults:
+        count = "1 problem" if faults == 1 else f"{faults} problems"
+        typer.echo(
+            f"error: {count} in the data, listed on standard output; correct the files or what "
+            "names them, and check again",
+            err=True,
+        )
         raise typer.Exit(EXIT_FAILED)
 
 
