@@ -21,13 +21,15 @@ import textsam
 from textsam import api
 from textsam.cli import app
 from textsam.kinds import ImageKinds, Spread
-from textsam.segmenter import Segmenter, UnknownPromptWarning
+from textsam.segmenter import Segmenter
 
 RESULT_KEYS = {
     "prompt", "found", "score", "box", "centroid", "centroid_mm", "area_px", "area_mm2", "image",
     "model", "adapter", "extra", "frame", "files", "seconds",
 }  # fmt: skip
-REPORT_KEYS = {"format", "textsam", "model", "adapter", "inputs", "results", "failures"}
+REPORT_KEYS = {
+    "format", "textsam", "model", "adapter", "inputs", "warnings", "results", "failures",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -163,7 +165,6 @@ def test_files_of_one_stem_do_not_overwrite_each_other(
         (("cell nucleus", "腫瘍", "…a/b_c…"), ["cell-nucleus", "腫瘍", "a-b-c"]),
     ],
 )
-@pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")
 def test_prompts_do_not_overwrite_each_other(
     asked: list[dict[str, Any]], tmp_path: Path, prompts: Sequence[str], slugs: list[str]
 ) -> None:
@@ -257,10 +258,17 @@ def test_the_kind_of_image_is_remarked_upon(
 
 def test_a_word_the_adapter_does_not_know(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     image = write_image(tmp_path / "scan.png")
-    with pytest.warns(UnknownPromptWarning, match="'dog'"):
-        result = run("segment", image, "dog", "-o", tmp_path / "out", "--json")
+    result = run("segment", image, "dog", "dog", "tumro", "-o", tmp_path / "out", "--json")
     assert result.exit_code == 0
-    assert report_of(result)["results"][0]["extra"]["concept"] is None
+    report = report_of(result)
+    assert [entry["extra"]["concept"] for entry in report["results"]] == [None, None, "tumor"]
+    # One line for each message, without a place in the code, and the same in the report.
+    unknown, misspelt = report["warnings"]
+    assert result.stderr == f"warning: {unknown}\nwarning: {misspelt}\n"
+    assert "was not trained for the prompt 'dog'" in unknown
+    assert "'tumro'; it is answered as 'tumor'" in misspelt
+    result = run("segment", image, "tumor", "-o", tmp_path / "known", "--json")
+    assert (result.stderr, report_of(result)["warnings"]) == ("", [])
     result = run("segment", image, "dog", "-o", tmp_path / "strict", "--strict")
     assert result.exit_code == 1
     assert "tumor, lung" in result.stderr

@@ -1,9 +1,11 @@
-"""Errors become one line on standard error and an exit code; bugs keep their traceback."""
+"""Errors and warnings become a line on standard error each; bugs keep their traceback."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -16,10 +18,31 @@ EXIT_USAGE = 2
 
 
 @contextmanager
-def errors_as_exit() -> Iterator[None]:
-    """Turn a `TextSAMError` into its message and exit code 1."""
+def errors_as_exit() -> Iterator[list[str]]:
+    """Turn a `TextSAMError` into its message and exit code 1, and textsam's warnings into lines.
+
+    A warning is said once, whatever is asked how often.
+
+    Yields:
+        The messages of the warnings so far, in order.
+    """
+    from textsam.spelling import UnknownPromptWarning
+
+    said: list[str] = []
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, UnknownPromptWarning):
+            before(message, category, *where, **more)
+        elif (text := str(message)) not in said:
+            said.append(text)
+            typer.echo(f"warning: {text}", err=True)
+
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UnknownPromptWarning)
+            warnings.showwarning = show
+            yield said
     except TextSAMError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error

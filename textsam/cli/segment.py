@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -134,7 +135,7 @@ def segment(
     chosen = tuple(formats or ())
     if mask_file is not None:
         chosen = (_MASK_SUFFIXES[mask_file.suffix.lower()],)
-    with errors_as_exit():
+    with errors_as_exit() as warned:
         from textsam.errors import ConfigError
         from textsam.folder.options import Options
         from textsam.folder.plan import make_plan
@@ -189,7 +190,13 @@ def segment(
             authors_frame=True if authors_frame else None,
         )
         failed = _run(
-            segmenter, plan, records=records, resume=resume, batch_size=batch_size, as_json=as_json
+            segmenter,
+            plan,
+            records=records,
+            resume=resume,
+            batch_size=batch_size,
+            as_json=as_json,
+            warned=warned,
         )
     if failed:
         raise typer.Exit(EXIT_FAILED)
@@ -252,6 +259,7 @@ def _run(
     resume: bool,
     batch_size: int | None,
     as_json: bool,
+    warned: Sequence[str],
 ) -> bool:
     """Do it; tell whether anything failed."""
     from textsam.cli.segment_report import Console, print_report
@@ -278,7 +286,7 @@ def _run(
                 for item in plan.inputs:
                     write_run_coco(plan.out / f"{item.base}_coco.json", plan.prompts, lines)
     if as_json:
-        print_report(segmenter, plan, lines, console.counts)
+        print_report(segmenter, plan, lines, console.counts, warned)
     if records:
         typer.echo(f"{console.counts_text}; {summary.summary}", err=True)
     return console.counts["failed"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -119,6 +119,7 @@ def print_report(
     plan: Plan,
     records: Callable[[], Iterable[InputRecord]],
     counts: dict[str, int],
+    warned: Sequence[str],
 ) -> None:
     """Print the report, holding the entries of one input at a time."""
     paths = {item.name: str(item.path) for item in plan.inputs}
@@ -128,6 +129,7 @@ def print_report(
         "model": segmenter.preset,
         "adapter": segmenter.adapter_name,
         "inputs": counts,
+        "warnings": list(warned),
     }
     lists = {
         "results": _results(plan.out, records()),
