@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from typer.main import get_command
 import textsam
 from textsam.adapters import AdapterConfig, write_adapter_config
 from textsam.cli import app
+from textsam.cli.errors import errors_as_exit
+from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
 
 
 @pytest.fixture
@@ -142,3 +145,16 @@ def test_every_command_has_help() -> None:
         assert result.exit_code == 0, words
         assert "Usage:" in result.stdout
         assert len(result.stdout.split()) > 15, words
+
+
+def test_other_warnings_stay_as_python_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with errors_as_exit() as said:
+            warnings.warn("of another library", UserWarning, stacklevel=1)
+            warnings.warn("what is that?", UnknownPromptWarning, stacklevel=1)
+            warnings.warn("what is that?", CorrectedPromptWarning, stacklevel=1)
+        warnings.warn("afterwards", UnknownPromptWarning, stacklevel=1)
+    assert [str(one.message) for one in caught] == ["of another library", "afterwards"]
+    assert said == ["what is that?"]
+    assert capsys.readouterr().err == "warning: what is that?\n"

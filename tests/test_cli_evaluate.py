@@ -56,6 +56,34 @@ def test_protocols(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> 
     assert (tmp_path / "again" / "worst.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ((), True),
+        (("--modality", "brian MRI", "--negatives", "2"), True),
+        (("--modality", "brain MRI"), False),
+        (("--negatives", "0"), False),
+        (("--prompts", "geometry"), False),
+    ],
+)
+def test_where_nothing_absent_can_be_asked_for_that_is_said(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    warned: bool,
+) -> None:
+    out = tmp_path / "out"
+    call = ("--concept", "tumor", "-o", out, "--limit", "2", "--worst", "0")
+    done = run("evaluate", data, *call, *options)
+    assert done.exit_code == 0, done.output
+    kinds = {row["kind"] for row in rows(out)}
+    assert ("absent_modality" in kinds) == ("brain MRI" in options)
+    assert ("warning: 2 image(s) of the kind" in done.stderr) == warned
+    if "brian MRI" in options:
+        assert "(the closest is 'brain MRI')" in done.stderr
+
+
 def test_box_shifts(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = evaluated(
@@ -107,6 +135,29 @@ def test_calls_that_are_wrong(loaded: list[dict[str, Any]], data: Path, tmp_path
             (data, "--concept", "tumor", *out, "--prompts", "geometry", "--box-shift", "0;1")
         ),
         "--compare reads two folders": (data, "--compare", tmp_path, tmp_path),
+        "results; leave out DATA, --set, --limit, --faithfulness": (
+            (
+                data,
+                "--compare",
+                tmp_path,
+                tmp_path,
+                "--set",
+                "a/b",
+                "--limit",
+                "1",
+                "--faithfulness",
+            )
+        ),
+        "leave out --prompts, --box-shift, --refine-with, --negatives, --worst": (
+            *(data, "--concept", "tumor", *out, "--faithfulness", "--prompts", "geometry"),
+            *("--box-shift", "0.1", "--refine-with", "box", "--negatives", "2", "--worst", "3"),
+        ),
+        "give it without --settle": (
+            (data, "--concept", "tumor", *out, "--faithfulness", "--settle")
+        ),
+        "leave out --split, --modality": (
+            (data, "--set", "a/test", *out, "--split", "test", "--modality", "brain MRI")
+        ),
         "Invalid value for '--worst'": (data, "--concept", "tumor", *out, "--worst", "-1"),
     }
     for words, arguments in wrong.items():

@@ -21,13 +21,15 @@ import textsam
 from textsam import api
 from textsam.cli import app
 from textsam.kinds import ImageKinds, Spread
-from textsam.segmenter import Segmenter, UnknownPromptWarning
+from textsam.segmenter import Segmenter
 
 RESULT_KEYS = {
     "prompt", "found", "score", "box", "centroid", "centroid_mm", "area_px", "area_mm2", "image",
     "model", "adapter", "extra", "frame", "files", "seconds",
 }  # fmt: skip
-REPORT_KEYS = {"format", "textsam", "model", "adapter", "inputs", "results", "failures"}
+REPORT_KEYS = {
+    "format", "textsam", "model", "adapter", "inputs", "warnings", "results", "failures",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -163,7 +165,6 @@ def test_files_of_one_stem_do_not_overwrite_each_other(
         (("cell nucleus", "腫瘍", "…a/b_c…"), ["cell-nucleus", "腫瘍", "a-b-c"]),
     ],
 )
-@pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")
 def test_prompts_do_not_overwrite_each_other(
     asked: list[dict[str, Any]], tmp_path: Path, prompts: Sequence[str], slugs: list[str]
 ) -> None:
@@ -257,10 +258,17 @@ def test_the_kind_of_image_is_remarked_upon(
 
 def test_a_word_the_adapter_does_not_know(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     image = write_image(tmp_path / "scan.png")
-    with pytest.warns(UnknownPromptWarning, match="'dog'"):
-        result = run("segment", image, "dog", "-o", tmp_path / "out", "--json")
+    result = run("segment", image, "dog", "dog", "tumro", "-o", tmp_path / "out", "--json")
     assert result.exit_code == 0
-    assert report_of(result)["results"][0]["extra"]["concept"] is None
+    report = report_of(result)
+    assert [entry["extra"]["concept"] for entry in report["results"]] == [None, None, "tumor"]
+    # One line for each message, without a place in the code, and the same in the report.
+    unknown, misspelt = report["warnings"]
+    assert result.stderr == f"warning: {unknown}\nwarning: {misspelt}\n"
+    assert "was not trained for the prompt 'dog'" in unknown
+    assert "'tumro'; it is answered as 'tumor'" in misspelt
+    result = run("segment", image, "tumor", "-o", tmp_path / "known", "--json")
+    assert (result.stderr, report_of(result)["warnings"]) == ("", [])
     result = run("segment", image, "dog", "-o", tmp_path / "strict", "--strict")
     assert result.exit_code == 1
     assert "tumor, lung" in result.stderr
@@ -331,6 +339,21 @@ def test_shards_of_a_folder(asked: list[dict[str, Any]], tmp_path: Path) -> None
     assert {path.name for path in out.glob("*.png")} == {f"{n}_tumor.png" for n in range(3)}
 
 
+def test_a_shard_without_an_input_says_so(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    result = run("segment", tmp_path / "in", "tumor", "-o", out, "--shard", "2/2")
+    assert result.exit_code == 0, result.output
+    assert "no input falls in this shard (2/2 of " in result.stderr
+    assert "0/0" not in result.output
+    assert result.stdout == ""
+    # The others go on as if it had not been.
+    first = run("segment", tmp_path / "in", "tumor", "-o", out, "--shard", "1/2")
+    assert (first.exit_code, "no input" in first.stderr) == (0, False)
+    whole = run("segment", tmp_path / "in", "tumor", "-o", out, "--resume")
+    assert "0 done, 0 failed, 1 skipped" in whole.stderr
+
+
 def test_a_file_of_several_images(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     stack = write_tiff(tmp_path / "stack.tif", 3)
     out = tmp_path / "out"
@@ -366,6 +389,8 @@ def test_what_cannot_be_asked_for(asked: list[dict[str, Any]], tmp_path: Path) -
     wrong: dict[str, tuple[str | Path, ...]] = {
         "'gif' is unknown": (folder, "tumor", "-o", out, "--format", "gif"),
         "give I/N": (folder, "tumor", "-o", out, "--shard", "2"),
+        f"and {stack} is none": (stack, "tumor", "-o", out, "--shard", "2/2"),
+        "and nowhere.png is none": ("nowhere.png", "tumor", "-o", out, "--shard", "1/1"),
         "3/2 does not exist": (folder, "tumor", "-o", out, "--shard", "3/2"),
         "add the format seg": (folder, "tumor", "-o", out, "--fractional"),
         "says the format": (image, "tumor", "-o", mask, "--format", "tiff"),

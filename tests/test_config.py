@@ -10,7 +10,9 @@ import yaml
 
 from textsam.config import TrainConfig, read_config
 from textsam.errors import ConfigError
+from textsam.train.settings import ContextSettings
 
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 MINIMAL: dict[str, Any] = {
     "name": "toy",
     "data": {
@@ -171,6 +173,34 @@ def test_depth_is_bounded_by_the_text_encoder_of_the_preset(tmp_path: Path) -> N
     assert "12 layers" in refusal(write(tmp_path, preset="vit_b"), "context.depth=13")
 
 
+@pytest.mark.parametrize(
+    ("changes", "depth"),
+    [
+        ({}, 6),
+        ({"preset": "vit_b"}, 12),
+        ({"context": {"n_tokens": 2}}, 6),
+        ({"context": ContextSettings(n_tokens=2)}, 6),
+        ({"context": {"depth": 1}}, 1),
+        ({"preset": "vit_b", "context": ContextSettings(depth=3)}, 3),
+    ],
+)
+def test_the_default_depth_is_all_layers_of_the_text_encoder(
+    changes: dict[str, Any], depth: int
+) -> None:
+    smallest = {name: MINIMAL[name] for name in ("name", "data")}
+    config = TrainConfig.model_validate({**smallest, **changes})
+    assert config.context.depth == depth
+    # What is recorded says the number, and says it again when it is read back.
+    recorded = config.model_dump(mode="json")
+    assert recorded["context"]["depth"] == depth
+    assert TrainConfig.model_validate(recorded) == config
+
+
+def test_the_ready_configurations_of_lite_scale_the_token_as_the_document_says() -> None:
+    configs = [read_config(path) for path in CONFIGS]
+    assert {(c.preset, c.adapter.scale) for c in configs} == {("lite", 16), ("vit_b", 1)}
+
+
 def test_the_cache_needs_a_frozen_encoder_and_flips_only(tmp_path: Path) -> None:
     frozen, flips = {"encoder": "frozen"}, {**FLIPS, "flip_vertical_p": 0.5}
     config = read_config(write(tmp_path, cache="emb", tuning=frozen, augment=flips))
@@ -202,9 +232,7 @@ def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:
     assert "configs/" in message
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_ready_configurations_are_valid(path: Path) -> None:
     config = read_config(path)
     assert isinstance(config, TrainConfig)

@@ -23,6 +23,7 @@ from textsam.data.sample import Sample, Target
 from textsam.data.sources import STAMP_FILE, checked_data
 from textsam.data.survey import check_folder, check_root
 from textsam.errors import ConfigError, DataError
+from textsam.train.run import fit
 
 
 def save(path: Path, pixels: NDArray[Any]) -> Path:
@@ -163,6 +164,47 @@ def test_suspicious_masks_are_warnings(folder: Path) -> None:
     report.raise_errors()
 
 
+@pytest.mark.parametrize(
+    ("modality", "said"),
+    [
+        ("brest ultrasound", "(the closest is 'breast ultrasound')"),
+        ("chest x-ray", "(the closest is 'chest X-ray')"),
+        ("CT", "(breast ultrasound, forearm ultrasound, brain MRI, cardiac MRI, chest X-ray, "),
+        ("breast ultrasound", None),
+        ("unknown", None),
+    ],
+)
+def test_a_kind_of_image_that_is_not_known_is_a_warning(
+    folder: Path, modality: str, said: str | None
+) -> None:
+    samples = [Sample("mine", modality, str(n), folder / f"images/{n}.png", ()) for n in range(3)]
+    report = check_samples({"train": samples})
+    assert report.errors == []
+    if said is None:
+        assert report.warnings == []
+        return
+    (found,) = report.warnings
+    assert (found.kind, found.part, found.path) == ("unknown-modality", "train", "mine")
+    assert found.message.startswith(f"3 image(s) of the kind {modality!r}")
+    assert said in found.message
+
+
+def test_training_shows_the_warnings_of_the_check_and_begins(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"folder": ".", "concept": "tumor", "modality": "brest ultrasound"}
+    data = {
+        "root": str(root),
+        "train_folders": [{**one, "split": "train"}],
+        "val_folders": [{**one, "split": "val", "modality": "unknown"}],
+    }
+    run = fit(begin(run_config(root, data=data)), stop_after=1)
+    assert run.state.step == 1
+    told = capsys.readouterr().err
+    assert "unknown-modality (1): " in told
+    assert "6 image(s) of the kind 'brest ultrasound'" in told
+
+
 def test_the_text_shows_some_files_and_the_json_all(folder: Path, tmp_path: Path) -> None:
     for number in range(10, 22):
         save(folder / f"images/{number}.png", noise(number))
@@ -296,6 +338,7 @@ def test_the_command_checks_folders_configurations_and_splits(
     done = command("data", "check", root, "--json", report)
     assert done.exit_code == 1
     assert "missing-mask (1)" in done.stdout
+    assert done.stderr.startswith("error: 1 problem in the data, listed on standard output; ")
     assert json.loads(report.read_text())["problems"]["missing-mask"][0]["part"] == "val"
     config = tmp_path / "run.yaml"
     settings = run_config(root).model_dump(mode="json")
@@ -317,7 +360,9 @@ def test_the_command_checks_folders_configurations_and_splits(
 def test_warnings_fail_the_command_only_when_asked(folder: Path) -> None:
     save(folder / "masks/0.png", np.full((32, 40), 255, np.uint8))
     assert command("data", "check", folder).exit_code == 0
-    assert command("data", "check", folder, "--strict").exit_code == 1
+    strict = command("data", "check", folder, "--strict")
+    assert strict.exit_code == 1
+    assert strict.stderr.startswith("error: 1 problem in the data")
 
 
 def test_files_in_both_parts_are_the_selection_s_fault(root: Path) -> None:

@@ -21,6 +21,7 @@ from textsam.config import TrainConfig, read_config
 from textsam.data.coco import CocoSelection
 from textsam.data.folder import Selection
 from textsam.data.settings import DataSettings, FolderSelection
+from textsam.vocabulary import MODALITIES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -175,6 +176,15 @@ def test_training_document_names_every_setting() -> None:
     wanted = {name for model in models for name in _settings(model)}
     assert len(wanted) > 60
     assert sorted(name for name in wanted if f"`{name}`" not in text) == []
+
+
+def test_training_document_lists_the_kinds_of_image() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    section = text.split("### Kinds of image\n")[1].split("\n### ")[0]
+    named = re.findall(r"`([^`]+)`", section)
+    kept = [name for name in named if name in MODALITIES]
+    assert kept == list(MODALITIES)
+    assert set(named) - set(kept) == {"textsam.vocabulary", "unknown-modality", "unknown"}
 
 
 def _commands() -> Iterator[tuple[str, set[str]]]:

@@ -662,11 +662,14 @@ def test_cli_verify(toy: WeightEntry) -> None:
     assert runner.invoke(app, ["verify"]).exit_code == 0  # nothing here, nothing bad
     missing = runner.invoke(app, ["verify", "toy"])
     assert (missing.exit_code, missing.stdout.split()[0]) == (1, "missing")
+    assert missing.stderr.startswith("error: 1 of 1 files missing or damaged; fetch again: ")
+    assert missing.stderr.endswith("textsam weights download toy\n")
     path = put(GOOD)
     good = runner.invoke(app, ["verify"])
     assert (good.exit_code, good.stdout.split()[0]) == (0, "ok")
     path.write_bytes(BAD)
     bad = runner.invoke(app, ["verify", "--json"])
     assert bad.exit_code == 1
+    assert bad.stderr.startswith("error: 1 of 1 files missing or damaged")
     (record,) = json.loads(bad.stdout)
     assert (record["name"], record["status"]) == ("toy", "corrupt")

@@ -114,6 +114,21 @@ class TrainConfig(Section):
     refine_with: RefineWith | None = None
     terms: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _all_text_layers(cls, settings: Any) -> Any:
+        """Give `context.depth` its default, which depends on the preset."""
+        if not isinstance(settings, Mapping):
+            return settings
+        name = settings.get("preset", cls.model_fields["preset"].default)
+        context = settings.get("context", {})
+        if isinstance(context, ContextSettings):
+            context = context.model_dump(exclude_unset=True)
+        if not (isinstance(name, str) and name in PRESETS and isinstance(context, Mapping)):
+            return settings  # the fields themselves refuse it
+        depth = PRESETS[name].text_layers
+        return {**settings, "context": {"depth": depth, **context}}
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.preset not in PRESETS:

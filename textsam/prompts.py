@@ -35,6 +35,7 @@ __all__ = [
     "distractors_for",
     "meanings",
     "nearest",
+    "nearest_modality",
     "normalise",
     "spellings",
 ]
@@ -212,6 +213,13 @@ def certainly_absent(text: str, modality: str) -> bool:
             modality not in CONCEPTS[name].modalities for name in owners
         )
     return normalise(text) in distractors_for(modality)
+
+
+def nearest_modality(name: str) -> str | None:
+    """The member of `MODALITIES` that `name` is spelt most like, in any case; None: like none."""
+    folded = {modality.casefold(): modality for modality in MODALITIES}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[close[0]] if close else None
 
 
 def distractors_for(modality: str) -> tuple[str, ...]:

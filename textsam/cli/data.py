@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textsam.cli.errors import EXIT_FAILED, errors_as_exit, usage_error
+from textsam.cli.errors import EXIT_FAILED, errors_as_exit, refuse_without_use, usage_error
+from textsam.cli.sources import check_one_concept, check_sources, is_configuration
 
 if TYPE_CHECKING:
     from textsam.data.coco import CocoSelection
@@ -54,6 +55,7 @@ Allow = Annotated[
 
 @app.command()
 def check(
+    context: typer.Context,
     data: DataArgument = None,
     sets: Sets = None,
     folder: Annotated[
@@ -69,6 +71,7 @@ def check(
     """Read every image and mask, and list all that is wrong. Nothing is changed."""
     if (data is None) == (coco is None):
         raise usage_error("give a data root, a folder or a configuration, or --coco")
+    check_sources(context, data, sets, concept, plain=bool(folder))
     with errors_as_exit():
         from textsam.config import read_config
         from textsam.data.check import Checker
@@ -79,7 +82,7 @@ def check(
         reports: list[DataReport] = []
         if data is None:
             reports.append(check_coco(_coco(coco, concept, "unknown"), checker=checker))
-        elif data.suffix.lower() in (".yaml", ".yml"):
+        elif is_configuration(data):
             settings = read_config(data, sets or ())
             reports.append(check_settings(settings.data, checker=checker))
         else:
@@ -96,12 +99,20 @@ def check(
         typer.echo(_summary(report))
         if report.problems:
             typer.echo(report.text(limit))
-    if any(report.errors or (strict and report.warnings) for report in reports):
+    faults = sum(len(report.problems if strict else report.errors) for report in reports)
+    if faults:
+        count = "1 problem" if faults == 1 else f"{faults} problems"
+        typer.echo(
+            f"error: {count} in the data, listed on standard output; correct the files or what "
+            "names them, and check again",
+            err=True,
+        )
         raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
 def quality(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")],
     data: DataArgument = None,
     sets: Sets = None,
@@ -125,6 +136,7 @@ def quality(
     """
     if (data is None) == (coco is None):
         raise usage_error("give a data root, a folder or a configuration, or --coco")
+    check_sources(context, data, sets, concept)
     with errors_as_exit():
         from textsam.config import read_config
         from textsam.data.coco import samples_from_coco
@@ -137,7 +149,7 @@ def quality(
         if data is None:
             parts = _coco(coco, concept, "unknown")
             samples = [s for one in parts.values() for s in samples_from_coco(".", one)]
-        elif data.suffix.lower() in (".yaml", ".yml"):
+        elif is_configuration(data):
             own = read_config(data, sets or ()).data
             samples = [s for part in PARTS for s in samples_of(own, part)]
         elif sets or (data / MANIFEST_NAME).is_file():
@@ -156,6 +168,7 @@ def quality(
 
 @app.command()
 def convert(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="COCO file to write, or data root for --coco.")
     ],
@@ -184,12 +197,20 @@ def convert(
     """COCO files to folders of PNG masks, or masks to a COCO file."""
     if (data is None) == (coco is None):
         raise usage_error("give either --coco (to PNG masks) or a data folder (to a COCO file)")
-    if coco is not None and (instances or polygons):
-        raise usage_error("--instances and --polygons are for writing COCO files")
+    if coco is not None:
+        reason = "with --coco PNG masks are written"
+        refuse_without_use(context, reason, "sets", "split", "instances", "polygons")
+    else:
+        reason = "with DATA a COCO file is written"
+        refuse_without_use(context, reason, "name", "terms", "modality", "allow")
     if coco is not None and (not name or not terms):
         raise usage_error("with --coco give --name and --terms of the set to make")
     if data is not None and bool(sets) == bool(concept):
         raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
+    if sets:
+        refuse_without_use(context, "--set names the split with the set", "split")
+    if data is not None:
+        check_one_concept(concept)
     with errors_as_exit():
         from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
         from textsam.data.interchange import coco_to_set, samples_to_coco

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from textsam.cli.errors import errors_as_exit, usage_error
+from textsam.cli.errors import errors_as_exit, refuse_without_use, usage_error
 from textsam.cli.options import (
     Adapter,
     AuthorsFrame,
@@ -23,12 +25,14 @@ from textsam.cli.options import (
 from textsam.errors import ConfigError
 
 if TYPE_CHECKING:
+    from textsam.data.sample import Sample
     from textsam.evaluate.plan import Protocol
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Argument(help="Data root with manifest.json, or a folder with images/ and masks/."),
@@ -111,19 +115,28 @@ def evaluate(
 ) -> None:
     """Measure an adapter: Dice, IoU, NSD, HD95 per case, and how it answers for what is absent."""
     if compare is not None:
-        if data is not None or sets or concept:
-            raise usage_error(
-                "--compare reads two folders of results; give it without data, --set or --concept"
-            )
+        others = {str(one.name) for one in context.command.params} - {"compare", "out", "seed"}
+        refuse_without_use(context, "--compare reads two folders of results", *others)
         _compare(compare, out, seed)
         return
     if data is None or out is None:
         raise usage_error("give the data to evaluate on and -o FOLDER for the results")
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
+    if settle and faithfulness:
+        raise usage_error("--faithfulness refines a number of times; give it without --settle")
+    if faithfulness:
+        refuse_without_use(
+            context,
+            "--faithfulness asks by words alone, for all that is absent, and draws no worst cases",
+            *("prompts", "box_shift", "refine_with", "negatives", "worst"),
+        )
     protocol = _protocol(prompts, _shifts(box_shift))
     if bool(sets) == bool(concept):
         raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
+    if sets:
+        reason = "--set names split and kind of image with the set"
+        refuse_without_use(context, reason, "split", "modality")
     with errors_as_exit():
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
@@ -144,6 +157,8 @@ def evaluate(
             samples = samples_from_folder(data, str(concept), split=split, modality=modality)
             if limit is not None and limit < len(samples):
                 samples = [samples[i * len(samples) // limit] for i in range(limit)]
+        if negatives and (faithfulness or not protocol.geometric):
+            _say_unknown_modalities(samples)
         segmenter = load_model(
             model,
             adapter,
@@ -153,8 +168,6 @@ def evaluate(
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
         )
-        if settle and faithfulness:
-            raise usage_error("--faithfulness refines a number of times; give it without --settle")
         if faithfulness:
             from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
             from textsam.evaluate.faithfulness_table import faithfulness_table
@@ -175,6 +188,16 @@ def evaluate(
             worst=worst,
         )
     typer.echo(summary.table())
+
+
+def _say_unknown_modalities(samples: Sequence[Sample]) -> None:
+    """Why nothing that cannot be in an image is asked of some of them."""
+    from textsam.data.check import unknown_modality
+    from textsam.prompts import MODALITIES
+
+    images = Counter(sample.modality for sample in samples if sample.modality not in MODALITIES)
+    for modality, count in images.items():
+        typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
 
 
 def _compare(folders: tuple[Path, Path], out: Path | None, seed: int) -> None:

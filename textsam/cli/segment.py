@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -138,6 +139,8 @@ def segment(
     _check_out(out, mask_file, source, prompts, formats)
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
+    if shard is not None and not source.is_dir():
+        raise usage_error(f"--shard divides the inputs of a folder, and {source} is none")
     limits = {
         "max_pixels": max_pixels,
         "max_images": max_images,
@@ -147,7 +150,7 @@ def segment(
     chosen = tuple(formats or ())
     if mask_file is not None:
         chosen = (_MASK_SUFFIXES[mask_file.suffix.lower()],)
-    with errors_as_exit():
+    with errors_as_exit() as warned:
         from textsam.errors import ConfigError
         from textsam.folder.options import Options
         from textsam.folder.plan import make_plan
@@ -184,6 +187,8 @@ def segment(
             records = source.is_dir() or resume or sheet
             if records:
                 check_fresh(plan, resume=resume)
+            if not plan.inputs:
+                typer.echo(f"no input falls in this shard ({shard} of {source})", err=True)
         except ConfigError as error:
             raise usage_error(str(error)) from error
         from textsam.allocator import keep_freed_memory
@@ -200,7 +205,13 @@ def segment(
             authors_frame=True if authors_frame else None,
         )
         failed = _run(
-            segmenter, plan, records=records, resume=resume, batch_size=batch_size, as_json=as_json
+            segmenter,
+            plan,
+            records=records,
+            resume=resume,
+            batch_size=batch_size,
+            as_json=as_json,
+            warned=warned,
         )
     if failed:
         raise typer.Exit(EXIT_FAILED)
@@ -263,6 +274,7 @@ def _run(
     resume: bool,
     batch_size: int | None,
     as_json: bool,
+    warned: Sequence[str],
 ) -> bool:
     """Do it; tell whether anything failed."""
     from textsam.cli.segment_report import Console, print_report
@@ -289,7 +301,7 @@ def _run(
                 for item in plan.inputs:
                     write_run_coco(plan.out / f"{item.base}_coco.json", plan.prompts, lines)
     if as_json:
-        print_report(segmenter, plan, lines, console.counts)
+        print_report(segmenter, plan, lines, console.counts, warned)
     if records:
         typer.echo(f"{console.counts_text}; {summary.summary}", err=True)
     return console.counts["failed"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -49,7 +49,7 @@ class Console(Listener):
             TimeRemainingColumn(),
             TextColumn("{task.fields[images]} images"),
             console=terminal,
-            disable=len(plan.inputs) == 1 and not terminal.is_terminal,
+            disable=len(plan.inputs) < 2 and not (plan.inputs and terminal.is_terminal),
             # Lines may share the terminal with the bar; into a file or a pipe they go as they are.
             redirect_stdout=sys.stdout.isatty(),
         )
@@ -119,6 +119,7 @@ def print_report(
     plan: Plan,
     records: Callable[[], Iterable[InputRecord]],
     counts: dict[str, int],
+    warned: Sequence[str],
 ) -> None:
     """Print the report, holding the entries of one input at a time."""
     paths = {item.name: str(item.path) for item in plan.inputs}
@@ -128,6 +129,7 @@ def print_report(
         "model": segmenter.preset,
         "adapter": segmenter.adapter_name,
         "inputs": counts,
+        "warnings": list(warned),
     }
     lists = {
         "results": _results(plan.out, records()),

@@ -128,7 +128,14 @@ def verify_weights(
     else:
         for result in results:
             typer.echo(f"{result.status:9} {result.name}/{result.file}: {result.detail}")
-    if not all(result.ok for result in results):
+    bad = [result for result in results if not result.ok]
+    if bad:
+        names_of_bad = " ".join(dict.fromkeys(result.name for result in bad))
+        typer.echo(
+            f"error: {len(bad)} of {len(results)} files missing or damaged; fetch again: textsam "
+            f"weights download {names_of_bad}",
+            err=True,
+        )
         raise typer.Exit(1)
 
 

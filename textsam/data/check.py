@@ -30,8 +30,9 @@ from textsam.data.sample import (
 )
 from textsam.errors import DataError, ImageError
 from textsam.io.raster import read_image
+from textsam.prompts import MODALITIES, nearest_modality
 
-__all__ = ["Checker", "check_samples"]
+__all__ = ["Checker", "check_samples", "unknown_modality"]
 
 _MOST_VALUES = 8
 
@@ -83,6 +84,7 @@ class Checker:
             for sample in samples:
                 self._judge(sample, problems)
             self._judge_classes(samples, problems)
+            _judge_modalities(samples, problems)
             found += problems.found
         return found + list(self._repeated(parts))
 
@@ -225,6 +227,25 @@ def check_samples(
         files=checker.files,
         seconds=checker.seconds,
     )
+
+
+def unknown_modality(modality: str, images: int) -> str:
+    """What to say of images whose kind is not in the vocabulary."""
+    close = nearest_modality(modality)
+    known = f"the closest is {close!r}" if close else ", ".join(MODALITIES)
+    return (
+        f"{images} image(s) of the kind {modality!r}, which is none of the known names ({known}), "
+        "so no concept is ruled out in them"
+    )
+
+
+def _judge_modalities(samples: Sequence[Sample], problems: Problems) -> None:
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for sample in samples:
+        if sample.modality not in (*MODALITIES, "unknown"):
+            counts[sample.dataset, sample.modality] += 1
+    for (dataset, modality), images in counts.items():
+        problems.add("unknown-modality", dataset, unknown_modality(modality, images))
 
 
 def _image_facts(path: Path) -> _ImageFacts:

@@ -32,7 +32,7 @@ from textsam.io.raster import read_image, write_mask, write_picture
 __all__ = ["PATIENT_PATTERN", "PUBLISHED", "Expected", "PreparedEus", "prepare_eus"]
 
 SPLITS = ("train", "val", "test")
-CONCEPT, MODALITY = "tumor", "endoscopic ultrasound"
+CONCEPT = "tumor"
 RECORD_FILE = "eus.json"
 
 PATIENT_PATTERN = r"([^/]+)/|([A-Za-z]+[-_ ]?\d+)"
@@ -264,7 +264,8 @@ def _difference(count: int, wanted: int) -> str:
 
 
 def _sample(pair: _Pair) -> Sample:
-    return Sample("eus", MODALITY, pair.stem, pair.image, (Target(CONCEPT, pair.mask),))
+    # Only to be checked: the kind of image is for the configuration to say.
+    return Sample("eus", "unknown", pair.stem, pair.image, (Target(CONCEPT, pair.mask),))
 
 
 def _with_ones(report: DataReport, checker: Checker) -> DataReport:

@@ -50,6 +50,7 @@ Kind = Literal[
     "odd-mask-values",
     "repeated-image",
     "crowd-left-out",
+    "unknown-modality",
 ]
 
 KINDS: Mapping[Kind, str] = MappingProxyType(
@@ -78,12 +79,19 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "odd-mask-values": "0/255 masks with values between, as JPEG leaves them",
         "repeated-image": "one image, by its pixels, under two names in one part",
         "crowd-left-out": "concepts that are not asked where a crowd of them is",
+        "unknown-modality": "kinds of image of which it is not known what cannot be in them",
     }
 )
 """Kind of problem -> what it is, in words."""
 
 WARNINGS: frozenset[Kind] = frozenset(
-    {"all-foreground", "odd-mask-values", "repeated-image", "crowd-left-out"}
+    {
+        "all-foreground",
+        "odd-mask-values",
+        "repeated-image",
+        "crowd-left-out",
+        "unknown-modality",
+    }
 )
 """Kinds that keep no data from being used."""
 

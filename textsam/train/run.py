@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
@@ -108,6 +109,9 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
     """
     config, state, processes = run.config, run.state, run.processes
     _begin_together(run)
+    if progress and processes.is_main and run.data_warnings:
+        told = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+        told.print(f"warning: the data can be used, but\n{run.data_warnings}")
     total = run.total_steps
     last = min(total, stop_after or total)
     val_every = config.val_every or max(

@@ -32,7 +32,8 @@ class ContextSettings(Section):
 
     Attributes:
         n_tokens: b.
-        depth: t.
+        depth: t. A training configuration that does not give it takes all layers of its preset's
+            text encoder, which are as many as here in the paper.
         text_dropout: the frozen text encoder's dropout stays on in training, as in the authors'
             code.
     """

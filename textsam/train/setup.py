@@ -58,6 +58,7 @@ class Run:
     authors_frame: bool = False
     continued_from: str | None = None
     processes: Processes = field(default_factory=Processes)
+    data_warnings: str = ""
 
     def side_at(self, step: int) -> tuple[int, int]:
         """Image side of an optimiser step, and the step before which it changes next."""
@@ -236,6 +237,7 @@ def setup(
         authors_frame=authors_frame,
         continued_from=continued_from,
         processes=processes,
+        data_warnings=checked.report.text(),
     )
 
 

@@ -1,0 +1,54 @@
+"""Which options of `textsam data` have a say, by what is given as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from textsam.cli.errors import refuse_without_use, usage_error
+
+__all__ = ["check_one_concept", "check_sources", "is_configuration"]
+
+
+def is_configuration(data: Path) -> bool:
+    """Whether what is given as data is a training configuration, by its name."""
+    return data.suffix.lower() in (".yaml", ".yml")
+
+
+def check_sources(
+    context: typer.Context,
+    data: Path | None,
+    sets: list[str] | None,
+    concept: list[str] | None,
+    *,
+    plain: bool = False,
+) -> None:
+    """Refuse options that the data given have no use for; exit code 2.
+
+    Args:
+        context: of the call.
+        data: a configuration, a data root or a plain folder; None for COCO files.
+        sets: splits of the manifest, or settings.
+        concept: of the plain folders.
+        plain: folders inside of `data` are named.
+    """
+    from textsam.data.manifest import MANIFEST_NAME
+
+    if data is None:
+        refuse_without_use(context, "--coco says what is read", "folder", "sets")
+    elif is_configuration(data):
+        refuse_without_use(context, f"{data} says what is read", "folder", "concept")
+    elif not plain and (sets or (data / MANIFEST_NAME).is_file()):
+        refuse_without_use(context, "the manifest says what the masks show", "concept")
+    else:
+        check_one_concept(concept)
+
+
+def check_one_concept(concept: list[str] | None) -> None:
+    """Refuse several concepts for the masks of plain folders; exit code 2."""
+    if concept is not None and len(concept) > 1:
+        raise usage_error(
+            f"--concept {' --concept '.join(concept)}: the masks of a plain folder show one "
+            "thing; give one name"
+        )
