@@ -23,6 +23,7 @@ __all__ = [
 MODALITIES: tuple[str, ...] = (
     "breast ultrasound",
     "forearm ultrasound",
+    "endoscopic ultrasound",
     "brain MRI",
     "cardiac MRI",
     "chest X-ray",
@@ -81,6 +82,7 @@ _TABLE = (
         # tissue is often tumor tissue: unknown there, hence listed.
         (
             "breast ultrasound",
+            "endoscopic ultrasound",
             "brain MRI",
             "chest X-ray",
             "colonoscopy",
@@ -131,8 +133,9 @@ _TABLE = (
     Concept(
         "lung",
         ("lung field", "pulmonary field", "lung region", "lung area"),
-        # Cardiac MRI shows lung around the heart; a breast scan may reach the pleura.
-        ("chest X-ray", "cardiac MRI", "breast ultrasound"),
+        # Cardiac MRI shows lung around the heart; a scan of the breast or from inside may reach
+        # the pleura.
+        ("chest X-ray", "cardiac MRI", "breast ultrasound", "endoscopic ultrasound"),
         {"chest X-ray": ("both lungs", "left and right lung", "right and left lung")},
         ("left lung", "right lung", "upper lobe", "lung lobe", "pleura", "thorax"),
     ),
@@ -171,7 +174,7 @@ _TABLE = (
     Concept(
         "polyp",
         ("colorectal polyp", "colon polyp", "colonic polyp", "intestinal polyp"),
-        ("colonoscopy",),
+        ("colonoscopy", "endoscopic ultrasound"),
         related=("adenoma", "gastric polyp", "hyperplastic polyp"),
     ),
     Concept(
@@ -208,7 +211,7 @@ _TABLE = (
             "right cardiac ventricle",
             "right ventricle of the heart",
         ),
-        ("cardiac MRI", "brain MRI", "chest X-ray"),
+        ("cardiac MRI", "brain MRI", "chest X-ray", "endoscopic ultrasound"),
         {},
         ("ventricle", "right atrium", "heart"),
     ),
@@ -223,7 +226,7 @@ _TABLE = (
             "left cardiac ventricle",
             "left ventricle of the heart",
         ),
-        ("cardiac MRI", "brain MRI", "chest X-ray"),
+        ("cardiac MRI", "brain MRI", "chest X-ray", "endoscopic ultrasound"),
         {},
         ("ventricle", "left atrium", "heart"),
     ),
@@ -238,7 +241,7 @@ _TABLE = (
             "lv wall",
             "left ventricular wall",
         ),
-        ("cardiac MRI", "chest X-ray"),
+        ("cardiac MRI", "chest X-ray", "endoscopic ultrasound"),
         {},
         ("heart", "pericardium", "endocardium", "scar", "septum"),
     ),
@@ -281,16 +284,16 @@ EVERYDAY = (
 CLINICAL_DISTRACTORS: Mapping[str, tuple[str, ...]] = {
     "bone fracture": ("chest X-ray",),
     "fetal head": (),
-    "kidney stone": (),
+    "kidney stone": ("endoscopic ultrasound",),
     "prostate": (),
     "tooth": ("chest X-ray",),
     "knee meniscus": (),
     "thyroid": ("chest X-ray",),
-    "liver": ("chest X-ray", "cardiac MRI", "microscopy"),
-    "spleen": ("chest X-ray", "cardiac MRI", "microscopy"),
+    "liver": ("chest X-ray", "cardiac MRI", "microscopy", "endoscopic ultrasound"),
+    "spleen": ("chest X-ray", "cardiac MRI", "microscopy", "endoscopic ultrasound"),
     "optic disc": ("retinal fundus",),
-    "gallbladder": ("chest X-ray", "cardiac MRI"),
-    "surgical instrument": ("colonoscopy",),
+    "gallbladder": ("chest X-ray", "cardiac MRI", "endoscopic ultrasound"),
+    "surgical instrument": ("colonoscopy", "endoscopic ultrasound"),
 }
 
 # Words of their own that are one letter away from a word of a concept's name, and begin alike; a
@@ -314,6 +317,8 @@ IMAGE_KINDS: Mapping[str, str] = MappingProxyType(
     {
         "breast ultrasound": "ultrasound",
         "forearm ultrasound": "ultrasound",
+        # From inside the body, among organs that no transducer on the skin of breast or arm sees.
+        "endoscopic ultrasound": "endoscopic ultrasound",
         "brain MRI": "MRI",
         "cardiac MRI": "MRI",
         "chest X-ray": "X-ray",
