@@ -84,6 +84,21 @@ def test_where_nothing_absent_can_be_asked_for_that_is_said(
         assert "(the closest is 'brain MRI')" in done.stderr
 
 
+def test_what_refinement_takes_needs_a_refinement(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    call = ("evaluate", data, "--concept", "tumor", "-o", tmp_path / "out", "--refine-with")
+    for given in (("box", "--refine", "0"), ("box", "--prompts", "geometry")):
+        done = run(*call, *given)
+        assert done.exit_code == 2
+        assert "nothing is refined" in done.stderr
+    assert not (tmp_path / "out").exists()
+    for number, given in enumerate((("box", "--refine", "1"), ("none", "--refine", "0"))):
+        done = run(*call[:5], tmp_path / str(number), "--refine-with", *given)
+        assert done.exit_code == 0, done.output
+        assert header(tmp_path / str(number))["refine_with"] == given[0]
+
+
 def test_box_shifts(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = evaluated(

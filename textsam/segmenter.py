@@ -151,8 +151,8 @@ class Segmenter:
             boxes: a manual box (x_min, y_min, x_max, y_max) that joins the text; with a list of
                 prompts, a list with one entry (or None) per prompt.
             strict: raise for a prompt the adapter was not trained for, instead of warning.
-            refine_with: what refinement takes from a mask, a `RefineWith` or its name; default:
-                what the adapter asks for.
+            refine_with: what refinement, if there is any, takes from a mask, a `RefineWith` or its
+                name; default: what the adapter asks for.
             seed: of random refinement points, together with image and prompt.
 
         Returns:

@@ -168,6 +168,14 @@ def evaluate(
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
         )
+        if refine is None:
+            own = segmenter.config
+            refines = not protocol.geometric and bool(own.refine or any(own.refine_for.values()))
+        else:
+            refines = refine > 0
+        if not (refines or settle or refine_with == "none"):
+            reason = "nothing is refined, so that --refine-with is without effect: add --refine 1"
+            refuse_without_use(context, f"{reason} or more", "refine_with")
         if faithfulness:
             from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
             from textsam.evaluate.faithfulness_table import faithfulness_table
