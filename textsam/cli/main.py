@@ -18,7 +18,7 @@ from textsam.cli.pacs import pacs
 from textsam.cli.saliency import saliency
 from textsam.cli.segment import segment
 from textsam.cli.serve import serve
-from textsam.cli.train import calibrate, convert, train
+from textsam.cli.train import average, calibrate, convert, train
 
 __all__ = ["app"]
 
@@ -34,6 +34,7 @@ app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
 app.command()(ablate)
+app.command()(average)
 app.command()(calibrate)
 app.command()(convert)
 app.command()(saliency)

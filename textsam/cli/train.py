@@ -1,4 +1,4 @@
-"""`textsam train`, `calibrate` and `convert`: make an adapter."""
+"""`textsam train`, `average`, `calibrate` and `convert`: make an adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from textsam.cli.errors import errors_as_exit
 from textsam.cli.options import AuthorsFrame, Device, Precision, SamCheckpoint, TextEncoderFolder
 
-__all__ = ["calibrate", "convert", "train"]
+__all__ = ["average", "calibrate", "convert", "train"]
 
 
 def train(
@@ -75,6 +75,22 @@ def convert(
         f"{config.architecture.context_tokens} context tokens at depth "
         f"{config.architecture.context_depth}, prompts: {', '.join(config.prompts)}"
     )
+
+
+def average(
+    first: Annotated[Path, typer.Argument(help="Adapter folder that the other goes on from.")],
+    second: Annotated[Path, typer.Argument(help="Adapter folder, e.g. RUN/best.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Adapter folder to write.")],
+    weight: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the second in every number.")
+    ] = 0.5,
+) -> None:
+    """Average an adapter with the one it goes on from; calibrate the result."""
+    with errors_as_exit():
+        from textsam.average import average_adapters
+
+        config = average_adapters(first, second, out, weight=weight)
+    typer.echo(f"{out}: {config.name}, not calibrated")
 
 
 def calibrate(

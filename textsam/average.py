@@ -1,0 +1,85 @@
+"""Average two adapters of one lineage: what a later training forgot comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textsam.adapters import TENSORS_FILE, AdapterConfig, check_tensors, read_adapter_config
+from textsam.checkpoint import save_adapter
+from textsam.errors import AdapterError, ConfigError
+from textsam.tensors import load_tensors
+
+__all__ = ["average_adapters"]
+
+
+def average_adapters(
+    first: str | Path, second: str | Path, out: str | Path, *, weight: float = 0.5
+) -> AdapterConfig:
+    """Write the adapter whose every number is `(1 - weight) · first + weight · second`.
+
+    Along the straight line between the beginning and the end of a fine-tuning, accuracy on both
+    the old and the new data is often above that of either end (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022). That holds for adapters of which one goes on from
+    the other; the average of two that began apart is of no use. The low-rank factors of LoRA are
+    averaged each for itself, which is another model than the average of their products.
+
+    The result is not calibrated: it has no score map, threshold, refinement or kinds of image.
+
+    Args:
+        first: adapter folder; the one that the other goes on from.
+        second: adapter folder, whose name, prompts and terms the result has.
+        out: adapter folder to write.
+        weight: of the second, in [0, 1].
+
+    Raises:
+        ConfigError: a weight outside of [0, 1].
+        AdapterError: a folder that is none, or adapters of another shape or base, or with another
+            choice of what the score comes from.
+    """
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"weight is {weight}; give the second adapter's share, in [0, 1]")
+    folders = (Path(first), Path(second))
+    configs = []
+    for folder in folders:
+        configs.append(read_adapter_config(folder))
+        check_tensors(folder, configs[-1])
+    old, new = configs
+    for name in ("preset", "architecture", "base", "score", "authors_frame"):
+        if getattr(old, name) != getattr(new, name):
+            raise AdapterError(
+                f"{first} and {second} differ in {name} ({getattr(old, name)} and "
+                f"{getattr(new, name)}); average adapters of which one goes on from the other"
+            )
+    before, after = (load_tensors(folder / TENSORS_FILE) for folder in folders)
+    odd = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if name not in before or name not in after or before[name].shape != after[name].shape
+    )
+    if odd:
+        raise AdapterError(f"{first} and {second} do not have the same tensors: {', '.join(odd)}")
+    tensors = {
+        name: (1 - weight) * before[name].float() + weight * after[name].float() for name in before
+    }
+    averaged = [
+        {"name": config.name, "tensors_sha256": config.tensors_sha256, "weight": share}
+        for config, share in zip(configs, (1 - weight, weight), strict=True)
+    ]
+    config = AdapterConfig(
+        **new.model_dump(include=_KEPT), training={**new.training, "averaged": averaged}
+    )
+    save_adapter(out, config, tensors)
+    return config
+
+
+_KEPT = {
+    "name",
+    "preset",
+    "architecture",
+    "prompts",
+    "score",
+    "authors_frame",
+    "base",
+    "terms",
+    "mask_threshold",
+}
