@@ -11,6 +11,19 @@ from textsam.tensors import load_tensors
 
 __all__ = ["average_adapters"]
 
+# What of a configuration calibration does not decide.
+_KEPT = {
+    "name",
+    "preset",
+    "architecture",
+    "prompts",
+    "score",
+    "authors_frame",
+    "base",
+    "terms",
+    "mask_threshold",
+}
+
 
 def average_adapters(
     first: str | Path, second: str | Path, out: str | Path, *, weight: float = 0.5
@@ -70,16 +83,3 @@ def average_adapters(
     )
     save_adapter(out, config, tensors)
     return config
-
-
-_KEPT = {
-    "name",
-    "preset",
-    "architecture",
-    "prompts",
-    "score",
-    "authors_frame",
-    "base",
-    "terms",
-    "mask_threshold",
-}

@@ -1,0 +1,94 @@
+"""Averaging adapters: the numbers, what the result says of itself, and what does not fit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from cli_runs import run
+from safetensors.torch import load_file
+from tiny import loud_model, tiny_config
+
+from textsam.adapters import AdapterConfig, read_adapter_config
+from textsam.average import average_adapters
+from textsam.checkpoint import load_adapter, save_adapter
+from textsam.errors import AdapterError, ConfigError
+from textsam.model.build import Architecture
+from textsam.model.tuning import Tuning, trainable_state
+
+SHAPE = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4))
+
+
+def adapter(folder: Path, seed: int, **changes: object) -> AdapterConfig:
+    config = tiny_config(SHAPE).model_copy(
+        update={"name": folder.name, "training": {"step": seed}, **changes}
+    )
+    save_adapter(folder, config, trainable_state(loud_model(SHAPE, seed).model))
+    return read_adapter_config(folder)
+
+
+def test_every_number_is_weighted(tmp_path: Path) -> None:
+    old = adapter(tmp_path / "old", 1)
+    new = adapter(tmp_path / "new", 2, found_threshold=0.3, score_map=((0.0, 0.0), (1.0, 0.9)))
+    average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / "mean", weight=0.25)
+    one, other, mean = (
+        load_file(tmp_path / name / "adapter.safetensors") for name in ("old", "new", "mean")
+    )
+    assert mean.keys() == one.keys()
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, one[name] + 0.25 * (other[name] - one[name]))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    config = load_adapter(tmp_path / "mean", loud_model(SHAPE))
+    assert (config.name, config.prompts, config.terms) == ("new", new.prompts, new.terms)
+    assert (config.found_threshold, config.score_map, config.kinds) == (0.0, (), None)
+    assert config.training == {
+        "step": 2,
+        "averaged": [
+            {"name": "old", "tensors_sha256": old.tensors_sha256, "weight": 0.75},
+            {"name": "new", "tensors_sha256": new.tensors_sha256, "weight": 0.25},
+        ],
+    }
+
+
+def test_the_ends_are_the_adapters_themselves(tmp_path: Path) -> None:
+    for seed, name in enumerate(("old", "new")):
+        adapter(tmp_path / name, seed)
+    for weight, name in ((0.0, "old"), (1.0, "new")):
+        average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / "end", weight=weight)
+        own = load_file(tmp_path / name / "adapter.safetensors")
+        end = load_file(tmp_path / "end" / "adapter.safetensors")
+        assert all(torch.equal(end[key], tensor) for key, tensor in own.items())
+
+
+def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    adapter(tmp_path / "old", 1)
+    adapter(tmp_path / "new", 2)
+    adapter(tmp_path / "based", 2, base={"litemedsam": "0" * 64})
+    other = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=2))
+    save_adapter(tmp_path / "thin", tiny_config(other), trainable_state(loud_model(other, 3).model))
+    tensors = load_file(tmp_path / "new" / "adapter.safetensors")
+    tensors.pop(min(tensors))
+    save_adapter(tmp_path / "short", read_adapter_config(tmp_path / "new"), tensors)
+    shutil.copytree(tmp_path / "new", tmp_path / "broken")
+    with (tmp_path / "broken" / "adapter.safetensors").open("ab") as file:
+        file.write(b"x")
+    for second, words in (
+        ("based", "differ in base"),
+        ("thin", "differ in architecture"),
+        ("short", "do not have the same tensors"),
+        ("broken", "sha256|SHA-256"),
+        ("none", "none"),
+    ):
+        with pytest.raises(AdapterError, match=words):
+            average_adapters(tmp_path / "old", tmp_path / second, tmp_path / "mean")
+    with pytest.raises(ConfigError, match=r"weight is 1\.5"):
+        average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / "mean", weight=1.5)
+    assert not (tmp_path / "mean").exists()
+    done = run("average", tmp_path / "old", tmp_path / "new", "-o", tmp_path / "mean")
+    assert done.exit_code == 0, done.output
+    assert "not calibrated" in done.stdout
+    failed = run("average", tmp_path / "old", tmp_path / "thin", "-o", tmp_path / "mean")
+    assert failed.exit_code == 1
+    assert "differ in architecture" in failed.stderr
