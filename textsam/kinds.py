@@ -125,7 +125,8 @@ class ImageKinds(Section):
 
     def scores(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
         """(K,) `weights · mean + biases` of a (C,) mean."""
-        return np.asarray(self.weights) @ mean + np.asarray(self.biases)
+        scores: NDArray[np.float64] = np.asarray(self.weights) @ mean + np.asarray(self.biases)
+        return scores
 
     def look(self, mean: NDArray[np.float64]) -> Look:
         """What kind of image this is.

@@ -72,12 +72,13 @@ def coco_to_set(
     concepts = list(
         dict.fromkeys(t.concept for part in samples.values() for s in part for t in s.targets)
     )
-    for part, those in samples.items():
+    for part_name, those in samples.items():
         own = {target.concept for sample in those for target in sample.targets}
         if missing := sorted(set(concepts) - own):
             raise DataError(
-                f"the part {part!r} has no category {', '.join(missing)}, which another part has; "
-                "a set has the same concepts in all its parts: name the common ones with concepts"
+                f"the part {part_name!r} has no category {', '.join(missing)}, which another part "
+                "has; a set has the same concepts in all its parts: name the common ones with "
+                "concepts"
             )
     check_samples(samples, found, allowed=allowed).raise_errors("Nothing was written.")
     folders = _mask_folders(concepts)
