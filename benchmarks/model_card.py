@@ -247,6 +247,12 @@ def _recipe(config: dict[str, Any], log: list[dict[str, str]]) -> str:
             f"| {step} | {found['val_loss']:.3f} | {found['val_dice']:.3f} "
             f"| {100 * found['val_false_positive_rate']:.0f} % |"
         )
+    if averaged := training.get("averaged"):
+        shares = " and ".join(f"{one['weight']:g} of {one['name']}" for one in averaged)
+        lines += ["", f"`textsam average` then took the mean: {shares}, the last being this run's."]
+    if kinds := config.get("kinds"):
+        told = ", ".join(kinds["names"])
+        lines += ["", f"From training images it learned to tell kinds of image apart: {told}."]
     if calibration:
         chosen = (
             "`textsam calibrate` then chose, on the same validation images, refinement "

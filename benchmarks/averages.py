@@ -1,0 +1,89 @@
+"""Averages of an adapter and the one it goes on from, on the validation images of a configuration.
+
+    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage1 \\
+        runs/generalist/best --data data -o benchmarks/results/generalist/averages.md
+
+How much of the second is best is a choice like any other, so validation images make it. They are
+asked by the word alone at the model's own side, as at the end of a training; nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from textsam.average import average_adapters
+from textsam.config import TrainConfig, read_config
+from textsam.evaluate.tables import markdown
+from textsam.io.atomic import atomic_path
+from textsam.model.build import assemble, load_parts
+from textsam.train.run import architecture_from, setup
+from textsam.train.validate import Validation, validate
+
+
+def validated(config: TrainConfig) -> Validation:
+    """What a training of this configuration would find in validation before its first step."""
+    backbone, encoder = load_parts(config.preset)
+    run = setup(config, assemble(backbone, encoder, architecture_from(config)))
+    run.built.set_side(run.side_px)
+    return validate(run.forward, run.val_set, run.val_keys, config.loss, run.processes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Average, validate, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--weights", default="0,0.5,0.7,1", help="shares of the second adapter")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    found: dict[float, Validation] = {}
+    for weight in map(float, options.weights.split(",")):
+        with tempfile.TemporaryDirectory() as scratch:
+            mean = Path(scratch) / "mean"
+            average_adapters(options.first, options.second, mean, weight=weight)
+            changes = [f"data.root={options.data}", f"out={scratch}", f"init_adapter={mean}"]
+            found[weight] = validated(read_config(options.config, changes))
+        sys.stderr.write(f"{weight}: {found[weight].dice:.4f}\n")
+    groups = sorted({group for one in found.values() for group in one.dice_by_group})
+    rows = [
+        (
+            f"{weight:g}",
+            f"{one.loss:.4f}",
+            f"{100 * one.dice:.1f}",
+            f"{100 * one.false_positive_rate:.1f}",
+            *(f"{100 * one.dice_by_group[group]:.1f}" for group in groups),
+        )
+        for weight, one in found.items()
+    ]
+    head = ("share of the second", "loss", "Dice %", "absent, answered %", *groups)
+    # Names alone: where the folders lie on this machine is nobody's business.
+    command = (
+        f"python benchmarks/averages.py {options.config.name} {options.first.name} "
+        f"{options.second.parent.name}/{options.second.name} --weights {options.weights}"
+    )
+    text = (
+        f"# Averages of {options.first.name} and {options.second.parent.name}\n\n"
+        f"{markdown(head, rows, 1)}\n\nValidation images, Dice at the model's side by the word "
+        f"alone; the mean is over the columns to its right. Made by `{command}` on "
+        f"{platform.platform()}, {os.cpu_count()} cores; torch {torch.__version__}; "
+        f"{datetime.now(UTC).date()}. Nothing is drawn at random.\n"
+    )
+    with atomic_path(options.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
