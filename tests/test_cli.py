@@ -52,7 +52,7 @@ def test_wrong_usage_is_exit_code_2(asked: list[dict[str, Any]], tmp_path: Path)
         f"-o {mask} is a file": ("segment", tmp_path / "in", "tumor", "-o", mask),
         "more than one mask": ("segment", image, "tumor", "lung", "-o", mask),
         "holds no image": ("segment", tmp_path / "empty", "tumor", "-o", out),
-        "masks are written as": ("segment", image, "tumor", "-o", tmp_path / "m.jpg"),
+        "only a mask as .png": ("segment", image, "tumor", "-o", tmp_path / "m.jpg"),
         "would overwrite": ("segment", image, "tumor", "-o", image),
         "No such command": ("segmnt", image),
         "give either --set": ("evaluate", tmp_path / "in", "-o", out),

@@ -21,6 +21,7 @@ from textsam.data.folder import Selection, samples_from_folder, samples_from_man
 from textsam.data.manifest import read_manifest, read_split, split_names
 from textsam.data.sample import Sample, Target, load_sample, read_mask
 from textsam.errors import DataError
+from textsam.frame import SquareGeometry
 from textsam.prompts import CONCEPTS, certainly_absent, distractors_for, meanings
 
 MANIFEST: dict[str, Any] = {
@@ -665,7 +666,8 @@ def test_large_images_are_reduced_before_augmentation(root: Path) -> None:
     data = train_set(root, size_px=16, augment=spy)
     item = data[(0, 0)]  # 40 x 60
     assert sizes == [(21, 32)]
-    assert item.size_px == (10, 16)
+    # As at inference: 40 · 16 / 60 is 10.67.
+    assert item.size_px == (11, 16) == SquareGeometry((40, 60), 16).valid_px
     train_set(root, size_px=32, augment=spy)[(0, 0)]
     assert sizes[1] == (40, 60)
 
