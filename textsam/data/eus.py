@@ -32,7 +32,7 @@ from textsam.io.raster import read_image, write_mask, write_picture
 __all__ = ["PATIENT_PATTERN", "PUBLISHED", "Expected", "PreparedEus", "prepare_eus"]
 
 SPLITS = ("train", "val", "test")
-CONCEPT = "tumor"
+CONCEPT, MODALITY = "tumor", "endoscopic ultrasound"
 RECORD_FILE = "eus.json"
 
 PATIENT_PATTERN = r"([^/]+)/|([A-Za-z]+[-_ ]?\d+)"
@@ -264,8 +264,7 @@ def _difference(count: int, wanted: int) -> str:
 
 
 def _sample(pair: _Pair) -> Sample:
-    # Only to be checked: the kind of image is for the configuration to say.
-    return Sample("eus", "unknown", pair.stem, pair.image, (Target(CONCEPT, pair.mask),))
+    return Sample("eus", MODALITY, pair.stem, pair.image, (Target(CONCEPT, pair.mask),))
 
 
 def _with_ones(report: DataReport, checker: Checker) -> DataReport:
