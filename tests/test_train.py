@@ -216,6 +216,13 @@ def test_validation_once_per_epoch_and_at_the_end(root: Path) -> None:
     assert list(logged(run, "val_loss")) == [3, 6, 7]
 
 
+def test_progress_goes_to_standard_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(begin(run_config(root, epochs=1.0)), progress=True)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "val loss" in said.err
+
+
 def test_a_run_continues_from_an_adapter(root: Path) -> None:
     first = train(run_config(root))
     adapter = str(first.folder / "last")

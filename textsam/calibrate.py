@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from textsam.data.ask import PromptConfig, PromptSampler
@@ -295,7 +296,12 @@ def calibrate(
     )
     answers: list[Answer] = []
     with torch.inference_mode():
-        for sample in track(samples, description="calibrating", disable=not progress):
+        for sample in track(
+            samples,
+            description="calibrating",
+            console=Console(stderr=True),
+            disable=not progress,
+        ):
             answers += _answers(open_minded, sample, passes)
     chosen = choose_refinements(answers)
     known = tuple(

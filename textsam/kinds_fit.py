@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from textsam.data.augment import Augment, AugmentConfig
@@ -130,7 +131,12 @@ def fit_kinds(
     means, kinds = [], []
     with torch.inference_mode():
         for number, sample in enumerate(
-            track(chosen, description="kinds of image", disable=not progress)
+            track(
+                chosen,
+                description="kinds of image",
+                console=Console(stderr=True),
+                disable=not progress,
+            )
         ):
             pixels, masks = load_sample(sample)
             changed, _ = change(pixels, list(masks.values()), np.random.default_rng((seed, number)))

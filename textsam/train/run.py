@@ -123,6 +123,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[status]}"),
+        console=Console(stderr=True),
         disable=not (progress and processes.is_main),
     )
     log_of: AbstractContextManager[RunLog | None] = nullcontext()
