@@ -21,7 +21,7 @@ from textsam.calibrate import (
     calibrate,
     choose_refinements,
     choose_threshold,
-    equal_weights,
+    group_weights,
 )
 from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
@@ -74,15 +74,20 @@ def test_threshold_meets_every_demand() -> None:
 
 
 def test_a_large_group_does_not_hide_a_small_one() -> None:
-    # 98 of one group come back empty by themselves, the two of the other do not.
-    scores, groups = [-1.0] * 98 + [0.6, 0.6], ["large"] * 98 + ["small"] * 2
-    assert choose_threshold([0.9], [demand(0.95, *scores)]) == 0.0
-    weights = list(equal_weights(groups))
-    assert choose_threshold([0.9], [Demand(scores, weights, 0.95)]) == pytest.approx(0.75)
+    # 88 of one group come back empty by themselves, the twelve of the other do not.
+    scores, groups = [-1.0] * 88 + [0.6] * 12, ["large"] * 88 + ["small"] * 12
+    assert choose_threshold([0.9], [demand(0.85, *scores)]) == 0.0
+    weights = list(group_weights(groups))
+    assert choose_threshold([0.9], [Demand(scores, weights, 0.85)]) == pytest.approx(0.75)
 
 
-def test_equal_weights() -> None:
-    assert equal_weights(["a", "b", "a", "a"]) == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])
+def test_group_weights() -> None:
+    groups = ["a"] * 30 + ["b"] * 10
+    assert group_weights(groups) == pytest.approx([1 / 60] * 30 + [1 / 20] * 10)
+    # Five members have half the say of ten or more.
+    groups = ["a"] * 30 + ["b"] * 5
+    assert group_weights(groups) == pytest.approx([2 / 90] * 30 + [1 / 15] * 5)
+    assert group_weights(["a", "b", "a", "a"]) == pytest.approx([1 / 4] * 4)
 
 
 def test_threshold_is_zero_when_masks_alone_suffice() -> None:

@@ -34,7 +34,7 @@ __all__ = [
     "calibrate",
     "choose_refinements",
     "choose_threshold",
-    "equal_weights",
+    "group_weights",
 ]
 
 # A further pass must earn its cost: differences below this are noise on a validation set, and a box
@@ -46,6 +46,9 @@ MIN_DICE = 0.25
 # and of those that the data say are not in this very image.
 EMPTY_MODALITY = 0.95
 EMPTY_ANNOTATED = 0.85
+# Answers from which a pair of concept and kind of image has its full say. Two images should not
+# decide as much as fifty.
+FULL_SAY = 10
 # The score of an empty mask, which no threshold lets pass.
 _EMPTY = -1.0
 
@@ -77,7 +80,7 @@ class Calibration:
     """What was chosen, and what it does on the images it was chosen on.
 
     Rates and means marked "weighted" give every pair of concept and kind of image the same say,
-    however many images it has.
+    however many images it has; those of fewer than `FULL_SAY` answers have less.
 
     Attributes:
         prompts: concepts the adapter knows: those trained whose mean Dice is not below `MIN_DICE`.
@@ -150,10 +153,15 @@ def choose_refinements(answers: Iterable[Answer]) -> dict[str, tuple[int, tuple[
     return chosen
 
 
-def equal_weights(groups: Sequence[object]) -> NDArray[np.float64]:
-    """(N,) weights that sum to 1 and give every group the same share, each of its members alike."""
+def group_weights(groups: Sequence[object]) -> NDArray[np.float64]:
+    """(N,) weights that sum to 1. Every group has the same share, and its members alike in it.
+
+    A group of fewer than `FULL_SAY` members has a share in proportion to them.
+    """
     sizes = Counter(groups)
-    return np.array([1 / (len(sizes) * sizes[group]) for group in groups], dtype=np.float64)
+    shares = {group: min(size, FULL_SAY) / size for group, size in sizes.items()}
+    weights = np.array([shares[group] for group in groups], dtype=np.float64)
+    return weights / weights.sum()
 
 
 def choose_threshold(present: Sequence[float], demands: Iterable[Demand]) -> float:
@@ -234,7 +242,7 @@ def _weights(answers: Sequence[_Final]) -> NDArray[np.float64]:
     for kind in kinds:
         inside = [i for i, answer in enumerate(answers) if answer.kind == kind]
         share = 1.0 if len(kinds) == 1 else 0.5 if kind == "present" else 0.5 / absences
-        weights[inside] = share * equal_weights([answers[i].group for i in inside])
+        weights[inside] = share * group_weights([answers[i].group for i in inside])
     weights /= weights.sum()
     return weights
 
@@ -268,7 +276,8 @@ def calibrate(
     """Decide refinement, the score map and the found threshold on validation images.
 
     Every pair of concept and kind of image has the same weight in the map and in the shares that
-    must come back empty, so that a large set does not hide a small one.
+    must come back empty, so that a large set does not hide a small one; a pair of fewer than
+    `FULL_SAY` answers has less.
 
     Args:
         segmenter: its own score map and found threshold are set aside.
@@ -343,7 +352,7 @@ def calibrate(
         [
             Demand(
                 [a.score for a in by_kind[kind]],
-                list(equal_weights([a.group for a in by_kind[kind]])),
+                list(group_weights([a.group for a in by_kind[kind]])),
                 rate,
             )
             for kind, rate in rates.items()
@@ -356,11 +365,11 @@ def calibrate(
         group = by_kind[kind]
         if not group:
             return None
-        weights = equal_weights([a.group for a in group])
+        weights = group_weights([a.group for a in group])
         # Sums of weights round, and a share above 1 would be odd to read.
         return round(float(weights @ [a.score < threshold for a in group]), 6)
 
-    weights = equal_weights([a.group for a in present])
+    weights = group_weights([a.group for a in present])
     found = np.array([a.score >= threshold for a in present])
     overlap = np.array([a.dice for a in present])
     absent = [*by_kind["absent_annotated"], *by_kind["absent_modality"]]
