@@ -161,7 +161,8 @@ def group_weights(groups: Sequence[object]) -> NDArray[np.float64]:
     sizes = Counter(groups)
     shares = {group: min(size, FULL_SAY) / size for group, size in sizes.items()}
     weights = np.array([shares[group] for group in groups], dtype=np.float64)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def choose_threshold(present: Sequence[float], demands: Iterable[Demand]) -> float:

@@ -24,11 +24,11 @@ from textsam.export.record import (
 from textsam.export.session import open_session
 from textsam.io.image import Image
 from textsam.io.raster import read_image
+from textsam.judgement import judge
 from textsam.kinds import UNLOOKED, mean_embedding
 from textsam.prompts import canonical, nearest, normalise
 from textsam.question import as_list
 from textsam.result import Segmentation
-from textsam.score import answer_score
 from textsam.spelling import CorrectedPromptWarning, corrected, unknown_message
 
 if TYPE_CHECKING:
@@ -223,41 +223,25 @@ class OnnxSegmenter:
                 embedding, frame, token, points, (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
             )
         inner = sigmoid(final.logits)
-        empty = not final.mask.any()
-        if record.score == "iou_head":
-            raw = min(max(final.iou, 0.0), 1.0)
-        else:
-            raw = 0.0 if empty else float(inner[final.mask].mean())
-        score = answer_score(raw, record.score_map, empty=empty)
-        look, ruled_out = UNLOOKED, False
+        look = UNLOOKED
         if record.kinds is not None:
             look = record.kinds.look(mean_embedding(embedding[0], frame))
-            ruled_out = record.kinds.rules_out(concept, look.probabilities)
-        if ruled_out:
-            score = 0.0
-        found = not empty and score >= record.found_threshold and not ruled_out
-        extra: dict[str, object] = {"concept": concept, "refine": times}
-        if ruled_out:
-            extra["not_in"] = look.likeliest
-        if look.unfamiliar:
-            extra["unfamiliar"] = True
-        if not empty and not found:
-            extra["rejected_area_px"] = int(final.mask.sum())
+        judgement = judge(record, final.mask, inner, iou=final.iou, concept=concept, look=look)
         mask = np.zeros(image.size_px, dtype=bool)
         probability = np.zeros(image.size_px, dtype=np.float32)
         probability[_region(image)] = inner
-        if found:
+        if judgement.found:
             mask[_region(image)] = final.mask
         return Segmentation(
             mask=mask,
             probability=probability,
-            score=score,
-            found=found,
+            score=judgement.score,
+            found=judgement.found,
             prompt=asked,
             image=image,
             adapter=record.adapter,
             model=record.preset,
-            extra=extra,
+            extra={"concept": concept, "refine": times, **judgement.remarks},
         )
 
 

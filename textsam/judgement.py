@@ -1,0 +1,93 @@
+"""What a mask is worth, and whether its subject is in the image: alike with torch and without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.kinds import ImageKinds, Look
+from textsam.score import ScoreMap, answer_score
+
+__all__ = ["Judgement", "Rules", "judge"]
+
+
+class Rules(Protocol):
+    """What an adapter, or an export of one, says about scores; see `AdapterConfig`."""
+
+    @property
+    def score(self) -> Literal["iou_head", "mask_probability"]:
+        """Where the raw score comes from."""
+
+    @property
+    def score_map(self) -> ScoreMap:
+        """From the raw score to the Dice to expect."""
+
+    @property
+    def found_threshold(self) -> float:
+        """Score below which the answer is "not there"."""
+
+    @property
+    def kinds(self) -> ImageKinds | None:
+        """Kinds of image, of which it is known what cannot be in them."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Of one mask.
+
+    Attributes:
+        score: in [0, 1].
+        found: whether the mask is the answer; otherwise that is an empty one.
+        remarks: what else to tell: `not_in`, the likeliest kind of an image that cannot show the
+            concept; `unfamiliar`, of an image unlike all kinds; `rejected_area_px`, of a mask that
+            does not count.
+    """
+
+    score: float
+    found: bool
+    remarks: Mapping[str, object]
+
+
+def judge(
+    rules: Rules,
+    mask: NDArray[np.bool_],
+    probability: NDArray[np.float32],
+    *,
+    iou: float,
+    concept: str | None,
+    look: Look,
+    shown: bool = False,
+) -> Judgement:
+    """Score a mask and decide whether it is an answer.
+
+    Args:
+        rules: of the adapter.
+        mask: (H, W), of the last pass.
+        probability: (H, W) in [0, 1].
+        iou: that the decoder predicts for the mask; need not lie in [0, 1].
+        concept: asked for; None for a text outside the vocabulary.
+        look: of the image; `UNLOOKED` where it is not to rule anything out.
+        shown: a point or box alone asks, not a word: the found threshold, which tells present from
+            absent for words, says nothing then.
+    """
+    empty = not mask.any()
+    if rules.score == "iou_head":
+        raw = min(max(iou, 0.0), 1.0)
+    else:
+        raw = 0.0 if empty else float(probability[mask].mean())
+    score = answer_score(raw, rules.score_map, empty=empty)
+    ruled_out = rules.kinds is not None and rules.kinds.rules_out(concept, look.probabilities)
+    remarks: dict[str, object] = {}
+    if ruled_out:
+        score = 0.0
+        remarks["not_in"] = look.likeliest
+    if look.unfamiliar:
+        remarks["unfamiliar"] = True
+    found = not empty and not ruled_out and (shown or score >= rules.found_threshold)
+    if not empty and not found:
+        remarks["rejected_area_px"] = int(mask.sum())
+    return Judgement(score, found, remarks)
