@@ -194,7 +194,7 @@ def machine(job: Job) -> str:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the figures of every finished job in the working folder, asked for now or before."""
+    """Write the figures of every finished job of these settings, asked for now or before."""
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     scored: dict[tuple[str, int], list[Case]] = {}
     dates, machines, seeds = set(), set(), set()
@@ -203,6 +203,9 @@ def report(options: argparse.Namespace) -> None:
         if facts["state"] != "done":
             continue
         job = make_job(options, facts["arm"], facts["fold"])
+        if facts["fingerprint"] != job.fingerprint:
+            print(f"left out of the report: {path.parent}, done with other settings")
+            continue
         cases = read_cases(path.parent / "cases.csv")
         ordered = [cases[sample.stem] for sample in job.test_samples()]
         scored[facts["arm"], facts["fold"]] = ordered

@@ -5,9 +5,10 @@ image as every arm sees it (longer side 256, the rest padded: no pixel more than
 stretched to 256×256 to be compared with the truth stretched in the same way. Stretching alone
 changes neither Dice nor IoU, as areas all change by one factor; only the sampling differs.
 
-Two kinds of mean are given. `dice_256` is the mean over images, and what this benchmark goes by.
-`dice_256_pooled` is what the published code computes: pixels of eight images at a time are counted
-together, so that large tumours weigh more, and these ratios are averaged.
+Two kinds of mean are given. `dice_256` is the mean over images, what this benchmark goes by and
+what the published figures must be (the report says why). `dice_256_pooled` counts the pixels of
+eight images at a time together, so that large tumours weigh more, and averages these ratios, as
+the published code does today.
 """
 
 from __future__ import annotations

@@ -209,6 +209,16 @@ def test_work_with_other_settings_is_not_gone_on_with(
     assert "begun with other settings" in capsys.readouterr().out
 
 
+def test_figures_of_other_settings_are_not_mixed_in(
+    root: Path, fake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, "--only", "text", "--folds", "1", "--epochs", "3") == 0
+    assert run(root, "--only", "text", "--folds", "2") == 0
+    assert [row["fold"] for row in result(root)["folds"]] == [2]
+    assert "left out of the report" in capsys.readouterr().out
+    assert "--epochs" not in result(root)["command"]
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
