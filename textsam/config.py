@@ -39,7 +39,10 @@ WITHOUT_EFFECT = frozenset({"out", "device", "workers", "save_every", "cache"})
 # Settings that runs of before did not have, by section; "" is the top level.
 _ADDED: Mapping[str, tuple[str, ...]] = {
     "": ("side_px", "text", "tokens", "self_prompt", "refine_with"),
-    "augment": ("extra",),
+    "prompts": ("kin_weight",),
+    "augment": ("extra", "no_up", "gain_p", "gain", "levels_p", "levels", "grain"),
+    "loss": ("empty",),
+    "optim": ("restart",),
     "tuning": ("prompt_embeddings",),
     "geometry": ("kinds", "shifts", "text_p", "earlier_p", "in_validation"),
 }

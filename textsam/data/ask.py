@@ -6,7 +6,7 @@ breast scan), so only what is known to be absent is asked for with an empty mask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from pydantic import Field
 from textsam.data.sample import Sample
 from textsam.prompts import CONCEPTS, canonical, certainly_absent, distractors_for, meanings
 from textsam.sections import Section
+from textsam.vocabulary import IMAGE_KINDS
 
 __all__ = ["Ask", "PromptConfig", "PromptSampler"]
 
@@ -29,6 +30,8 @@ class PromptConfig(Section):
     distractor_p: probability that a negative is a thing outside the vocabulary.
     hard_weight: how much likelier a negative is one that the data set itself knows to be absent
         from this image (annotated and without pixels, or a normal image) than any other.
+    kin_weight: the same for one that other images of this kind can show ("tumor" in a forearm's
+        ultrasound, as breasts have them): what tells kinds of image apart does not rule it out.
     """
 
     max_positives: int = Field(default=2, ge=1)
@@ -36,6 +39,7 @@ class PromptConfig(Section):
     synonym_p: float = Field(default=0.5, ge=0.0, le=1.0)
     distractor_p: float = Field(default=0.1, ge=0.0, le=1.0)
     hard_weight: float = Field(default=4.0, gt=0.0)
+    kin_weight: float = Field(default=1.0, gt=0.0)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,16 @@ class PromptSampler:
             return synonyms[int(rng.integers(len(synonyms)))]
         return concept
 
+    def _weight(self, concept: str, modality: str, hard: Set[str]) -> float:
+        """How likely a concept is as a negative, beside the others."""
+        if concept in hard:
+            return self.config.hard_weight
+        kind = IMAGE_KINDS.get(modality)
+        shown = CONCEPTS[concept].modalities if concept in CONCEPTS else ()
+        if kind is not None and kind in {IMAGE_KINDS[other] for other in shown}:
+            return self.config.kin_weight
+        return 1.0
+
     def _negatives(
         self,
         sample: Sample,
@@ -132,7 +146,7 @@ class PromptSampler:
                     asks.append(Ask(text, text, False))
                 continue
             concepts = list(legal)
-            weights = np.array([self.config.hard_weight if c in hard else 1.0 for c in concepts])
+            weights = np.array([self._weight(c, sample.modality, hard) for c in concepts])
             concept = concepts[int(rng.choice(len(concepts), p=weights / weights.sum()))]
             texts = legal.pop(concept)
             if concept in texts:

@@ -52,6 +52,13 @@ class AugmentConfig(Section):
     blur_sigma_px: of a Gaussian. noise_sd: of additive Gaussian noise, as a fraction of full
         scale. speckle_sd: of multiplicative Gaussian noise. low_resolution: factor of the size to
         which the image is reduced before it is enlarged again.
+    gain: factor of a field that varies smoothly over the image, as time gain and lighting do.
+    levels: fraction of the darkest and of the brightest pixels that are clipped before what is left
+        is stretched to the full range. Models here take images stretched to their own darkest and
+        brightest pixel, which undoes most of brightness and contrast, and nothing of this.
+    grain: size in px of the grains of noise and speckle, log-uniform.
+    no_up: modalities without an up, whose images are also mirrored vertically and turned by
+        quarters, each half of the time.
     marks_count: most caliper crosses and texts drawn.
     absent_crop_p: of cutting out a part of the image that shows none of its annotated concepts
         (`textsam.data.absent_crop`), where there is one: a true negative from the same scanner.
@@ -85,16 +92,26 @@ class AugmentConfig(Section):
     speckle_sd: Range = (0.05, 0.2)
     low_resolution_p: Probability = 0.15
     low_resolution: Range = (0.4, 0.8)
+    gain_p: Probability = 0.0
+    gain: Range = (0.6, 1.6)
+    levels_p: Probability = 0.0
+    levels: Range = (0.0, 0.03)
+    grain: Range = (1.0, 1.0)
+    no_up: tuple[str, ...] = ()
     marks_p: Probability = 0.1
     marks_count: int = Field(default=4, ge=1, le=20)
     absent_crop_p: Probability = 0.0
     extra: tuple[TransformSettings, ...] = ()
 
+    def without_up(self) -> Self:
+        """The same for images of `no_up`."""
+        return self.model_copy(update={"flip_vertical_p": 0.5, "rot90_p": 0.5})
+
     def only_flips(self) -> bool:
         """Whether an image can come out in four ways at most: as it is and mirrored."""
         probabilities = {n: v for n, v in self.model_dump().items() if n.endswith("_p")}
         others = any(v for n, v in probabilities.items() if not n.startswith("flip_"))
-        return not others and not self.extra
+        return not others and not self.extra and not self.no_up
 
     def looks_at_masks(self) -> list[str]:
         """Settings by which what the masks show decides what becomes of the image."""
@@ -103,12 +120,16 @@ class AugmentConfig(Section):
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
-        for name in ("scale", "gamma", "contrast", "channel_gain", "low_resolution"):
+        for name in ("scale", "gamma", "contrast", "channel_gain", "low_resolution", "gain"):
             if getattr(self, name)[0] <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("blur_sigma_px", "noise_sd", "speckle_sd"):
             if getattr(self, name)[0] < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.grain[0] < 1:
+            raise ValueError(f"grain is in whole pixels at least, got {self.grain}")
+        if not 0 <= self.levels[0] <= self.levels[1] < 0.5:
+            raise ValueError(f"levels are fractions below 0.5, got {self.levels}")
         if self.low_resolution[1] > 1:
             raise ValueError(f"low_resolution is a reduction, got {self.low_resolution}")
         return self
@@ -152,6 +173,11 @@ class Augment:
             first, grey = np.asarray(PILImage.fromarray(image).convert("L")), True
         work, moved = self._geometry(first if grey else image, list(masks), rng)
         work = self._tone(work, rng)
+        # No draws where they are off, so that what was random before stays as it was.
+        if config.gain_p and rng.random() < config.gain_p:
+            work = _smooth_gain(work, config.gain, rng)
+        if config.levels_p and rng.random() < config.levels_p:
+            work = _clip_levels(work, rng.uniform(*config.levels), rng.uniform(*config.levels))
         work = self._optics(work, rng)
         work = self._noise(work, rng)
         if rng.random() < config.marks_p:
@@ -251,17 +277,63 @@ class Augment:
         values = work.astype(np.float32)
         if speckle:
             # Speckle is interference of the sound field: the same in all colour channels.
-            field = _standard_normal(rng, work.shape[:2])
+            field = self._grains(rng, work.shape[:2])
             field *= np.float32(rng.uniform(*config.speckle_sd))
             field += np.float32(1.0)
             values *= field if work.ndim == 2 else field[..., None]
         if noise:
-            field = _standard_normal(rng, work.shape)
+            field = self._grains(rng, work.shape)
             field *= np.float32(rng.uniform(*config.noise_sd) * 255)
             values += field
         np.clip(values, 0, 255, out=values)
         values += np.float32(0.5)
         return values.astype(np.uint8)
+
+    def _grains(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Noise of unit variance whose grains are as large as the settings say."""
+        if self.config.grain == (1.0, 1.0):
+            return _standard_normal(rng, shape)
+        size = _log_uniform(rng, self.config.grain)
+        height, width = shape[:2]
+        small = (max(1, round(height / size)), max(1, round(width / size)), *shape[2:])
+        coarse = _standard_normal(rng, small)
+        if len(shape) == 2:
+            field = _enlarged(coarse, height, width)
+        else:
+            planes = [_enlarged(coarse[..., c], height, width) for c in range(shape[2])]
+            field = np.stack(planes, axis=2)
+        # Between the coarse points a mean of several is less than each.
+        spread = float(field.std())
+        return field / np.float32(spread) if spread else field
+
+
+def _enlarged(field: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    picture = PILImage.fromarray(np.ascontiguousarray(field))
+    return np.array(picture.resize((width, height), PILImage.Resampling.BILINEAR))
+
+
+def _smooth_gain(
+    work: NDArray[np.uint8], bounds: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Multiply by a field between the bounds, drawn at 3 x 3 places and smooth between them."""
+    low, high = math.log(bounds[0]), math.log(bounds[1])
+    places = rng.uniform(low, high, size=(3, 3)).astype(np.float32)
+    picture = PILImage.fromarray(places)
+    size = (work.shape[1], work.shape[0])
+    field = np.exp(np.asarray(picture.resize(size, PILImage.Resampling.BICUBIC)))
+    values = work * (field if work.ndim == 2 else field[..., None])
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+
+
+def _clip_levels(work: NDArray[np.uint8], dark: float, bright: float) -> NDArray[np.uint8]:
+    """Clip these fractions of all values at either end and stretch the rest to [0, 255]."""
+    counts = np.cumsum(np.bincount(work.ravel(), minlength=256)) / work.size
+    low = int(np.searchsorted(counts, dark, side="right"))
+    high = int(np.searchsorted(counts, 1 - bright, side="left"))
+    if high <= low:
+        return work
+    table = np.clip((np.arange(256) - low) / (high - low), 0, 1)
+    return np.asarray(np.rint(table * 255).astype(np.uint8).take(work))
 
 
 def _check(image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> None:

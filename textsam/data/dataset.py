@@ -6,7 +6,7 @@ and the number of loader processes does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +60,9 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
     """Samples as `TrainItem`s at the model's input size.
 
     samples: what to draw from. size_px: side of the model's square input. prompts: what to ask.
-    augment: a callable such as `textsam.data.augment.Augment`, or None. seed: of everything
-    random. native_targets: items carry their masks in the image's own pixels, too.
+    augment: a callable such as `textsam.data.augment.Augment`, or None. augment_for: others, for
+    images of some modalities. seed: of everything random. native_targets: items carry their masks
+    in the image's own pixels, too.
 
     A key is (epoch, index), (epoch, index, repeat) as `epoch_order` gives, or a plain index, which
     uses the epoch of `set_epoch`; repeat is 0 where it is not given. Loader processes that live on
@@ -75,6 +76,7 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
         size_px: int,
         prompts: PromptSampler,
         augment: AugmentFunction | None = None,
+        augment_for: Mapping[str, AugmentFunction] | None = None,
         seed: int = 0,
         native_targets: bool = False,
     ) -> None:
@@ -88,6 +90,7 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
         self.size_px = size_px
         self.prompts = prompts
         self.augment = augment
+        self.augment_for = dict(augment_for or {})
         self.seed = seed
         self.native_targets = native_targets
         self._epoch = 0
@@ -110,8 +113,9 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
             image, masks = _shrink(image, masks, long_side_px=2 * self.size_px)
         names = list(masks)
         arrays = list(masks.values())
-        if self.augment is not None:
-            image, arrays = self.augment(image, arrays, rng)
+        augment = self.augment_for.get(sample.modality, self.augment)
+        if augment is not None:
+            image, arrays = augment(image, arrays, rng)
         present = [n for n, m in zip(names, arrays, strict=True) if m.any()]
         empty = [n for n in names if n not in present]
         asks = self.prompts(sample, present, empty, rng)

@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LossParts", "dice_loss", "distillation_loss", "iou_of_logits", "mask_losses", "mixed"]
+__all__ = [
+    "LossParts",
+    "dice_loss",
+    "distillation_loss",
+    "emptiness_loss",
+    "iou_of_logits",
+    "mask_losses",
+    "mixed",
+]
+
+# Share of the square at which a mask that should be empty costs half.
+_HALF_SHARE = 0.01
 
 
 @dataclass
@@ -103,6 +114,22 @@ def dice_loss(logits: Tensor, targets: Tensor, smooth: float = 1e-5) -> Tensor:
     return 1 - (2 * overlap + smooth) / (sizes + smooth)
 
 
+def emptiness_loss(logits: Tensor) -> Tensor:
+    """How much mask there is where there should be none, per mask.
+
+    A / (A + 1 % of the square) with A the sum of squared probabilities, so that a small false mask
+    costs nearly as much as a large one. Cross-entropy counts it by its pixels and hardly sees it.
+
+    Args:
+        logits: (n, h, w).
+
+    Returns:
+        (n,) losses in [0, 1).
+    """
+    area = logits.sigmoid().flatten(1).square().mean(1)
+    return area / (area + _HALF_SHARE)
+
+
 def iou_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """Intersection over union of the thresholded logits, per mask; 0 where the target is empty.
 
@@ -113,7 +140,9 @@ def iou_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     return (mask & truth).sum(1) / union.clamp_min(1)
 
 
-def mask_losses(logits: Tensor, predicted_iou: Tensor, targets: Tensor) -> LossParts:
+def mask_losses(
+    logits: Tensor, predicted_iou: Tensor, targets: Tensor, *, empty_weight: float = 0.0
+) -> LossParts:
     """The losses of n prompts on one image.
 
     Args:
@@ -121,10 +150,12 @@ def mask_losses(logits: Tensor, predicted_iou: Tensor, targets: Tensor) -> LossP
         predicted_iou: (n, 1) from the decoder's IoU head.
         targets: (n, H, W) in {0, 1} over the valid part of the square, at the model's resolution
             or any other; logits are resized to it before the loss.
+        empty_weight: of `emptiness_loss`, a mean over the empty targets that is added to Dice.
 
     Returns:
         Means over the prompts. Dice is a mean over the non-empty targets alone: for an empty
-        target it is 1 whatever is predicted and says nothing; cross-entropy teaches emptiness.
+        target it is 1 whatever is predicted and says nothing. Cross-entropy teaches emptiness, and
+        with `empty_weight` the emptiness loss.
     """
     flat = logits[:, 0]
     targets = targets.to(flat.dtype)
@@ -132,6 +163,8 @@ def mask_losses(logits: Tensor, predicted_iou: Tensor, targets: Tensor) -> LossP
     present = targets.flatten(1).any(1)
     dice = dice_loss(flat, targets)
     dice_mean = (dice * present).sum() / present.sum().clamp_min(1)
+    if empty_weight and not bool(present.all()):
+        dice_mean = dice_mean + empty_weight * emptiness_loss(flat[~present]).mean()
     with torch.no_grad():
         true_iou = iou_of_logits(flat, targets)
     iou = F.mse_loss(predicted_iou[:, 0], true_iou)

@@ -204,8 +204,7 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     config = run.config
     weights_of = config.loss
     factor = rate_factor(
-        run.state.step,
-        run.total_steps,
+        *run.scheduled(run.state.step),
         warmup_steps=config.optim.warmup_steps,
         schedule=config.optim.schedule,
         final_fraction=config.optim.lr_final_fraction,

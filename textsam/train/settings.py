@@ -109,6 +109,7 @@ class LossSettings(Section):
     Attributes:
         bce: weight of binary cross-entropy.
         dice: weight of Dice loss.
+        empty: weight, within the Dice term, of masks where there should be none.
         iou: weight of the squared error of the predicted IoU.
         resolution: "model" compares logits and masks in the model's frame; "image" resizes the
             logits to the image's own pixels, as in the paper.
@@ -117,6 +118,7 @@ class LossSettings(Section):
     bce: float = Field(1.0, ge=0)
     dice: float = Field(1.0, ge=0)
     iou: float = Field(0.0, ge=0)
+    empty: float = Field(0.0, ge=0)
     resolution: Literal["model", "image"] = "model"
 
 
@@ -221,6 +223,8 @@ class OptimSettings(Section):
         lr_text: rate of context tokens and adapter; default `lr`.
         schedule: "cosine" to `lr_final_fraction`, or "constant".
         warmup_steps: linear rise at the start.
+        restart: with `progressive`, warm-up and schedule begin anew at each side. Without, one
+            cosine spans them all, and the last sides learn next to nothing.
         grad_clip: largest gradient norm, or None.
     """
 
@@ -231,6 +235,7 @@ class OptimSettings(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     lr_final_fraction: float = Field(0.0, ge=0, le=1)
     warmup_steps: int = Field(0, ge=0)
+    restart: bool = False
     grad_clip: float | None = Field(None, gt=0)
 
 

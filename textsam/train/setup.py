@@ -62,13 +62,26 @@ class Run:
 
     def side_at(self, step: int) -> tuple[int, int]:
         """Image side of an optimiser step, and the step before which it changes next."""
-        edge = 0.0
+        side, _, end = self._part_at(step)
+        return side, end
+
+    def scheduled(self, step: int) -> tuple[int, int]:
+        """Place of an optimiser step in the schedule of its rate, and that schedule's length."""
+        if not self.config.optim.restart:
+            return step, self.total_steps
+        _, begin, end = self._part_at(step)
+        return step - begin, end - begin
+
+    def _part_at(self, step: int) -> tuple[int, int, int]:
+        """Image side of a step, and the steps from and before which it is that."""
+        edge, begin = 0.0, 0
         for part in self.config.progressive:
             edge += part.share
             end = round(edge * self.total_steps)
             if step < end:
-                return part.side_px, end
-        return self.side_px, self.total_steps
+                return part.side_px, begin, end
+            begin = end
+        return self.side_px, begin, self.total_steps
 
     @property
     def total_steps(self) -> int:
@@ -182,7 +195,7 @@ def setup(
     built.model.text_encoder.trains_with_dropout = config.context.text_dropout
     built.model.train()
     native = config.loss.resolution == "image"
-    augment = Augment(config.augment)
+    augment, turned = Augment(config.augment), Augment(config.augment.without_up())
     sampler = PromptSampler(vocabulary, config.prompts)
     plain = PromptSampler(vocabulary, config.prompts.model_copy(update={"synonym_p": 0.0}))
     val_set = TrainDataset(
@@ -201,6 +214,7 @@ def setup(
         self_prompt=config.self_prompt,
         seed=config.seed,
         cache=cache,
+        empty_weight=config.loss.empty,
     )
     if config.preference is not None:  # before a state is read: the reference is stage one's
         unlabelled = unlabelled_images(config, train_samples)
@@ -224,6 +238,7 @@ def setup(
             size_px=side,
             prompts=sampler,
             augment=augment,
+            augment_for=dict.fromkeys(config.augment.no_up, turned),
             seed=config.seed,
             native_targets=native,
         ),

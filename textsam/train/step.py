@@ -52,6 +52,7 @@ class Forward:
         self_prompt: passes over each image, and what they take from each other.
         seed: of the run.
         cache: of embeddings, for a frozen encoder.
+        empty_weight: as in `mask_losses`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Forward:
         seed: int,
         self_prompt: SelfPromptSettings | None = None,
         cache: EmbeddingCache | None = None,
+        empty_weight: float = 0.0,
     ) -> None:
         self.built = built
         self.device = device
@@ -72,6 +74,7 @@ class Forward:
         self.self_prompt = self_prompt or SelfPromptSettings()
         self.seed = seed
         self.cache = cache
+        self.empty_weight = empty_weight
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "bfloat16":
@@ -329,7 +332,9 @@ class Forward:
 
     def _loss(self, answers: Answers) -> LossParts:
         passes = [
-            mask_losses(logits.float(), iou.float(), answers.targets)
+            mask_losses(
+                logits.float(), iou.float(), answers.targets, empty_weight=self.empty_weight
+            )
             for logits, iou in zip(answers.logits, answers.iou, strict=True)
         ]
         parts = mixed(passes, self.self_prompt.weights)
