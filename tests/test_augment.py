@@ -215,6 +215,54 @@ def test_speckle_grows_with_the_signal() -> None:
     assert only(speckle_p=1.0)(black, [], rng())[0].max() == 0
 
 
+def test_grains_are_as_large_as_asked_and_as_strong() -> None:
+    image = np.full((240, 240, 3), 120, dtype=np.uint8)
+    fine = only(noise_p=1.0, noise_sd=(0.04, 0.04))(image, [], rng())[0][..., 0].astype(float)
+    out = only(noise_p=1.0, noise_sd=(0.04, 0.04), grain=(4, 4))(image, [], rng())
+    coarse = out[0][..., 0].astype(float)
+    assert coarse.std() == pytest.approx(fine.std(), rel=0.02)
+
+    def alike(noise: NDArray[np.float64], px: int) -> float:
+        return float(np.corrcoef(noise[:, px:].ravel(), noise[:, :-px].ravel())[0, 1])
+
+    assert abs(alike(fine, 1)) < 0.05
+    assert alike(coarse, 1) > 0.8
+    assert abs(alike(coarse, 9)) < 0.1
+
+
+def test_gain_is_smooth_and_within_its_bounds() -> None:
+    image = np.full((120, 160, 3), 100, dtype=np.uint8)
+    out = only(gain_p=1.0, gain=(0.5, 2.0))(image, [], rng())[0][..., 0].astype(float)
+    assert out.max() - out.min() > 20
+    assert 50 <= out.min() < out.max() <= 200
+    assert max(np.abs(np.diff(out, axis=0)).max(), np.abs(np.diff(out, axis=1)).max()) <= 6
+    even = only(gain_p=1.0, gain=(0.8, 0.8))(image, [], rng())[0]
+    assert (even == 80).all()
+
+
+def test_levels_clip_both_ends_and_stretch_the_rest() -> None:
+    # All values from 0 to 199, alike often.
+    image = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 50, axis=0).repeat(3, axis=2)
+    out = only(levels_p=1.0, levels=(0.1, 0.1))(image, [], rng())[0][0, :, 0]
+    assert (out[:21] == 0).all()
+    assert (out[180:] == 255).all()
+    between = (np.arange(20, 180) - 20) / (179 - 20) * 255
+    assert np.abs(out[20:180] - between).max() <= 0.51
+    flat = np.full((20, 20, 3), 70, dtype=np.uint8)
+    assert (only(levels_p=1.0)(flat, [], rng())[0] == 70).all()
+
+
+def test_images_without_an_up_are_turned() -> None:
+    config = AugmentConfig(**{**OFF, "no_up": ("dermoscopy",)})
+    image, masks = scene(96, 96)
+    turned = Augment(config.without_up())
+    outs = [turned(image, masks, rng(seed))[0] for seed in range(200)]
+    pictures = {out.tobytes() for out in outs}
+    # Four quarters, mirrored or not.
+    assert len(pictures) == 8
+    assert not config.only_flips()
+
+
 def test_blur_and_low_resolution_lose_detail_and_keep_the_mean() -> None:
     checks = (np.indices((128, 128)).sum(0) % 2 * 100 + 50).astype(np.uint8)
     image = np.repeat(checks[..., None], 3, axis=2)

@@ -490,6 +490,39 @@ def test_what_the_set_knows_to_be_absent_is_a_legal_negative() -> None:
     assert set(sampler.negative_texts(arm, ["nerve", "vessel"], [])) == {"tumor"}
 
 
+def test_negatives_of_the_same_kind_of_image_can_be_asked_more_often() -> None:
+    # "tumor" is of breasts, which are seen by ultrasound as forearms are; "polyp" is not.
+    vocabulary = ("tumor", "polyp", "lung", "cell nucleus")
+    sample = bare("forearm ultrasound", "nerve")
+    counts = {}
+    for weight in (1.0, 7.0):
+        config = PromptConfig(negatives=1, distractor_p=0.0, synonym_p=0.0, kin_weight=weight)
+        sampler = PromptSampler(vocabulary, config)
+        asked = [sampler(sample, ["nerve"], [], rng(seed))[1].text for seed in range(600)]
+        kin = [c for c in vocabulary if "breast ultrasound" in CONCEPTS[c].modalities]
+        assert "tumor" in kin
+        counts[weight] = sum(text in kin for text in asked) / 600, len(kin)
+    (even, n), (more, _) = counts[1.0], counts[7.0]
+    assert even == pytest.approx(n / 4, abs=0.06)
+    assert more == pytest.approx(7 * n / (7 * n + 4 - n), abs=0.06)
+
+
+def test_the_augmentation_of_a_modality_comes_before_the_common_one(root: Path) -> None:
+    seen: list[str] = []
+
+    def change(name: str) -> Any:
+        def apply(image: Any, masks: Any, _: np.random.Generator) -> Any:
+            seen.append(name)
+            return image, list(masks)
+
+        return apply
+
+    for modality in ("breast ultrasound", "dermoscopy"):
+        own = {modality: change("own")}
+        train_set(root, size_px=32, augment=change("common"), augment_for=own)[(0, 0)]
+    assert seen == ["own", "common"]
+
+
 def test_nothing_is_assumed_of_an_unknown_modality_or_concept() -> None:
     sampler = PromptSampler([*CONCEPTS, "pancreatic tumor"])
     assert sampler.negative_texts(bare("EUS", "pancreatic tumor"), ["pancreatic tumor"], []) == {}

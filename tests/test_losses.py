@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from textsam.data.sample import Sample, Target
-from textsam.train.losses import dice_loss, iou_of_logits, mask_losses
+from textsam.train.losses import dice_loss, emptiness_loss, iou_of_logits, mask_losses
 from textsam.train.order import Key, Order
 from textsam.train.schedule import rate_factor
 from textsam.train.simulate import simulated_geometry
@@ -89,6 +89,30 @@ def test_absent_prompts_learn_from_cross_entropy_alone() -> None:
     (of_bce,) = torch.autograd.grad(parts.bce, logits)
     # d/dz of softplus(z) at 0 is 1/2, over 2 prompts of 16 pixels.
     torch.testing.assert_close(of_bce, torch.full_like(logits, 0.5 / 32))
+
+
+def test_emptiness_counts_small_false_masks_nearly_as_much_as_large_ones() -> None:
+    def blob(share: float) -> torch.Tensor:
+        logits = torch.full((100, 100), -50.0)
+        logits.view(-1)[: round(share * 10_000)] = 50.0
+        return logits
+
+    losses = emptiness_loss(torch.stack([blob(share) for share in (0, 0.01, 0.04, 1)]))
+    assert losses.tolist() == pytest.approx([0, 1 / 2, 4 / 5, 100 / 101], abs=1e-6)
+
+
+def test_emptiness_is_added_to_dice_for_absent_prompts_alone() -> None:
+    logits = torch.tensor([[[[LN3, LN3], [-LN3, -LN3]]], [[[LN3, LN3], [LN3, LN3]]]])
+    targets = torch.stack([ONE_OF_FOUR, torch.zeros(2, 2)])
+    without = mask_losses(logits, torch.zeros(2, 1), targets)
+    parts = mask_losses(logits, torch.zeros(2, 1), targets, empty_weight=0.5)
+    # Probabilities of 3/4 all over the square: 9/16 of it.
+    assert parts.dice.item() == pytest.approx(
+        without.dice.item() + 0.5 * 0.5625 / (0.5625 + 0.01), rel=1e-6
+    )
+    assert (parts.bce, parts.iou) == (without.bce, without.iou)
+    present = mask_losses(logits[:1], torch.zeros(1, 1), targets[:1], empty_weight=0.5)
+    assert present.dice.item() == without.dice.item()
 
 
 def test_iou_regression_moves_the_prediction_and_not_the_mask() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from runs import learned, run_config, same, write_data
+from runs import learned, logged, run_config, same, write_data
 from tiny import randomise_vit, tiny_backbone, tiny_text_encoder, tiny_vit, tiny_vit_backbone
 from torch import Tensor, nn
 
@@ -134,6 +135,23 @@ def test_a_killed_run_goes_on_at_the_side_it_was_at(tmp_path: Path, kill_at: int
     config = progressive_run(root, name="killed")
     fit(begin(config), stop_after=kill_at, progress=False)
     assert same(learned(fit(begin(config), progress=False)), learned(whole))
+
+
+def test_rates_begin_anew_at_each_side_where_asked(tmp_path: Path) -> None:
+    root = write_data(tmp_path)
+    optim = {"lr": 1e-3, "warmup_steps": 1, "lr_final_fraction": 0.0}
+    factors = {}
+    for restart in (False, True):
+        config = progressive_run(root, name=f"{restart}", optim={**optim, "restart": restart})
+        logged_factors = logged(fit(begin(config), progress=False), "lr_factor")
+        factors[restart] = [logged_factors[step] for step in range(1, 11)]
+
+    def cosine(steps: int) -> list[float]:
+        rest = steps - 1
+        return [0.5, *(0.5 * (1 + math.cos(math.pi * i / rest)) for i in range(rest))]
+
+    assert factors[False] == pytest.approx(cosine(10), rel=1e-4)
+    assert factors[True] == pytest.approx([*cosine(5), *cosine(2), *cosine(3)], rel=1e-4)
 
 
 def test_without_shares_a_run_is_as_it_was(tmp_path: Path) -> None:

@@ -320,7 +320,8 @@ def _smooth_gain(
     places = rng.uniform(low, high, size=(3, 3)).astype(np.float32)
     picture = PILImage.fromarray(places)
     size = (work.shape[1], work.shape[0])
-    field = np.exp(np.asarray(picture.resize(size, PILImage.Resampling.BICUBIC)))
+    smooth = np.asarray(picture.resize(size, PILImage.Resampling.BICUBIC))
+    field = np.exp(np.clip(smooth, low, high))  # cubics swing beyond what they go through
     values = work * (field if work.ndim == 2 else field[..., None])
     return np.clip(values + 0.5, 0, 255).astype(np.uint8)
 
