@@ -21,6 +21,7 @@ from typing import Any
 
 from curves import draw_curves
 from PIL import Image
+from scipy.stats import binomtest
 
 
 def main() -> None:
@@ -130,7 +131,10 @@ def _faithfulness(folder: Path) -> str:
     ]
     loss = next((w for w in found["wordings"] if w["wording"] is None), None)
     if loss is not None:
-        asked = f"Dice points lost by {loss['texts']} other wordings, as users ask"
+        asked = (
+            f"Dice points lost by other wordings ({loss['texts']} pairs of set and text), as users "
+            "ask: of the lexicon, which knows them all"
+        )
         lines.append(f"| {asked} | {loss['product_mean']:.2f}, worst {loss['product_worst']:.2f} |")
         lines.append(
             "| the same, past the lexicon: what the network itself makes of them "
@@ -145,10 +149,17 @@ def _faithfulness(folder: Path) -> str:
     for rate in found["empty"]:
         where = "" if rate["dataset"] is None else f", {rate['dataset']}"
         if rate["dataset"] is None or rate["kind"] == "absent_annotated":
-            lines.append(f"| {names[rate['kind']]}{where} | {_share(rate['rate'], rate['n'])} |")
+            told = _share(rate["rate"], rate["n"])
+            if rate["dataset"] is None and rate["rate"] < 1:
+                told += (
+                    f"; each pair of set and concept alike: {100 * rate['group_mean']:.1f} %, "
+                    f"the worst {100 * rate['worst']:.0f} % ({rate['worst_group']})"
+                )
+            lines.append(f"| {names[rate['kind']]}{where} | {told} |")
     for name, title in (
         ("balanced", "expected calibration error of the score, present and absent balanced"),
         ("present", "the same, present things alone"),
+        ("found", "the same, answers with a mask alone"),
     ):
         own = found["score"][name]
         if own is not None:
@@ -178,7 +189,12 @@ def _faithfulness(folder: Path) -> str:
 
 
 def _share(rate: float, n: int) -> str:
-    return f"{100 * rate:.1f} % of {n}"
+    """A share, and where few say it Wilson's interval of 95 %."""
+    told = f"{100 * rate:.1f} % of {n}"
+    if n >= 100:
+        return told
+    sure = binomtest(round(rate * n), n).proportion_ci(0.95, "wilson")
+    return f"{told} (95 % interval {100 * sure.low:.0f}–{100 * sure.high:.0f} %)"
 
 
 def _to(path: Path) -> str:
@@ -267,11 +283,24 @@ def _recipe(config: dict[str, Any], log: list[dict[str, str]]) -> str:
 
 
 def _data(config: dict[str, Any]) -> str:
-    sets = [
-        f"- `{s['set']}` {s['split']}" + (f", names in {s['prefix']}*" if s["prefix"] else "")
-        for s in config["training"]["data"]["train"]
-    ]
-    return "\n".join(["Trained on:", "", *sets, "", f"Terms: {config['terms']}."])
+    data = config["training"]["data"]
+    train = [_selection(s) for s in data["train"]]
+    chosen = [_selection(s) for s in data["val"]]
+    lines = ["Trained on:", "", *train, "", "Chosen on:", "", *chosen, ""]
+    return "\n".join([*lines, f"Terms: {config['terms']}."])
+
+
+def _selection(selection: dict[str, Any]) -> str:
+    """One line of what a set gave, by the range of the hashes of its names among others."""
+    line = f"- `{selection['set']}` {selection['split']}"
+    low, high = selection["part"]
+    if (low, high) != (0, 1):
+        line += f", hashes of names in {low:g}–{high:g}"
+    if selection["prefix"]:
+        line += f", names in {selection['prefix']}*"
+    if selection["limit"]:
+        line += f", {selection['limit']} of them"
+    return line if selection["weight"] == 1 else f"{line}, weight {selection['weight']:g}"
 
 
 if __name__ == "__main__":
