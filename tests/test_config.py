@@ -12,7 +12,8 @@ from textsam.config import TrainConfig, read_config
 from textsam.errors import ConfigError
 from textsam.train.settings import ContextSettings
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("stages/*.yaml")])
 MINIMAL: dict[str, Any] = {
     "name": "toy",
     "data": {
