@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from textsam.errors import DataError
-from textsam.evaluate.row_file import ANEW, ImageKey, RowFile, read_lines, read_settings
+from textsam.evaluate.row_file import (
+    ANEW,
+    CONTENTS,
+    ImageKey,
+    RowFile,
+    read_lines,
+    read_settings,
+)
 
 __all__ = [
     "CASES_FILE",
@@ -101,6 +108,7 @@ class CaseFile(RowFile[Case]):
         folder: made if it is not there.
         header: what the cases depend on; JSON types.
         expected: what is asked of every image that is to be evaluated.
+        contents: digest of what each of these shows.
         resume: False throws earlier cases away.
 
     Raises:
@@ -116,11 +124,12 @@ class CaseFile(RowFile[Case]):
         folder: Path,
         header: Mapping[str, Any],
         expected: Mapping[ImageKey, Collection[QuestionKey]],
+        contents: Mapping[ImageKey, str],
         *,
         resume: bool,
     ) -> None:
         self.expected = expected
-        super().__init__(folder, header, resume=resume)
+        super().__init__(folder, header, contents, resume=resume)
 
     @classmethod
     def row(cls, cells: Mapping[str, str]) -> Case:
@@ -202,9 +211,11 @@ def read_cases(folder: Path) -> tuple[list[Case], tuple[str, ...]]:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """What the cases of an evaluation depend on.
+    """What the cases of an evaluation depend on, without the digests of its images and masks.
 
     Raises:
         DataError: no such file, or another file.
     """
-    return read_settings(folder / HEADER_FILE)
+    header = read_settings(folder / HEADER_FILE)
+    header.pop(CONTENTS, None)  # files of before have none
+    return header

@@ -15,6 +15,7 @@ from textsam.errors import ConfigError
 from textsam.evaluate.ask import TOLERANCE_PX, SegmentsByWord, ask
 from textsam.evaluate.cases import SUMMARY_FILE, Case, CaseFile, ImageKey
 from textsam.evaluate.plan import Prompts, Protocol, make_plan
+from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases
 from textsam.io.atomic import atomic_path
@@ -71,7 +72,7 @@ def evaluate(
         DataError: no samples, two of the same set and stem, nothing in them that the adapter knows,
             no pixel in any mask where geometry is given, a concept both annotated with pixels and
             absent, a file that cannot be used, or earlier results in `out` that belong to another
-            evaluation.
+            evaluation or to other files.
         PromptError: an unknown `refine_with`.
         TextSAMError: what the segmenter raises.
     """
@@ -91,7 +92,8 @@ def evaluate(
     by_image: dict[ImageKey, list[Case]] = {}
     file: CaseFile | None = None
     if out is not None:
-        file = CaseFile(out, settings, plan.expected(protocol), resume=resume)
+        contents = digests_of(sample for sample, _ in plan.images.values())
+        file = CaseFile(out, settings, plan.expected(protocol), contents, resume=resume)
         by_image.update(file.finished)
         # A summary of fewer or other cases must not survive a kill of this run.
         (out / SUMMARY_FILE).unlink(missing_ok=True)
@@ -152,7 +154,8 @@ def _settings(
         "format": 2,
         "adapter": segmenter.adapter_name,
         "fingerprint": getattr(segmenter, "fingerprint", None),
-        # Its tensors do not tell a newly calibrated adapter from the one before.
+        # Its tensors tell neither a newly calibrated adapter from the one before, nor the text
+        # encoder.
         "identity": getattr(segmenter, "identity", None),
         "preset": segmenter.preset,
         "prompts": list(segmenter.prompts),
