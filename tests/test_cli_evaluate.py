@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cli_runs import run, use_tiny_model
 from evaluations import rows
+from PIL import Image
 from tiny import write_images_and_masks
 
 
@@ -82,6 +83,64 @@ def test_where_nothing_absent_can_be_asked_for_that_is_said(
     assert ("warning: 2 image(s) of the kind" in done.stderr) == warned
     if "brian MRI" in options:
         assert "(the closest is 'brain MRI')" in done.stderr
+
+
+@pytest.mark.parametrize("measured", [(), ("--faithfulness",)])
+def test_every_file_is_checked_before_anything_is_asked(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path, measured: tuple[str, ...]
+) -> None:
+    for name in ("images/001.png", "images/003.png", "masks/002.png"):
+        path = data / name
+        path.write_bytes(path.read_bytes()[:-40])
+    (data / "masks/lost.png").write_bytes(b"")
+    out = tmp_path / "out"
+    done = run("evaluate", data, "--concept", "tumor", "-o", out, *measured)
+    assert done.exit_code == 1, done.output
+    assert "error: the data cannot be used: 4 problems of 3 kinds" in done.stderr
+    for line in ("mask-without-image (1)", "broken-image (2)", "broken-mask (1)"):
+        assert f"\n{line}: " in done.stderr
+    for name in ("images/001.png", "images/003.png", "masks/002.png", "masks/lost.png"):
+        assert f"  [evaluation] {data / name}: " in done.stderr
+    assert "Nothing was asked." in done.stderr
+    assert done.stdout == ""
+    assert loaded == [], "before a model is loaded"
+    assert not out.exists()
+
+
+def test_what_the_check_only_remarks_is_said_on_standard_error(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    with Image.open(data / "masks/000.png") as mask:
+        size = mask.size
+    for name in ("000.png", "001.png"):
+        Image.new("L", size, 0).save(data / "masks" / name)
+    (data / "images/002.png").write_bytes((data / "images/000.png").read_bytes())
+    options = ("--worst", "0", "--negatives", "0")
+    call = ("evaluate", data, "--concept", "tumor", *options)
+    done = run(*call, "-o", tmp_path / "all")
+    assert done.exit_code == 0, done.output
+    assert "warning: the data can be used, but\nrepeated-image (1): " in done.stderr
+    assert "repeated" not in done.stdout
+    assert len(rows(tmp_path / "all")) == 4
+    # Healthy people alone: a class without a pixel is no fault here.
+    done = run(*call, "-o", tmp_path / "two", "--limit", "2")
+    assert done.exit_code == 0, done.output
+    assert [row["kind"] for row in rows(tmp_path / "two")] == ["absent_annotated", "present"]
+    Image.new("L", size, 0).save(data / "masks" / "002.png")
+    done = run(*call, "-o", tmp_path / "healthy", "--limit", "2")
+    assert done.exit_code == 0, done.output
+    assert "empty-class (1)" in done.stderr
+    assert "repeated-image" in done.stderr
+
+
+def test_a_set_that_is_not_there_is_a_problem_like_others(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    done = run("evaluate", data, "--set", "busi/test", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "unusable-source (1): a folder, manifest" in done.stderr
+    assert "manifest.json" in done.stderr
+    assert loaded == []
 
 
 def test_what_refinement_takes_needs_a_refinement(

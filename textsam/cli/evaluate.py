@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from textsam.cli.errors import errors_as_exit, refuse_without_use, usage_error
+from textsam.cli.evaluate_data import (
+    check_files,
+    samples_in_folder,
+    samples_in_manifest,
+    say_unknown_modalities,
+)
 from textsam.cli.options import (
     Adapter,
     AuthorsFrame,
@@ -25,7 +29,6 @@ from textsam.cli.options import (
 from textsam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from textsam.data.sample import Sample
     from textsam.evaluate.plan import Protocol
 
 __all__ = ["evaluate"]
@@ -140,25 +143,20 @@ def evaluate(
     with errors_as_exit():
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
-        from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+        from textsam.data.problems import Problems
         from textsam.evaluate import evaluate as run_evaluation
         from textsam.settle import Settle as Rule
 
         keep_freed_memory()
 
+        problems = Problems("evaluation")
         if sets:
-            chosen = [_selection(text) for text in sets]
-            selections = [
-                Selection(set=name, split=split_name, part=part, limit=limit)
-                for name, split_name, part in chosen
-            ]
-            samples = samples_from_manifest(data, selections)
+            samples = samples_in_manifest(data, sets, limit, problems)
         else:
-            samples = samples_from_folder(data, str(concept), split=split, modality=modality)
-            if limit is not None and limit < len(samples):
-                samples = [samples[i * len(samples) // limit] for i in range(limit)]
+            samples = samples_in_folder(data, str(concept), split, modality, limit, problems)
+        check_files(samples, problems)
         if negatives and (faithfulness or not protocol.geometric):
-            _say_unknown_modalities(samples)
+            say_unknown_modalities(samples)
         segmenter = load_model(
             model,
             adapter,
@@ -198,16 +196,6 @@ def evaluate(
     typer.echo(summary.table())
 
 
-def _say_unknown_modalities(samples: Sequence[Sample]) -> None:
-    """Why nothing that cannot be in an image is asked of some of them."""
-    from textsam.data.check import unknown_modality
-    from textsam.prompts import MODALITIES
-
-    images = Counter(sample.modality for sample in samples if sample.modality not in MODALITIES)
-    for modality, count in images.items():
-        typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
-
-
 def _compare(folders: tuple[Path, Path], out: Path | None, seed: int) -> None:
     with errors_as_exit():
         from textsam.evaluate.compare import compare_evaluations
@@ -234,19 +222,3 @@ def _shifts(text: str | None) -> tuple[float, ...]:
         raise usage_error(
             f"--box-shift {text}: write parts of the box's size with commas, as 0,0.1,0.2,0.3,0.4"
         ) from None
-
-
-def _selection(text: str) -> tuple[str, str, tuple[float, float]]:
-    """Set, split and part of `SET/SPLIT` or `SET/SPLIT@LOW:HIGH`."""
-    where, _, part = text.partition("@")
-    name, _, split = where.partition("/")
-    try:
-        low, high = (float(edge) for edge in part.split(":")) if part else (0.0, 1.0)
-    except ValueError:
-        split = ""
-    if not name or not split or not 0 <= low < high <= 1:
-        raise usage_error(
-            f"--set {text}: write SET/SPLIT, e.g. busi/fold1/test, or SET/SPLIT@LOW:HIGH with "
-            "0 <= LOW < HIGH <= 1"
-        )
-    return name, split, (low, high)
