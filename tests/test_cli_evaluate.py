@@ -143,6 +143,87 @@ def test_a_set_that_is_not_there_is_a_problem_like_others(
     assert loaded == []
 
 
+@pytest.fixture
+def coco(data: Path, tmp_path: Path) -> Path:
+    """The masks of `data` as run-length codes; image 1 has no annotation, image 2 only a crowd."""
+    done = run("data", "convert", data, "--concept", "tumor", "-o", tmp_path / "scans.json")
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "some.json"
+    content = json.loads((tmp_path / "scans.json").read_text())
+    first, second, third = (image["id"] for image in content["images"][:3])
+    kept = [entry for entry in content["annotations"] if entry["image_id"] != second]
+    for entry in kept:
+        entry["iscrowd"] = int(entry["image_id"] == third)
+    content["annotations"] = kept
+    content["categories"].append({"id": 99, "name": "marker"})
+    kept.append({**kept[0], "id": 1000, "category_id": 99})
+    assert kept[0]["image_id"] == first
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_coco_files_give_the_figures_of_their_masks(
+    loaded: list[dict[str, Any]], data: Path, coco: Path, tmp_path: Path
+) -> None:
+    options = ("--modality", "brain MRI", "--negatives", "1", "--worst", "0")
+    evaluated(data, tmp_path / "png", *options)
+    call = ("evaluate", "--coco", f"scans={tmp_path / 'scans.json'},{data}", *options)
+    done = run(*call, "-o", tmp_path / "coco")
+    assert done.exit_code == 0, done.output
+    assert "| scans | tumor | 4 |" in done.stdout
+
+    def figures(out: Path) -> list[dict[str, str]]:
+        kept = ("dataset", "concept", "prompt", "kind", "dice", "nsd_3px", "truth_area_px")
+        return [{name: row[name] for name in kept} for row in rows(out) if row["dice"]]
+
+    assert len(figures(tmp_path / "png")) == 4
+    assert figures(tmp_path / "coco") == figures(tmp_path / "png")
+    assert {row["stem"] for row in rows(tmp_path / "coco")} == {f"images/00{n}" for n in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ((), {0: "present", 1: "absent_annotated", 2: "present", 3: "present"}),
+        (("--not-exhaustive",), {0: "present", 2: "present", 3: "present"}),
+        (("--crowd", "unknown"), {0: "present", 1: "absent_annotated", 3: "present"}),
+        (("--limit", "2"), {0: "present", 2: "present"}),
+    ],
+)
+def test_what_a_coco_file_says(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    coco: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    kinds: dict[int, str],
+) -> None:
+    out = tmp_path / "out"
+    call = ("evaluate", "--coco", f"mine={coco},{data}", "--concept", "tumor=lung", "-o", out)
+    done = run(*call, "--worst", "0", "--negatives", "0", *options)
+    assert done.exit_code == 0, done.output
+    assert {int(row["stem"].removeprefix("images/")): row["kind"] for row in rows(out)} == kinds
+    assert {(row["dataset"], row["prompt"]) for row in rows(out)} == {("mine", "lung")}
+    assert ("crowd-left-out (1)" in done.stderr) == ("unknown" in options)
+
+
+def test_faults_of_coco_files_are_listed(
+    loaded: list[dict[str, Any]], data: Path, coco: Path, tmp_path: Path
+) -> None:
+    content = json.loads(coco.read_text())
+    content["annotations"][0]["image_id"] = 12345
+    coco.write_text(json.dumps(content))
+    (data / "images/003.png").unlink()
+    out = tmp_path / "out"
+    files = ("--coco", f"mine={coco},{data}", "--coco", f"gone={tmp_path / 'no.json'},{data}")
+    done = run("evaluate", *files, "-o", out)
+    assert done.exit_code == 1
+    for kind in ("unknown-reference (1)", "missing-image (1)", "unusable-source (1)"):
+        assert f"\n{kind}: " in done.stderr, done.stderr
+    assert loaded == []
+    assert not out.exists()
+
+
 def test_what_refinement_takes_needs_a_refinement(
     loaded: list[dict[str, Any]], data: Path, tmp_path: Path
 ) -> None:
@@ -231,6 +312,21 @@ def test_calls_that_are_wrong(loaded: list[dict[str, Any]], data: Path, tmp_path
         ),
         "leave out --split, --modality": (
             (data, "--set", "a/test", *out, "--split", "test", "--modality", "brain MRI")
+        ),
+        "a folder or --coco, and": (data, "--coco", f"a={data}/a.json,{data}", *out),
+        "leave out --set, --split": (
+            ("--coco", f"a={data}/a.json,{data}", *out, "--set", "a/b", "--split", "test")
+        ),
+        "write NAME=FILE.json,FOLDER": ("--coco", f"{data}/a.json,{data}", *out),
+        "write CATEGORY=CONCEPT": (
+            ("--coco", f"a={data}/a.json,{data}", "--concept", "tumor", *out)
+        ),
+        "choose union or unknown": ("--coco", f"a={data}/a.json,{data}", "--crowd", "no", *out),
+        "leave out --exhaustive, --crowd": (
+            (data, "--concept", "tumor", *out, "--not-exhaustive", "--crowd", "union")
+        ),
+        "the masks of a plain folder show one thing": (
+            (data, "--concept", "tumor", "--concept", "lung", *out)
         ),
         "Invalid value for '--worst'": (data, "--concept", "tumor", *out, "--worst", "-1"),
     }

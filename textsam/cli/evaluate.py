@@ -10,6 +10,7 @@ import typer
 from textsam.cli.errors import errors_as_exit, refuse_without_use, usage_error
 from textsam.cli.evaluate_data import (
     check_files,
+    samples_in_coco,
     samples_in_folder,
     samples_in_manifest,
     say_unknown_modalities,
@@ -26,6 +27,7 @@ from textsam.cli.options import (
     Settle,
     TextEncoderFolder,
 )
+from textsam.cli.sources import check_one_concept, coco_selections
 from textsam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,13 +62,34 @@ def evaluate(
             "images whose hash lies there; repeatable.",
         ),
     ] = None,
+    coco: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of DATA: NAME=FILE.json,FOLDER, a COCO file and its images, by their "
+            "name in the results; repeatable.",
+        ),
+    ] = None,
     concept: Annotated[
-        str | None, typer.Option(help="For a plain folder: what its masks show.")
+        list[str] | None,
+        typer.Option(
+            help="For a plain folder what its masks show; for COCO CATEGORY=CONCEPT, repeatable.",
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="For a plain folder with train/, val/, test/ inside.")
     ] = None,
-    modality: Annotated[str, typer.Option(help="For a plain folder.")] = "unknown",
+    modality: Annotated[str, typer.Option(help="For a plain folder and COCO.")] = "unknown",
+    exhaustive: Annotated[
+        bool,
+        typer.Option(
+            "--exhaustive/--not-exhaustive",
+            help="For COCO: whether an image without an annotation of a category does not show it.",
+        ),
+    ] = True,
+    crowd: Annotated[
+        str,
+        typer.Option(help="For COCO: union, or unknown to ask nothing where a crowd is."),
+    ] = "union",
     prompts: Annotated[
         str,
         typer.Option(
@@ -122,8 +145,10 @@ def evaluate(
         refuse_without_use(context, "--compare reads two folders of results", *others)
         _compare(compare, out, seed)
         return
-    if data is None or out is None:
-        raise usage_error("give the data to evaluate on and -o FOLDER for the results")
+    if (data is None) == (coco is None) or out is None:
+        raise usage_error(
+            "give the data to evaluate on, a folder or --coco, and -o FOLDER for the results"
+        )
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
     if settle and faithfulness:
@@ -135,11 +160,12 @@ def evaluate(
             *("prompts", "box_shift", "refine_with", "negatives", "worst"),
         )
     protocol = _protocol(prompts, _shifts(box_shift))
-    if bool(sets) == bool(concept):
-        raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
-    if sets:
-        reason = "--set names split and kind of image with the set"
-        refuse_without_use(context, reason, "split", "modality")
+    _check_source(context, data, sets, concept)
+    if crowd not in ("union", "unknown"):
+        raise usage_error(f"--crowd {crowd}: choose union or unknown")
+    files = coco_selections(
+        coco, concept if coco else None, modality, exhaustive=exhaustive, crowd=cast(Any, crowd)
+    )
     with errors_as_exit():
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
@@ -150,10 +176,13 @@ def evaluate(
         keep_freed_memory()
 
         problems = Problems("evaluation")
-        if sets:
+        if data is None:
+            samples = samples_in_coco(files, limit, problems)
+        elif sets:
             samples = samples_in_manifest(data, sets, limit, problems)
         else:
-            samples = samples_in_folder(data, str(concept), split, modality, limit, problems)
+            shown = (concept or [""])[0]
+            samples = samples_in_folder(data, shown, split, modality, limit, problems)
         check_files(samples, problems)
         if negatives and (faithfulness or not protocol.geometric):
             say_unknown_modalities(samples)
@@ -194,6 +223,24 @@ def evaluate(
             worst=worst,
         )
     typer.echo(summary.table())
+
+
+def _check_source(
+    context: typer.Context, data: Path | None, sets: list[str] | None, concept: list[str] | None
+) -> None:
+    """Refuse options that do not go with the data given."""
+    if data is None:
+        reason = "--coco says what is read"
+        refuse_without_use(context, reason, "sets", "split")
+        return
+    refuse_without_use(context, "without --coco there is no COCO file", "exhaustive", "crowd")
+    if bool(sets) == bool(concept):
+        raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
+    if sets:
+        reason = "--set names split and kind of image with the set"
+        refuse_without_use(context, reason, "split", "modality")
+    else:
+        check_one_concept(concept)
 
 
 def _compare(folders: tuple[Path, Path], out: Path | None, seed: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +13,18 @@ import typer
 from textsam.cli.errors import usage_error
 
 if TYPE_CHECKING:
+    from textsam.data.coco import CocoSelection
     from textsam.data.folder import Selection
     from textsam.data.problems import Problems
     from textsam.data.sample import Sample
 
-__all__ = ["check_files", "samples_in_folder", "samples_in_manifest", "say_unknown_modalities"]
+__all__ = [
+    "check_files",
+    "samples_in_coco",
+    "samples_in_folder",
+    "samples_in_manifest",
+    "say_unknown_modalities",
+]
 
 
 def samples_in_manifest(
@@ -49,6 +56,20 @@ def samples_in_folder(
         )
         return _spread(samples, limit)
     return []
+
+
+def samples_in_coco(
+    files: Mapping[str, CocoSelection], limit: int | None, problems: Problems
+) -> list[Sample]:
+    """The samples of COCO files, under their names; what is wrong goes to `problems`."""
+    from textsam.data.coco import samples_from_coco
+
+    samples: list[Sample] = []
+    for name, selection in files.items():
+        with problems.source(selection.annotations):
+            found = samples_from_coco(".", selection, dataset=name, problems=problems)
+            samples += _spread(found, limit)
+    return samples
 
 
 def check_files(samples: Sequence[Sample], problems: Problems) -> None:
