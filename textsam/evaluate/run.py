@@ -17,7 +17,7 @@ from textsam.evaluate.cases import SUMMARY_FILE, Case, CaseFile, ImageKey
 from textsam.evaluate.plan import Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
-from textsam.evaluate.worst import WORST_FILE, WorstCases
+from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
 from textsam.io.atomic import atomic_path
 from textsam.refinement import refine_with_of
 from textsam.settle import Settle
@@ -63,7 +63,8 @@ def evaluate(
         negatives: how many prompts that the modality cannot show are asked per image, at most; none
             with geometry.
         seed: of the choice of those prompts, of points and boxes, and of random refinement points.
-        worst: cases per set and concept on the contact sheet `worst.png`; 0 draws none.
+        worst: cases per set and concept on the contact sheet `worst.png`; 0 draws none, and removes
+            that of an earlier run.
         progress: show a bar.
         resume: go on where an earlier, killed evaluation into `out` stopped; False starts anew.
 
@@ -97,8 +98,10 @@ def evaluate(
         by_image.update(file.finished)
         # A summary of fewer or other cases must not survive a kill of this run.
         (out / SUMMARY_FILE).unlink(missing_ok=True)
-        if len(by_image) < len(plan.images):
-            (out / WORST_FILE).unlink(missing_ok=True)
+        # Nor must a sheet of other cases.
+        sheet_path = out / WORST_FILE
+        if len(by_image) < len(plan.images) or cases_per_group(sheet_path) != worst:
+            sheet_path.unlink(missing_ok=True)
 
     sheet = WorstCases(worst if out is not None else 0)
     with _bar(progress) as bar:
