@@ -239,6 +239,30 @@ def test_what_refinement_takes_needs_a_refinement(
         assert header(tmp_path / str(number))["refine_with"] == given[0]
 
 
+def test_the_tolerance_of_the_slab(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    by_two = ("--worst", "0", "--slab-tolerance-px", "2")
+    assert "| slab NSD 3 px % |" in evaluated(data, tmp_path / "three", "--worst", "0")
+    text = evaluated(data, tmp_path / "two", *by_two)
+    assert "| NSD 3 px % | slab NSD 2 px % |" in text
+    assert header(tmp_path / "two")["slab_tolerance_px"] == 2.0
+    assert header(tmp_path / "two")["tolerance_px"] == 3.0
+    call = ("evaluate", data, "--concept", "tumor", "--worst", "0", "-o", tmp_path / "two")
+    done = run(*call)
+    assert done.exit_code == 1
+    assert "slab_tolerance_px was 2.0 and is 3.0" in done.stderr
+    evaluated(data, tmp_path / "again", *by_two)
+    done = run("evaluate", "--compare", tmp_path / "two", tmp_path / "again")
+    assert done.exit_code == 0, done.output
+    assert "| slab NSD 2 px % |" in done.stdout
+    done = run("evaluate", "--compare", tmp_path / "two", tmp_path / "three")
+    assert done.exit_code == 1
+    assert (
+        f"error: slab NSD: {tmp_path / 'two'} was evaluated with a tolerance of 2.0" in done.stderr
+    )
+
+
 def test_box_shifts(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = evaluated(
@@ -265,6 +289,9 @@ def test_compare(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> No
         "comparison.json",
         "comparison.md",
     }
+    compared = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert compared["first"]["settings"]["adapter"] == "tiny"
+    assert "contents" not in compared["first"]["settings"], "a line per image helps nobody there"
     assert len(loaded) == models, "comparing loads no model"
     evaluated(data, tmp_path / "few", "--limit", "2", "--worst", "0")
     done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "few", "-o", tmp_path / "d")

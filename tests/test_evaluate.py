@@ -181,6 +181,18 @@ def test_summary(
     )
 
 
+def test_the_slab_has_a_tolerance_of_its_own(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    evaluate(Fake(answers), samples[:1], out=tmp_path, slab_tolerance_px=5, progress=False)
+    # The squares are 5 px apart, so that all of both surfaces agrees.
+    assert rows(tmp_path)[0]["nsd_slab"] == "1.0"
+    assert rows(tmp_path)[0]["nsd_3px"] == str(round(SHIFTED_NSD, 6))
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=r"slab_tolerance_px is .*; give a finite 0 or more"):
+            evaluate(Fake(answers), samples, out=None, slab_tolerance_px=wrong, progress=False)
+
+
 def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> None:
     table = evaluate(Fake(answers), samples, out=None, negatives=0, progress=False).table()
     nsd, slab = (f"{50 * v:.2f} ± {50 * v:.2f}" for v in (SHIFTED_NSD, SHIFTED_SLAB))

@@ -125,6 +125,14 @@ def evaluate(
     worst: Annotated[
         int, typer.Option(min=0, help="Cases per set and concept in worst.png; 0 for none.")
     ] = 8,
+    slab_tolerance_px: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Tolerance of the slab NSD; that of the TextSAM-EUS authors' script is 2. The "
+            "other NSD keeps 3 px.",
+        ),
+    ] = 3.0,
     faithfulness: Annotated[
         bool,
         typer.Option(
@@ -157,7 +165,7 @@ def evaluate(
         refuse_without_use(
             context,
             "--faithfulness asks by words alone, for all that is absent, and draws no worst cases",
-            *("prompts", "box_shift", "refine_with", "negatives", "worst"),
+            *("prompts", "box_shift", "refine_with", "negatives", "worst", "slab_tolerance_px"),
         )
     protocol = _protocol(prompts, _shifts(box_shift))
     _check_source(context, data, sets, concept)
@@ -221,6 +229,7 @@ def evaluate(
             negatives=negatives,
             seed=seed,
             worst=worst,
+            slab_tolerance_px=slab_tolerance_px,
         )
     typer.echo(summary.table())
 

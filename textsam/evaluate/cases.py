@@ -30,6 +30,8 @@ __all__ = [
     "QuestionKey",
     "read_cases",
     "read_header",
+    "slab_title",
+    "slab_tolerance_px",
 ]
 
 CASES_FILE = "cases.csv"
@@ -56,7 +58,7 @@ class Case:
         dice: in [0, 1]; None for an absent concept, as are the next four.
         iou: in [0, 1].
         nsd_3px: in [0, 1], contour, tolerance 3 px.
-        nsd_slab: in [0, 1], the authors' variant, tolerance 3 px.
+        nsd_slab: in [0, 1], the authors' variant, with the tolerance that the settings record.
         hd95_px: in pixels; infinite for an empty answer.
         score: of the answer, in [0, 1].
         found: of the answer.
@@ -208,6 +210,21 @@ def read_cases(folder: Path) -> tuple[list[Case], tuple[str, ...]]:
             f"{', '.join(COLUMNS)}"
         )
     return CaseFile.parse(path, columns, lines[1:], "evaluate again"), columns
+
+
+def slab_tolerance_px(settings: Mapping[str, Any]) -> float | None:
+    """The tolerance of `nsd_slab` that the settings of an evaluation record, old ones too.
+
+    Earlier versions used one tolerance for both NSD; None: nothing is recorded.
+    """
+    tolerance = settings.get("slab_tolerance_px", settings.get("tolerance_px"))
+    return float(tolerance) if isinstance(tolerance, int | float) else None
+
+
+def slab_title(settings: Mapping[str, Any]) -> str:
+    """Head of a table's column of `nsd_slab`: "slab NSD 3 px %"."""
+    tolerance = slab_tolerance_px(settings)
+    return "slab NSD %" if tolerance is None else f"slab NSD {tolerance:g} px %"
 
 
 def read_header(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def evaluate(
     negatives: int = 1,
     seed: int = 0,
     worst: int = 8,
+    slab_tolerance_px: float = TOLERANCE_PX,
     progress: bool = True,
     resume: bool = True,
 ) -> EvaluationSummary:
@@ -65,11 +67,13 @@ def evaluate(
         seed: of the choice of those prompts, of points and boxes, and of random refinement points.
         worst: cases per set and concept on the contact sheet `worst.png`; 0 draws none, and removes
             that of an earlier run.
+        slab_tolerance_px: tolerance of `nsd_slab` in pixels of the image; `nsd_3px` keeps its 3.
         progress: show a bar.
         resume: go on where an earlier, killed evaluation into `out` stopped; False starts anew.
 
     Raises:
-        ConfigError: `negatives` or `worst` below 0, or prompts or shifts that do not exist.
+        ConfigError: `negatives`, `worst` or a tolerance below 0, or prompts or shifts that do not
+            exist.
         DataError: no samples, two of the same set and stem, nothing in them that the adapter knows,
             no pixel in any mask where geometry is given, a concept both annotated with pixels and
             absent, a file that cannot be used, or earlier results in `out` that belong to another
@@ -80,6 +84,8 @@ def evaluate(
     for name, value in (("negatives", negatives), ("worst", worst)):
         if value < 0:
             raise ConfigError(f"{name} is {value}; give 0 or more")
+    if not 0 <= slab_tolerance_px < math.inf:
+        raise ConfigError(f"slab_tolerance_px is {slab_tolerance_px}; give a finite 0 or more")
     protocol = Protocol(prompts, tuple(box_shifts))
     if protocol.geometric:
         negatives = 0
@@ -90,6 +96,12 @@ def evaluate(
         options.update(refine_with=refine_with, seed=seed)
     plan = make_plan(samples, segmenter.prompts, protocol, negatives, seed)
     settings = _settings(segmenter, protocol, refine, refine_with, negatives, seed)
+    settings["slab_tolerance_px"] = float(slab_tolerance_px)
+    asking: dict[str, Any] = {
+        "options": options,
+        "seed": seed,
+        "slab_tolerance_px": slab_tolerance_px,
+    }
     by_image: dict[ImageKey, list[Case]] = {}
     file: CaseFile | None = None
     if out is not None:
@@ -109,7 +121,7 @@ def evaluate(
         for image, (sample, questions) in plan.images.items():
             if image in by_image:
                 continue
-            asked = ask(segmenter, sample, questions, protocol, options=options, seed=seed)
+            asked = ask(segmenter, sample, questions, protocol, **asking)
             by_image[image] = asked.cases
             sheet.add(asked)
             if file is not None:
@@ -124,7 +136,7 @@ def evaluate(
             # Of images done by an earlier run there are figures and no pictures: ask once more.
             for image in sheet.missing(cases):
                 sample, questions = plan.images[image]
-                again = ask(segmenter, sample, questions, protocol, options=options, seed=seed)
+                again = ask(segmenter, sample, questions, protocol, **asking)
                 sheet.add(again, keep=True)
             sheet.write(out / WORST_FILE, cases)
         with atomic_path(out / SUMMARY_FILE) as temporary:
