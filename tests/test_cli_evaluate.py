@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cli_runs import run, use_tiny_model
 from evaluations import rows
+from PIL import Image
 from tiny import write_images_and_masks
 
 
@@ -84,6 +85,145 @@ def test_where_nothing_absent_can_be_asked_for_that_is_said(
         assert "(the closest is 'brain MRI')" in done.stderr
 
 
+@pytest.mark.parametrize("measured", [(), ("--faithfulness",)])
+def test_every_file_is_checked_before_anything_is_asked(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path, measured: tuple[str, ...]
+) -> None:
+    for name in ("images/001.png", "images/003.png", "masks/002.png"):
+        path = data / name
+        path.write_bytes(path.read_bytes()[:-40])
+    (data / "masks/lost.png").write_bytes(b"")
+    out = tmp_path / "out"
+    done = run("evaluate", data, "--concept", "tumor", "-o", out, *measured)
+    assert done.exit_code == 1, done.output
+    assert "error: the data cannot be used: 4 problems of 3 kinds" in done.stderr
+    for line in ("mask-without-image (1)", "broken-image (2)", "broken-mask (1)"):
+        assert f"\n{line}: " in done.stderr
+    for name in ("images/001.png", "images/003.png", "masks/002.png", "masks/lost.png"):
+        assert f"  [evaluation] {data / name}: " in done.stderr
+    assert "Nothing was asked." in done.stderr
+    assert done.stdout == ""
+    assert loaded == [], "before a model is loaded"
+    assert not out.exists()
+
+
+def test_what_the_check_only_remarks_is_said_on_standard_error(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    with Image.open(data / "masks/000.png") as mask:
+        size = mask.size
+    for name in ("000.png", "001.png"):
+        Image.new("L", size, 0).save(data / "masks" / name)
+    (data / "images/002.png").write_bytes((data / "images/000.png").read_bytes())
+    options = ("--worst", "0", "--negatives", "0")
+    call = ("evaluate", data, "--concept", "tumor", *options)
+    done = run(*call, "-o", tmp_path / "all")
+    assert done.exit_code == 0, done.output
+    assert "warning: the data can be used, but\nrepeated-image (1): " in done.stderr
+    assert "repeated" not in done.stdout
+    assert len(rows(tmp_path / "all")) == 4
+    # Healthy people alone: a class without a pixel is no fault here.
+    done = run(*call, "-o", tmp_path / "two", "--limit", "2")
+    assert done.exit_code == 0, done.output
+    assert [row["kind"] for row in rows(tmp_path / "two")] == ["absent_annotated", "present"]
+    Image.new("L", size, 0).save(data / "masks" / "002.png")
+    done = run(*call, "-o", tmp_path / "healthy", "--limit", "2")
+    assert done.exit_code == 0, done.output
+    assert "empty-class (1)" in done.stderr
+    assert "repeated-image" in done.stderr
+
+
+def test_a_set_that_is_not_there_is_a_problem_like_others(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    done = run("evaluate", data, "--set", "busi/test", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "unusable-source (1): a folder, manifest" in done.stderr
+    assert "manifest.json" in done.stderr
+    assert loaded == []
+
+
+@pytest.fixture
+def coco(data: Path, tmp_path: Path) -> Path:
+    """The masks of `data` as run-length codes; image 1 has no annotation, image 2 only a crowd."""
+    done = run("data", "convert", data, "--concept", "tumor", "-o", tmp_path / "scans.json")
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "some.json"
+    content = json.loads((tmp_path / "scans.json").read_text())
+    first, second, third = (image["id"] for image in content["images"][:3])
+    kept = [entry for entry in content["annotations"] if entry["image_id"] != second]
+    for entry in kept:
+        entry["iscrowd"] = int(entry["image_id"] == third)
+    content["annotations"] = kept
+    content["categories"].append({"id": 99, "name": "marker"})
+    kept.append({**kept[0], "id": 1000, "category_id": 99})
+    assert kept[0]["image_id"] == first
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_coco_files_give_the_figures_of_their_masks(
+    loaded: list[dict[str, Any]], data: Path, coco: Path, tmp_path: Path
+) -> None:
+    options = ("--modality", "brain MRI", "--negatives", "1", "--worst", "0")
+    evaluated(data, tmp_path / "png", *options)
+    call = ("evaluate", "--coco", f"scans={tmp_path / 'scans.json'},{data}", *options)
+    done = run(*call, "-o", tmp_path / "coco")
+    assert done.exit_code == 0, done.output
+    assert "| scans | tumor | 4 |" in done.stdout
+
+    def figures(out: Path) -> list[dict[str, str]]:
+        kept = ("dataset", "concept", "prompt", "kind", "dice", "nsd_3px", "truth_area_px")
+        return [{name: row[name] for name in kept} for row in rows(out) if row["dice"]]
+
+    assert len(figures(tmp_path / "png")) == 4
+    assert figures(tmp_path / "coco") == figures(tmp_path / "png")
+    assert {row["stem"] for row in rows(tmp_path / "coco")} == {f"images/00{n}" for n in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ((), {0: "present", 1: "absent_annotated", 2: "present", 3: "present"}),
+        (("--not-exhaustive",), {0: "present", 2: "present", 3: "present"}),
+        (("--crowd", "unknown"), {0: "present", 1: "absent_annotated", 3: "present"}),
+        (("--limit", "2"), {0: "present", 2: "present"}),
+    ],
+)
+def test_what_a_coco_file_says(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    coco: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    kinds: dict[int, str],
+) -> None:
+    out = tmp_path / "out"
+    call = ("evaluate", "--coco", f"mine={coco},{data}", "--concept", "tumor=lung", "-o", out)
+    done = run(*call, "--worst", "0", "--negatives", "0", *options)
+    assert done.exit_code == 0, done.output
+    assert {int(row["stem"].removeprefix("images/")): row["kind"] for row in rows(out)} == kinds
+    assert {(row["dataset"], row["prompt"]) for row in rows(out)} == {("mine", "lung")}
+    assert ("crowd-left-out (1)" in done.stderr) == ("unknown" in options)
+
+
+def test_faults_of_coco_files_are_listed(
+    loaded: list[dict[str, Any]], data: Path, coco: Path, tmp_path: Path
+) -> None:
+    content = json.loads(coco.read_text())
+    content["annotations"][0]["image_id"] = 12345
+    coco.write_text(json.dumps(content))
+    (data / "images/003.png").unlink()
+    out = tmp_path / "out"
+    files = ("--coco", f"mine={coco},{data}", "--coco", f"gone={tmp_path / 'no.json'},{data}")
+    done = run("evaluate", *files, "-o", out)
+    assert done.exit_code == 1
+    for kind in ("unknown-reference (1)", "missing-image (1)", "unusable-source (1)"):
+        assert f"\n{kind}: " in done.stderr, done.stderr
+    assert loaded == []
+    assert not out.exists()
+
+
 def test_what_refinement_takes_needs_a_refinement(
     loaded: list[dict[str, Any]], data: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +237,30 @@ def test_what_refinement_takes_needs_a_refinement(
         done = run(*call[:5], tmp_path / str(number), "--refine-with", *given)
         assert done.exit_code == 0, done.output
         assert header(tmp_path / str(number))["refine_with"] == given[0]
+
+
+def test_the_tolerance_of_the_slab(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    by_two = ("--worst", "0", "--slab-tolerance-px", "2")
+    assert "| slab NSD 3 px % |" in evaluated(data, tmp_path / "three", "--worst", "0")
+    text = evaluated(data, tmp_path / "two", *by_two)
+    assert "| NSD 3 px % | slab NSD 2 px % |" in text
+    assert header(tmp_path / "two")["slab_tolerance_px"] == 2.0
+    assert header(tmp_path / "two")["tolerance_px"] == 3.0
+    call = ("evaluate", data, "--concept", "tumor", "--worst", "0", "-o", tmp_path / "two")
+    done = run(*call)
+    assert done.exit_code == 1
+    assert "slab_tolerance_px was 2.0 and is 3.0" in done.stderr
+    evaluated(data, tmp_path / "again", *by_two)
+    done = run("evaluate", "--compare", tmp_path / "two", tmp_path / "again")
+    assert done.exit_code == 0, done.output
+    assert "| slab NSD 2 px % |" in done.stdout
+    done = run("evaluate", "--compare", tmp_path / "two", tmp_path / "three")
+    assert done.exit_code == 1
+    assert (
+        f"error: slab NSD: {tmp_path / 'two'} was evaluated with a tolerance of 2.0" in done.stderr
+    )
 
 
 def test_box_shifts(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
@@ -125,6 +289,9 @@ def test_compare(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> No
         "comparison.json",
         "comparison.md",
     }
+    compared = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert compared["first"]["settings"]["adapter"] == "tiny"
+    assert "contents" not in compared["first"]["settings"], "a line per image helps nobody there"
     assert len(loaded) == models, "comparing loads no model"
     evaluated(data, tmp_path / "few", "--limit", "2", "--worst", "0")
     done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "few", "-o", tmp_path / "d")
@@ -172,6 +339,21 @@ def test_calls_that_are_wrong(loaded: list[dict[str, Any]], data: Path, tmp_path
         ),
         "leave out --split, --modality": (
             (data, "--set", "a/test", *out, "--split", "test", "--modality", "brain MRI")
+        ),
+        "a folder or --coco, and": (data, "--coco", f"a={data}/a.json,{data}", *out),
+        "leave out --set, --split": (
+            ("--coco", f"a={data}/a.json,{data}", *out, "--set", "a/b", "--split", "test")
+        ),
+        "write NAME=FILE.json,FOLDER": ("--coco", f"{data}/a.json,{data}", *out),
+        "write CATEGORY=CONCEPT": (
+            ("--coco", f"a={data}/a.json,{data}", "--concept", "tumor", *out)
+        ),
+        "choose union or unknown": ("--coco", f"a={data}/a.json,{data}", "--crowd", "no", *out),
+        "leave out --exhaustive, --crowd": (
+            (data, "--concept", "tumor", *out, "--not-exhaustive", "--crowd", "union")
+        ),
+        "the masks of a plain folder show one thing": (
+            (data, "--concept", "tumor", "--concept", "lung", *out)
         ),
         "Invalid value for '--worst'": (data, "--concept", "tumor", *out, "--worst", "-1"),
     }

@@ -6,14 +6,17 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from evaluations import NOTHING, PROMPTS, Fake, Mask, Store, rows, square
+from evaluations import NOTHING, PROMPTS, SHAPE, Fake, Mask, Store, rows, square
+from PIL import Image as PILImage
 
 import textsam
-from textsam.data.sample import Sample
+from textsam.data.sample import Sample, Target
 from textsam.errors import ConfigError, DataError, TextSAMError
 from textsam.evaluate import evaluate
 from textsam.prompts import certainly_absent
@@ -176,6 +179,18 @@ def test_summary(
     assert content["seconds_per_image"]["mean"] == pytest.approx(
         sum(seconds.values()) / 4, abs=1e-6
     )
+
+
+def test_the_slab_has_a_tolerance_of_its_own(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    evaluate(Fake(answers), samples[:1], out=tmp_path, slab_tolerance_px=5, progress=False)
+    # The squares are 5 px apart, so that all of both surfaces agrees.
+    assert rows(tmp_path)[0]["nsd_slab"] == "1.0"
+    assert rows(tmp_path)[0]["nsd_3px"] == str(round(SHIFTED_NSD, 6))
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=r"slab_tolerance_px is .*; give a finite 0 or more"):
+            evaluate(Fake(answers), samples, out=None, slab_tolerance_px=wrong, progress=False)
 
 
 def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> None:
@@ -390,6 +405,91 @@ def test_another_evaluation_is_not_resumed(
     evaluate(fake, samples, out=tmp_path, progress=False, resume=False, **options)
     assert len(fake.calls) == 4
     assert json.loads((tmp_path / "evaluation.json").read_text())["adapter"] == fake.adapter_name
+
+
+def correct(sample: Sample) -> None:
+    """Overwrite the sample's mask by a square of 6 px."""
+    (target,) = sample.targets
+    assert isinstance(target, Target)
+    PILImage.fromarray(square(3, 3, 6).astype(np.uint8) * 255).save(target.mask_path)
+
+
+@pytest.mark.parametrize("change", ["mask", "image", "another root", "absent", "modality"])
+def test_an_evaluation_of_other_files_is_not_resumed(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path, change: str
+) -> None:
+    out = tmp_path / "out"
+    evaluate(Fake(answers), samples, out=out, negatives=0, progress=False)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    now = list(samples)
+    if change == "mask":
+        correct(samples[1])
+    elif change == "image":
+        PILImage.fromarray(np.full(SHAPE, 77, dtype=np.uint8)).save(samples[1].image_path)
+    elif change == "another root":
+        other = Store(tmp_path / "elsewhere")
+        other.count = 1
+        now[1] = other(tumor=square(19, 20))
+    elif change == "absent":
+        now[1] = replace(samples[1], absent=("a thing the adapter does not know",))
+    else:
+        now[1] = replace(samples[1], modality="endoscopic ultrasound")
+    assert [sample.name for sample in now] == [sample.name for sample in samples]
+    again = Fake(answers)
+    with pytest.raises(DataError, match=r"other data: .* has changed for bus/case1\. .*resume="):
+        evaluate(again, now, out=out, negatives=0, progress=False)
+    assert again.calls == []
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    evaluate(again, now, out=out, negatives=0, progress=False, resume=False)
+    assert len(again.calls) == 4
+
+
+def test_files_that_have_moved_are_the_same_files(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    evaluate(Fake(answers), samples, out=tmp_path / "out", progress=False)
+    (tmp_path / "data").rename(tmp_path / "moved")
+
+    def there(path: Path) -> Path:
+        return tmp_path / "moved" / path.relative_to(tmp_path / "data")
+
+    moved = []
+    for sample in samples:
+        targets = [t for t in sample.targets if isinstance(t, Target)]
+        at = tuple(replace(target, mask_path=there(target.mask_path)) for target in targets)
+        path = there(sample.image_path)
+        moved.append(replace(sample, image_path=path, targets=at, weight=3.0))
+    again = Fake(answers)
+    evaluate(again, moved, out=tmp_path / "out", progress=False)
+    assert again.calls == []
+
+
+def test_an_image_not_yet_asked_may_change(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Fake(answers, stop_at=1), samples, out=tmp_path / "out", progress=False)
+    correct(samples[1])
+    evaluate(Fake(answers), samples, out=tmp_path / "out", worst=0, progress=False)
+    assert rows(tmp_path / "out")[2]["dice"] == "0.0"
+    assert [row["truth_area_px"] for row in rows(tmp_path / "out")[2:3]] == ["36"]
+
+
+def test_results_that_do_not_say_of_which_files_are_not_gone_on_with(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    evaluate(Fake({}), samples, out=tmp_path, progress=False)
+    path = tmp_path / "evaluation.json"
+    header = json.loads(path.read_text())
+    contents = header.pop("contents")
+    assert {len(digest) for stems in contents.values() for digest in stems.values()} == {16}
+    assert {name: list(stems) for name, stems in contents.items()} == {
+        "bus": ["case0", "case1", "case2"],
+        "bus_normal": ["case3"],
+    }
+    path.write_text(json.dumps(header))
+    with pytest.raises(DataError, match="does not say what the images and masks of its rows were"):
+        evaluate(Fake({}), samples, out=tmp_path, progress=False)
 
 
 def test_cases_of_other_samples_are_refused(samples: list[Sample], tmp_path: Path) -> None:

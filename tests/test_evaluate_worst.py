@@ -121,6 +121,38 @@ def test_a_sheet_of_fewer_cases_does_not_stay(samples: list[Sample], tmp_path: P
     assert page(tmp_path).shape[1] > few[1]
 
 
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_another_number_of_a_finished_evaluation_is_drawn_again(
+    samples: list[Sample], tmp_path: Path, count: int
+) -> None:
+    options = {"negatives": 0, "progress": False}
+    evaluate(Fake(ANSWERS), samples, out=tmp_path / "a", worst=3, **options)  # type: ignore[arg-type]
+    evaluate(Fake(ANSWERS), samples, out=tmp_path / "b", worst=count, **options)  # type: ignore[arg-type]
+    again = Fake(ANSWERS)
+    evaluate(again, samples, out=tmp_path / "a", worst=count, **options)  # type: ignore[arg-type]
+    assert (tmp_path / "a" / WORST_FILE).exists() == (tmp_path / "b" / WORST_FILE).exists()
+    # Only what is on the sheet is asked: missed, and 8, 6, 4 and 2 px off.
+    assert [number for number, _, _ in again.calls] == [5, 1, 3, 4, 2][:count]
+    if count:
+        np.testing.assert_array_equal(page(tmp_path / "a"), page(tmp_path / "b"))
+    same = Fake(ANSWERS)
+    evaluate(same, samples, out=tmp_path / "a", worst=count, **options)  # type: ignore[arg-type]
+    assert same.calls == []
+
+
+def test_a_sheet_that_does_not_say_its_number_is_drawn_again(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    evaluate(Fake(ANSWERS), samples, out=tmp_path, worst=3, progress=False)
+    right, path = page(tmp_path), tmp_path / WORST_FILE
+    PILImage.new("RGB", (20, 20)).save(path)  # as earlier versions, without a note
+    evaluate(Fake(ANSWERS), samples, out=tmp_path, worst=3, progress=False)
+    np.testing.assert_array_equal(page(tmp_path), right)
+    path.write_bytes(b"no picture")
+    evaluate(Fake(ANSWERS), samples, out=tmp_path, worst=3, progress=False)
+    np.testing.assert_array_equal(page(tmp_path), right)
+
+
 def test_no_sheet(samples: list[Sample], tmp_path: Path) -> None:
     evaluate(Fake(ANSWERS), samples, out=tmp_path, worst=0, progress=False)
     assert not (tmp_path / WORST_FILE).exists()

@@ -329,6 +329,22 @@ def test_a_killed_run_goes_on(
     assert len(anew.calls) == 3
 
 
+def test_answers_about_other_files_are_refused(
+    hearts: list[Sample], answers: dict[tuple[int, str], tuple[Mask, float]], tmp_path: Path
+) -> None:
+    measure_faithfulness(Model(answers), hearts, out=tmp_path / "out", progress=False)
+    target = hearts[1].targets[0]
+    assert isinstance(target, Target)
+    PILImage.fromarray(LV.astype(np.uint8) * 255).save(target.mask_path)
+    again = Model(answers)
+    with pytest.raises(DataError, match=r"has changed for acdc/case1\. "):
+        measure_faithfulness(again, hearts, out=tmp_path / "out", progress=False)
+    assert again.calls == []
+    assert (tmp_path / "out" / "faithfulness.json").exists()
+    measure_faithfulness(again, hearts, out=tmp_path / "out", progress=False, resume=False)
+    assert len(again.calls) == 3
+
+
 def test_damaged_answers_are_refused(hearts: list[Sample], tmp_path: Path) -> None:
     measure_faithfulness(Model({}), hearts, out=tmp_path, progress=False)
     path = tmp_path / "faithfulness.csv"

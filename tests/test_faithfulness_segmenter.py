@@ -29,6 +29,7 @@ def test_a_segmenter_is_asked_past_its_lexicon(tmp_path: Path) -> None:
     summary = measure_faithfulness(model, samples, out=tmp_path / "out", progress=False)
     assert {t.product_lost for t in summary.texts} == {0.0}
     assert summary.settings["config"]["found_threshold"] == 0.1
+    assert summary.settings["identity"] == segmenter.identity
     assert {rate.kind for rate in summary.empty} == {"absent_modality", "distractor"}
     assert summary.score.present is not None
     assert summary.score.present.n == 2

@@ -110,6 +110,26 @@ def test_the_right_or_unrecorded_base_is_accepted(
     assert textsam.load_model("lite", folder, sam_checkpoint=path).built is built
 
 
+def test_the_identity_tells_base_weights_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, text = tmp_path / "sam.safetensors", tmp_path / "text"
+    image.write_bytes(b"weights")
+    text.mkdir()
+    (text / "model.safetensors").write_bytes(b"one")
+    folder = adapter(tmp_path / "a")
+    monkeypatch.setattr(api, "build_model", lambda *_, **__: loud_model())
+
+    def identity(**given: Path) -> str:
+        return textsam.load_model("lite", folder, device="cpu", **given).identity  # type: ignore[arg-type]
+
+    plain, own = identity(), identity(text_encoder=text)
+    assert len({plain, own, identity(sam_checkpoint=image)}) == 3
+    assert own == identity(text_encoder=text)
+    (text / "model.safetensors").write_bytes(b"two")
+    assert identity(text_encoder=text) not in {plain, own}
+
+
 def test_missing_base_weights_are_the_builders_to_report(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a", base={"litemedsam": "ab" * 32})
     with pytest.raises(WeightsError, match=r"gone\.safetensors: no such weight file"):
@@ -141,14 +161,15 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 def test_a_loaded_model_answers_as_the_one_that_was_saved(
     tmp_path: Path, parts: list[dict[str, Any]]
 ) -> None:
+    (tmp_path / "own").write_bytes(b"weights")
     model = textsam.load_model(
-        "lite", adapter(tmp_path), "cpu", text_encoder=tmp_path, sam_checkpoint=tmp_path / "none"
+        "lite", adapter(tmp_path), "cpu", text_encoder=tmp_path, sam_checkpoint=tmp_path / "own"
     )
     assert parts == [
         {
             "preset": "lite",
             "architecture": LOUD,
-            "sam_checkpoint": tmp_path / "none",
+            "sam_checkpoint": tmp_path / "own",
             "text_encoder": tmp_path,
         }
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -95,7 +97,14 @@ def load_model(
         _rearrange(built, dtype)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})
-    return Segmenter(built, config, device=where, precision=dtype, fingerprint=fingerprint)
+    return Segmenter(
+        built,
+        config,
+        device=where,
+        precision=dtype,
+        fingerprint=fingerprint,
+        own_weights=_own_weights(config, info, sam_checkpoint, text_encoder),
+    )
 
 
 def _rearrange(built: BuiltModel, dtype: torch.dtype) -> None:
@@ -123,6 +132,28 @@ def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path 
             f"the adapter {config.name!r} was trained on {info.image_weights} with sha256 "
             f"{wanted[:16]}…, the weights at hand have {given[:16]}…; use the former"
         )
+
+
+def _own_weights(
+    config: AdapterConfig,
+    info: Preset,
+    sam_checkpoint: str | Path | None,
+    text_encoder: str | Path | None,
+) -> str:
+    """Digest of base weights given instead of the registry's and not fixed by the adapter's record.
+
+    Empty where there are none.
+    """
+    digests: dict[str, str] = {}
+    recorded = config.base.get(info.image_weights, "unknown") != "unknown"
+    if sam_checkpoint is not None and not recorded:
+        digests[info.image_weights] = sha256_of(Path(sam_checkpoint))
+    if text_encoder is not None:
+        files = sorted(path for path in Path(text_encoder).iterdir() if path.is_file())
+        digests.update({f"{info.text_weights}/{file.name}": sha256_of(file) for file in files})
+    if not digests:
+        return ""
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=2)

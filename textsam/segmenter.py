@@ -50,6 +50,7 @@ class Segmenter:
         device: where the model is.
         precision: of the image encoder.
         fingerprint: tells adapters of one name apart, e.g. a digest of the adapter's file.
+        own_weights: digest of base weights that the user gave; empty: they are the registry's.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Segmenter:
         device: torch.device,
         precision: torch.dtype = torch.float32,
         fingerprint: str = "",
+        own_weights: str = "",
     ) -> None:
         self.built = built
         self.config = config
         self.device = device
         self.precision = precision
         self.fingerprint = fingerprint
+        self.own_weights = own_weights
         self._encodings = Encodings(built.model, device, precision)
 
     @property
@@ -82,13 +85,15 @@ class Segmenter:
     def identity(self) -> str:
         """Hash of all that answers depend on besides image, prompt and options.
 
-        The adapter's tensors and settings, the preset and the precision, as 64 hexadecimal digits.
+        The adapter's tensors and settings, the preset, the precision, and base weights that the
+        user gave, as 64 hexadecimal digits.
         """
         facts = [
             self.preset,
             self.fingerprint,
             self.config.model_dump(mode="json"),
             str(self.precision),
+            *([self.own_weights] if self.own_weights else []),
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -4,67 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from textsam.adapters import TENSORS_FILE, find_adapter
 from textsam.config import TrainConfig, without_effect
-from textsam.data.sample import CocoTarget, Sample, Target
-from textsam.errors import DataError
+from textsam.data.digests import FileDigests
 from textsam.presets import preset
 from textsam.weights import entry
 from textsam.weights.checksum import sha256_of
 
-__all__ = ["Facts", "FileDigests", "base_facts", "changes_between", "digest_of", "training_facts"]
+__all__ = ["Facts", "base_facts", "changes_between", "digest_of", "training_facts"]
 
 Facts = dict[str, Any]
 """JSON types; two results of equal facts are interchangeable."""
-
-
-class FileDigests:
-    """SHA-256 of files, each read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[Path, str] = {}
-
-    def __call__(self, path: Path) -> str:
-        """The digest of a file.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        if path not in self._known:
-            try:
-                self._known[path] = sha256_of(path)
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        return self._known[path]
-
-    def of_samples(self, samples: Sequence[Sample]) -> str:
-        """One digest of samples: what is known of each, in order, and the contents of its files.
-
-        Where the files lie plays no part: data may move.
-        """
-        digest = hashlib.sha256()
-        for sample in samples:
-            known = [
-                sample.dataset,
-                sample.modality,
-                sample.stem,
-                sample.weight,
-                list(sample.absent),
-                self(sample.image_path),
-                [self._of_target(target) for target in sample.targets],
-            ]
-            digest.update(json.dumps(known).encode())
-        return digest.hexdigest()
-
-    def _of_target(self, target: Target | CocoTarget) -> list[Any]:
-        if isinstance(target, CocoTarget):
-            # Of its file only what this image has counts.
-            return [target.concept, list(target.size_px), [rle.hex() for rle in target.rles]]
-        return [target.concept, target.label, list(target.labels), self(target.mask_path)]
 
 
 def base_facts(

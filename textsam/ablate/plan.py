@@ -9,13 +9,13 @@ from pathlib import Path
 
 from textsam.ablate.identity import (
     Facts,
-    FileDigests,
     base_facts,
     digest_of,
     training_facts,
 )
 from textsam.ablate.spec import AblationConfig, CellSettings, EvaluationSettings
 from textsam.config import TrainConfig, read_config
+from textsam.data.digests import FileDigests
 from textsam.data.folder import samples_from_folder, samples_from_manifest
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError, DataError, TextSAMError

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textsam.cli.errors import EXIT_FAILED, errors_as_exit, refuse_without_use, usage_error
-from textsam.cli.sources import check_one_concept, check_sources, is_configuration
+from textsam.cli.sources import (
+    check_one_concept,
+    check_sources,
+    coco_selections,
+    is_configuration,
+)
 
 if TYPE_CHECKING:
-    from textsam.data.coco import CocoSelection
     from textsam.data.defects import QualitySettings
     from textsam.data.eus import Expected
     from textsam.data.problems import DataReport, Kind
@@ -81,7 +85,7 @@ def check(
         checker = Checker(progress=True)
         reports: list[DataReport] = []
         if data is None:
-            reports.append(check_coco(_coco(coco, concept, "unknown"), checker=checker))
+            reports.append(check_coco(coco_selections(coco, concept, "unknown"), checker=checker))
         elif is_configuration(data):
             settings = read_config(data, sets or ())
             reports.append(check_settings(settings.data, checker=checker))
@@ -147,7 +151,7 @@ def quality(
 
         settings = _thresholds(threshold)
         if data is None:
-            parts = _coco(coco, concept, "unknown")
+            parts = coco_selections(coco, concept, "unknown")
             samples = [s for one in parts.values() for s in samples_from_coco(".", one)]
         elif is_configuration(data):
             own = read_config(data, sets or ()).data
@@ -216,7 +220,7 @@ def convert(
         from textsam.data.interchange import coco_to_set, samples_to_coco
 
         if data is None:
-            parts = _coco(coco, concept, modality)
+            parts = coco_selections(coco, concept, modality)
             made = coco_to_set(parts, out, str(name), terms=terms, allowed=_allowed(allow))
         else:
             if sets:
@@ -279,29 +283,6 @@ def prepare_eus(
         sizes = ", ".join(f"{size} px ({count})" for size, count in facts["sizes_px"].items())
         typer.echo(f"{split}: {facts['images']} images, {len(facts['patients'])} patients, {sizes}")
     typer.echo(str(prepared.folder))
-
-
-def _coco(
-    files: list[str] | None, concepts: list[str] | None, modality: str
-) -> dict[str, CocoSelection]:
-    from textsam.data.coco import CocoSelection
-
-    names: dict[str, str] = {}
-    for text in concepts or ():
-        category, separator, meant = text.partition("=")
-        if not separator or not category or not meant:
-            raise usage_error(f"--concept {text}: write CATEGORY=CONCEPT")
-        names[category] = meant
-    parts: dict[str, CocoSelection] = {}
-    for text in files or ():
-        split, separator, rest = text.partition("=")
-        file, comma, folder = rest.rpartition(",")
-        if not separator or not comma or not split or not file or not folder or split in parts:
-            raise usage_error(f"--coco {text}: write SPLIT=FILE.json,FOLDER, each split once")
-        parts[split] = CocoSelection(
-            images=folder, annotations=file, concepts=names or None, modality=modality
-        )
-    return parts
 
 
 def _thresholds(texts: list[str] | None) -> QualitySettings:

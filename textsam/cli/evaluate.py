@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from textsam.cli.errors import errors_as_exit, refuse_without_use, usage_error
+from textsam.cli.evaluate_data import (
+    check_files,
+    samples_in_coco,
+    samples_in_folder,
+    samples_in_manifest,
+    say_unknown_modalities,
+)
 from textsam.cli.options import (
     Adapter,
     AuthorsFrame,
@@ -22,10 +27,10 @@ from textsam.cli.options import (
     Settle,
     TextEncoderFolder,
 )
+from textsam.cli.sources import check_one_concept, coco_selections
 from textsam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from textsam.data.sample import Sample
     from textsam.evaluate.plan import Protocol
 
 __all__ = ["evaluate"]
@@ -57,13 +62,34 @@ def evaluate(
             "images whose hash lies there; repeatable.",
         ),
     ] = None,
+    coco: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of DATA: NAME=FILE.json,FOLDER, a COCO file and its images, by their "
+            "name in the results; repeatable.",
+        ),
+    ] = None,
     concept: Annotated[
-        str | None, typer.Option(help="For a plain folder: what its masks show.")
+        list[str] | None,
+        typer.Option(
+            help="For a plain folder what its masks show; for COCO CATEGORY=CONCEPT, repeatable.",
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="For a plain folder with train/, val/, test/ inside.")
     ] = None,
-    modality: Annotated[str, typer.Option(help="For a plain folder.")] = "unknown",
+    modality: Annotated[str, typer.Option(help="For a plain folder and COCO.")] = "unknown",
+    exhaustive: Annotated[
+        bool,
+        typer.Option(
+            "--exhaustive/--not-exhaustive",
+            help="For COCO: whether an image without an annotation of a category does not show it.",
+        ),
+    ] = True,
+    crowd: Annotated[
+        str,
+        typer.Option(help="For COCO: union, or unknown to ask nothing where a crowd is."),
+    ] = "union",
     prompts: Annotated[
         str,
         typer.Option(
@@ -99,6 +125,14 @@ def evaluate(
     worst: Annotated[
         int, typer.Option(min=0, help="Cases per set and concept in worst.png; 0 for none.")
     ] = 8,
+    slab_tolerance_px: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Tolerance of the slab NSD; that of the TextSAM-EUS authors' script is 2. The "
+            "other NSD keeps 3 px.",
+        ),
+    ] = 3.0,
     faithfulness: Annotated[
         bool,
         typer.Option(
@@ -119,8 +153,10 @@ def evaluate(
         refuse_without_use(context, "--compare reads two folders of results", *others)
         _compare(compare, out, seed)
         return
-    if data is None or out is None:
-        raise usage_error("give the data to evaluate on and -o FOLDER for the results")
+    if (data is None) == (coco is None) or out is None:
+        raise usage_error(
+            "give the data to evaluate on, a folder or --coco, and -o FOLDER for the results"
+        )
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
     if settle and faithfulness:
@@ -129,36 +165,35 @@ def evaluate(
         refuse_without_use(
             context,
             "--faithfulness asks by words alone, for all that is absent, and draws no worst cases",
-            *("prompts", "box_shift", "refine_with", "negatives", "worst"),
+            *("prompts", "box_shift", "refine_with", "negatives", "worst", "slab_tolerance_px"),
         )
     protocol = _protocol(prompts, _shifts(box_shift))
-    if bool(sets) == bool(concept):
-        raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
-    if sets:
-        reason = "--set names split and kind of image with the set"
-        refuse_without_use(context, reason, "split", "modality")
+    _check_source(context, data, sets, concept)
+    if crowd not in ("union", "unknown"):
+        raise usage_error(f"--crowd {crowd}: choose union or unknown")
+    files = coco_selections(
+        coco, concept if coco else None, modality, exhaustive=exhaustive, crowd=cast(Any, crowd)
+    )
     with errors_as_exit():
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
-        from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+        from textsam.data.problems import Problems
         from textsam.evaluate import evaluate as run_evaluation
         from textsam.settle import Settle as Rule
 
         keep_freed_memory()
 
-        if sets:
-            chosen = [_selection(text) for text in sets]
-            selections = [
-                Selection(set=name, split=split_name, part=part, limit=limit)
-                for name, split_name, part in chosen
-            ]
-            samples = samples_from_manifest(data, selections)
+        problems = Problems("evaluation")
+        if data is None:
+            samples = samples_in_coco(files, limit, problems)
+        elif sets:
+            samples = samples_in_manifest(data, sets, limit, problems)
         else:
-            samples = samples_from_folder(data, str(concept), split=split, modality=modality)
-            if limit is not None and limit < len(samples):
-                samples = [samples[i * len(samples) // limit] for i in range(limit)]
+            shown = (concept or [""])[0]
+            samples = samples_in_folder(data, shown, split, modality, limit, problems)
+        check_files(samples, problems)
         if negatives and (faithfulness or not protocol.geometric):
-            _say_unknown_modalities(samples)
+            say_unknown_modalities(samples)
         segmenter = load_model(
             model,
             adapter,
@@ -194,18 +229,27 @@ def evaluate(
             negatives=negatives,
             seed=seed,
             worst=worst,
+            slab_tolerance_px=slab_tolerance_px,
         )
     typer.echo(summary.table())
 
 
-def _say_unknown_modalities(samples: Sequence[Sample]) -> None:
-    """Why nothing that cannot be in an image is asked of some of them."""
-    from textsam.data.check import unknown_modality
-    from textsam.prompts import MODALITIES
-
-    images = Counter(sample.modality for sample in samples if sample.modality not in MODALITIES)
-    for modality, count in images.items():
-        typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
+def _check_source(
+    context: typer.Context, data: Path | None, sets: list[str] | None, concept: list[str] | None
+) -> None:
+    """Refuse options that do not go with the data given."""
+    if data is None:
+        reason = "--coco says what is read"
+        refuse_without_use(context, reason, "sets", "split")
+        return
+    refuse_without_use(context, "without --coco there is no COCO file", "exhaustive", "crowd")
+    if bool(sets) == bool(concept):
+        raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
+    if sets:
+        reason = "--set names split and kind of image with the set"
+        refuse_without_use(context, reason, "split", "modality")
+    else:
+        check_one_concept(concept)
 
 
 def _compare(folders: tuple[Path, Path], out: Path | None, seed: int) -> None:
@@ -234,19 +278,3 @@ def _shifts(text: str | None) -> tuple[float, ...]:
         raise usage_error(
             f"--box-shift {text}: write parts of the box's size with commas, as 0,0.1,0.2,0.3,0.4"
         ) from None
-
-
-def _selection(text: str) -> tuple[str, str, tuple[float, float]]:
-    """Set, split and part of `SET/SPLIT` or `SET/SPLIT@LOW:HIGH`."""
-    where, _, part = text.partition("@")
-    name, _, split = where.partition("/")
-    try:
-        low, high = (float(edge) for edge in part.split(":")) if part else (0.0, 1.0)
-    except ValueError:
-        split = ""
-    if not name or not split or not 0 <= low < high <= 1:
-        raise usage_error(
-            f"--set {text}: write SET/SPLIT, e.g. busi/fold1/test, or SET/SPLIT@LOW:HIGH with "
-            "0 <= LOW < HIGH <= 1"
-        )
-    return name, split, (low, high)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from textsam.cli.errors import refuse_without_use, usage_error
 
-__all__ = ["check_one_concept", "check_sources", "is_configuration"]
+if TYPE_CHECKING:
+    from textsam.data.coco import CocoSelection
+
+__all__ = ["check_one_concept", "check_sources", "coco_selections", "is_configuration"]
 
 
 def is_configuration(data: Path) -> bool:
@@ -52,3 +57,47 @@ def check_one_concept(concept: list[str] | None) -> None:
             f"--concept {' --concept '.join(concept)}: the masks of a plain folder show one "
             "thing; give one name"
         )
+
+
+def coco_selections(
+    files: Sequence[str] | None,
+    concepts: Sequence[str] | None,
+    modality: str,
+    *,
+    exhaustive: bool = True,
+    crowd: Literal["union", "unknown"] = "union",
+) -> dict[str, CocoSelection]:
+    """The COCO files that `--coco NAME=FILE.json,FOLDER` names, paths relative to where we are.
+
+    Args:
+        files: values of `--coco`.
+        concepts: values of `--concept`, `CATEGORY=CONCEPT`, for all files; None takes every
+            category by its name.
+        modality, exhaustive, crowd: of all files, see `CocoSelection`.
+
+    Raises:
+        typer.Exit: an option is not written so; exit code 2.
+    """
+    from textsam.data.coco import CocoSelection
+
+    names: dict[str, str] = {}
+    for text in concepts or ():
+        category, separator, meant = text.partition("=")
+        if not separator or not category or not meant:
+            raise usage_error(f"--concept {text}: write CATEGORY=CONCEPT")
+        names[category] = meant
+    found: dict[str, CocoSelection] = {}
+    for text in files or ():
+        name, separator, rest = text.partition("=")
+        file, comma, folder = rest.rpartition(",")
+        if not separator or not comma or not name or not file or not folder or name in found:
+            raise usage_error(f"--coco {text}: write NAME=FILE.json,FOLDER, each name once")
+        found[name] = CocoSelection(
+            images=folder,
+            annotations=file,
+            concepts=names or None,
+            modality=modality,
+            exhaustive=exhaustive,
+            crowd=crowd,
+        )
+    return found

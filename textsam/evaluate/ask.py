@@ -106,6 +106,7 @@ def ask(
     *,
     options: Mapping[str, Any],
     seed: int,
+    slab_tolerance_px: float = TOLERANCE_PX,
 ) -> Asked:
     """Ask all questions of one image in one call.
 
@@ -116,6 +117,7 @@ def ask(
         protocol: what the segmenter is given.
         options: of the segmenter: `refine`, passes, and what else it takes.
         seed: of points and boxes.
+        slab_tolerance_px: of `nsd_slab`.
 
     Raises:
         DataError: files that cannot be used, or a concept both annotated with pixels and absent.
@@ -151,7 +153,7 @@ def ask(
                 f"{sample.name}: the segmenter's mask is {answer.mask.shape}, the image "
                 f"{query.truth.shape} (H, W)"
             )
-        asked.cases.append(_case(sample, query, answer, seconds))
+        asked.cases.append(_case(sample, query, answer, seconds, slab_tolerance_px))
         asked.truths.append(query.truth)
         asked.answers.append(np.zeros_like(query.truth) if answer is None else answer.mask)
     return asked
@@ -193,7 +195,13 @@ def _call(
     )
 
 
-def _case(sample: Sample, query: _Query, answer: Segmentation | None, seconds: float) -> Case:
+def _case(
+    sample: Sample,
+    query: _Query,
+    answer: Segmentation | None,
+    seconds: float,
+    slab_tolerance_px: float,
+) -> Case:
     question, truth = query.question, query.truth
     present = bool(truth.any())
     kind: Kind = "not_asked" if answer is None else "present" if present else question.kind
@@ -213,7 +221,7 @@ def _case(sample: Sample, query: _Query, answer: Segmentation | None, seconds: f
         dice=measured(dice),
         iou=measured(iou),
         nsd_3px=measured(nsd, TOLERANCE_PX),
-        nsd_slab=measured(nsd_slab, TOLERANCE_PX),
+        nsd_slab=measured(nsd_slab, slab_tolerance_px),
         hd95_px=measured(hd95),
         score=0.0 if answer is None else round(answer.score, 6),
         found=answer is not None and answer.found,

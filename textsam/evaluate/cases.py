@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from textsam.errors import DataError
-from textsam.evaluate.row_file import ANEW, ImageKey, RowFile, read_lines, read_settings
+from textsam.evaluate.row_file import (
+    ANEW,
+    CONTENTS,
+    ImageKey,
+    RowFile,
+    read_lines,
+    read_settings,
+)
 
 __all__ = [
     "CASES_FILE",
@@ -23,6 +30,8 @@ __all__ = [
     "QuestionKey",
     "read_cases",
     "read_header",
+    "slab_title",
+    "slab_tolerance_px",
 ]
 
 CASES_FILE = "cases.csv"
@@ -49,7 +58,7 @@ class Case:
         dice: in [0, 1]; None for an absent concept, as are the next four.
         iou: in [0, 1].
         nsd_3px: in [0, 1], contour, tolerance 3 px.
-        nsd_slab: in [0, 1], the authors' variant, tolerance 3 px.
+        nsd_slab: in [0, 1], the authors' variant, with the tolerance that the settings record.
         hd95_px: in pixels; infinite for an empty answer.
         score: of the answer, in [0, 1].
         found: of the answer.
@@ -101,6 +110,7 @@ class CaseFile(RowFile[Case]):
         folder: made if it is not there.
         header: what the cases depend on; JSON types.
         expected: what is asked of every image that is to be evaluated.
+        contents: digest of what each of these shows.
         resume: False throws earlier cases away.
 
     Raises:
@@ -116,11 +126,12 @@ class CaseFile(RowFile[Case]):
         folder: Path,
         header: Mapping[str, Any],
         expected: Mapping[ImageKey, Collection[QuestionKey]],
+        contents: Mapping[ImageKey, str],
         *,
         resume: bool,
     ) -> None:
         self.expected = expected
-        super().__init__(folder, header, resume=resume)
+        super().__init__(folder, header, contents, resume=resume)
 
     @classmethod
     def row(cls, cells: Mapping[str, str]) -> Case:
@@ -201,10 +212,27 @@ def read_cases(folder: Path) -> tuple[list[Case], tuple[str, ...]]:
     return CaseFile.parse(path, columns, lines[1:], "evaluate again"), columns
 
 
+def slab_tolerance_px(settings: Mapping[str, Any]) -> float | None:
+    """The tolerance of `nsd_slab` that the settings of an evaluation record, old ones too.
+
+    Earlier versions used one tolerance for both NSD; None: nothing is recorded.
+    """
+    tolerance = settings.get("slab_tolerance_px", settings.get("tolerance_px"))
+    return float(tolerance) if isinstance(tolerance, int | float) else None
+
+
+def slab_title(settings: Mapping[str, Any]) -> str:
+    """Head of a table's column of `nsd_slab`: "slab NSD 3 px %"."""
+    tolerance = slab_tolerance_px(settings)
+    return "slab NSD %" if tolerance is None else f"slab NSD {tolerance:g} px %"
+
+
 def read_header(folder: Path) -> dict[str, Any]:
-    """What the cases of an evaluation depend on.
+    """What the cases of an evaluation depend on, without the digests of its images and masks.
 
     Raises:
         DataError: no such file, or another file.
     """
-    return read_settings(folder / HEADER_FILE)
+    header = read_settings(folder / HEADER_FILE)
+    header.pop(CONTENTS, None)  # files of before have none
+    return header

@@ -13,7 +13,14 @@ from typing import Any
 
 import textsam
 from textsam.errors import DataError
-from textsam.evaluate.cases import METRICS, Case, read_cases, read_header
+from textsam.evaluate.cases import (
+    METRICS,
+    Case,
+    read_cases,
+    read_header,
+    slab_title,
+    slab_tolerance_px,
+)
 from textsam.evaluate.tables import markdown
 from textsam.io.atomic import atomic_path
 from textsam.statistics import RESAMPLES, PairedComparison, TestResult, compare_paired
@@ -37,7 +44,6 @@ _TITLES = {
     "dice": "Dice %",
     "iou": "IoU %",
     "nsd_3px": "NSD 3 px %",
-    "nsd_slab": "slab NSD 3 px %",
     "hd95_px": "HD95 px",
 }
 
@@ -130,6 +136,7 @@ class EvaluationComparison:
             "p (t-test)",
             "p (Wilcoxon)",
         )
+        titles = {**_TITLES, "nsd_slab": slab_title(self.settings[0])}
         lines = []
         for row in self.rows:
             shift = "" if row.box_shift is None else f"{100 * row.box_shift:g}"
@@ -137,7 +144,7 @@ class EvaluationComparison:
                 (
                     row.dataset or "all sets",
                     row.concept or "all concepts",
-                    _TITLES[row.metric],
+                    titles[row.metric],
                     *((shift,) if shifted else ()),
                     *_figures(row),
                 )
@@ -200,18 +207,21 @@ def compare_evaluations(
 
     Raises:
         DataError: a folder without a finished evaluation, cases that only one of the two has, or
-            cases whose truths differ in area.
+            cases whose truths differ in area, or that were scored with other tolerances.
     """
     (one, columns), (other, other_columns) = _present(first), _present(second)
     _check_matched(first, one, second, other)
     settings = read_header(first), read_header(second)
-    tolerances = [own.get("tolerance_px") for own in settings]
-    if tolerances[0] != tolerances[1]:
-        raise DataError(
-            f"{first} was evaluated with a tolerance of {tolerances[0]} px and {second} with "
-            f"{tolerances[1]} px; evaluate both with one"
-        )
     metrics = [name for name in METRICS if name in columns and name in other_columns]
+    tolerances = {"NSD": [own.get("tolerance_px") for own in settings]}
+    if "nsd_slab" in metrics:
+        tolerances["slab NSD"] = [slab_tolerance_px(own) for own in settings]
+    for name, (own, others) in tolerances.items():
+        if own != others:
+            raise DataError(
+                f"{name}: {first} was evaluated with a tolerance of {own} px and {second} with "
+                f"{others} px; evaluate both with one"
+            )
     groups: dict[Group, list[CaseKey]] = defaultdict(list)
     # In one order whatever the files' is, so that the bootstrap draws the same.
     for key in sorted(one, key=lambda k: (k[0], k[2], -1.0 if k[3] is None else k[3], k[1])):

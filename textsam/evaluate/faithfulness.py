@@ -21,6 +21,7 @@ from textsam.errors import DataError, TextSAMError
 from textsam.evaluate.faithfulness_rows import AnswerFile, AnswerRow, Kind, Wording
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise_faithfulness
 from textsam.evaluate.reliability_plot import draw_reliability
+from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.wordings import wordings
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice
@@ -95,6 +96,8 @@ class SegmenterTexts:
             "adapter": self._segmenter.adapter_name,
             "preset": self._segmenter.preset,
             "fingerprint": self._segmenter.fingerprint,
+            # Says of the precision and of the text encoder what the rest does not.
+            "identity": self._segmenter.identity,
             "found_threshold": config["found_threshold"],
             "refine": self._refine,
             "config": config,
@@ -142,7 +145,7 @@ def measure_faithfulness(
     Raises:
         DataError: no samples, two of the same set and stem, a file that cannot be used, a concept
             both annotated with pixels and declared absent, or earlier results in `out` that belong
-            to another run.
+            to another run or to other files.
         TextSAMError: what the model raises.
     """
     if not samples:
@@ -163,7 +166,7 @@ def measure_faithfulness(
     rows: dict[tuple[str, str], list[AnswerRow]] = {}
     file: AnswerFile | None = None
     if out is not None:
-        file = AnswerFile(out, settings, by_image.keys(), resume=resume)
+        file = AnswerFile(out, settings, digests_of(samples), resume=resume)
         rows.update(file.finished)
         for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
             (out / name).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -77,7 +77,7 @@ class AnswerFile(RowFile[AnswerRow]):
     Args:
         folder: made if it is not there.
         settings: what the answers depend on; JSON types.
-        images: that are to be asked.
+        contents: images that are to be asked, and a digest of what each shows.
         resume: False throws earlier answers away.
 
     Raises:
@@ -92,12 +92,12 @@ class AnswerFile(RowFile[AnswerRow]):
         self,
         folder: Path,
         settings: Mapping[str, Any],
-        images: Collection[ImageKey],
+        contents: Mapping[ImageKey, str],
         *,
         resume: bool,
     ) -> None:
-        self.images = images
-        super().__init__(folder, settings, resume=resume)
+        self.images = contents.keys()
+        super().__init__(folder, settings, contents, resume=resume)
 
     @classmethod
     def row(cls, cells: Mapping[str, str]) -> AnswerRow:

@@ -10,15 +10,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from textsam.data.digests import FileDigests
+from textsam.data.sample import Sample
 from textsam.errors import DataError
 from textsam.io.atomic import atomic_path
 
-__all__ = ["ANEW", "ImageKey", "RowFile", "cell_text", "read_lines", "read_settings"]
+__all__ = [
+    "ANEW",
+    "CONTENTS",
+    "ImageKey",
+    "RowFile",
+    "cell_text",
+    "digests_of",
+    "read_lines",
+    "read_settings",
+]
 
 ImageKey = tuple[str, str]
 """Data set and stem."""
 
 Row = TypeVar("Row")
+
+CONTENTS = "contents"
+"""Key of the digests in a file of settings: data set -> stem -> digest."""
+
+_NAMED = 5
 
 ANEW = "give another folder, or resume=False to start anew"
 
@@ -45,6 +61,16 @@ def read_lines(path: Path, remedy: str) -> list[list[str]]:
         raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
 
 
+def digests_of(samples: Iterable[Sample]) -> dict[ImageKey, str]:
+    """Digest of what each sample shows, 16 hexadecimal digits: enough to tell that it changed.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    files = FileDigests()
+    return {(s.dataset, s.stem): files.of_sample(s)[:16] for s in samples}
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """What the rows beside a file of settings depend on.
 
@@ -62,6 +88,22 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def _by_set(contents: Mapping[ImageKey, str]) -> dict[str, dict[str, str]]:
+    sets: dict[str, dict[str, str]] = {}
+    for (dataset, stem), digest in contents.items():
+        sets.setdefault(dataset, {})[stem] = digest
+    return sets
+
+
+def _by_image(sets: Mapping[str, Any]) -> dict[ImageKey, Any]:
+    return {
+        (dataset, stem): digest
+        for dataset, stems in sets.items()
+        if isinstance(stems, dict)
+        for stem, digest in stems.items()
+    }
+
+
 def _text(lines: Iterable[Sequence[str]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(lines)
@@ -77,18 +119,27 @@ class RowFile(ABC, Generic[Row]):
     Args:
         folder: made if it is not there.
         settings: what the rows depend on; JSON types.
+        contents: digest of what each image that is to be asked shows, annotations included. It is
+            kept image by image, so that a measurement can go on with more images than before.
         resume: False throws earlier rows away.
 
     Raises:
-        DataError: the folder is a file, or the rows in it were made with other settings, are of
-            images that do not belong to them, or cannot be read.
+        DataError: the folder is a file, or the rows in it were made with other settings, of other
+            files, are of images that do not belong to them, or cannot be read.
     """
 
     rows_name: ClassVar[str]
     settings_name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        contents: Mapping[ImageKey, str],
+        *,
+        resume: bool,
+    ) -> None:
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; give a folder for the results")
         self.path = folder / self.rows_name
@@ -96,15 +147,16 @@ class RowFile(ABC, Generic[Row]):
         self.finished: dict[ImageKey, list[Row]] = {}
         earlier = self._earlier() if resume and self.path.exists() else {}
         if earlier:
-            self._check(settings_path, settings)
+            self._check(settings_path, settings, {i: contents[i] for i in earlier if i in contents})
             self.finished = {
                 image: rows for image, rows in earlier.items() if self.complete(image, rows)
             }
         # In this order, so that a kill never leaves rows under settings that are not theirs.
         if not self.finished:
             self.path.unlink(missing_ok=True)
+        recorded = {**settings, CONTENTS: _by_set(contents)}
         with atomic_path(settings_path) as temporary:
-            text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(recorded, indent=2, ensure_ascii=False, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
         kept = [self.cells(row) for rows in self.finished.values() for row in rows]
         with atomic_path(self.path) as temporary:
@@ -163,11 +215,14 @@ class RowFile(ABC, Generic[Row]):
             by_image.setdefault(self.image(row), []).append(row)
         return by_image
 
-    def _check(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def _check(
+        self, path: Path, settings: Mapping[str, Any], contents: Mapping[ImageKey, str]
+    ) -> None:
         try:
             before = read_settings(path)
         except DataError as error:
             raise DataError(f"{error}; {ANEW}") from error
+        recorded = before.pop(CONTENTS, None)
         now = json.loads(json.dumps(settings))
         other = [key for key in {**now, **before} if now.get(key) != before.get(key)]
         if other:
@@ -177,4 +232,18 @@ class RowFile(ABC, Generic[Row]):
             raise DataError(
                 f"{self.path} belongs to another measurement: {differences}. Measure as before to "
                 f"go on, or {ANEW}"
+            )
+        if not isinstance(recorded, dict):
+            raise DataError(
+                f"{path} does not say what the images and masks of its rows were, as an earlier "
+                f"version of textsam wrote it; {ANEW}"
+            )
+        known = _by_image(recorded)
+        changed = ["/".join(image) for image in contents if known.get(image) != contents[image]]
+        if changed:
+            more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+            raise DataError(
+                f"{self.path} belongs to other data: the image, its masks or what is said of it "
+                f"has changed for {', '.join(changed[:_NAMED])}{more}. Measure on the files of "
+                f"before to go on, or {ANEW}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from textsam.errors import ConfigError
 from textsam.evaluate.ask import TOLERANCE_PX, SegmentsByWord, ask
 from textsam.evaluate.cases import SUMMARY_FILE, Case, CaseFile, ImageKey
 from textsam.evaluate.plan import Prompts, Protocol, make_plan
+from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
-from textsam.evaluate.worst import WORST_FILE, WorstCases
+from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
 from textsam.io.atomic import atomic_path
 from textsam.refinement import refine_with_of
 from textsam.settle import Settle
@@ -36,6 +38,7 @@ def evaluate(
     negatives: int = 1,
     seed: int = 0,
     worst: int = 8,
+    slab_tolerance_px: float = TOLERANCE_PX,
     progress: bool = True,
     resume: bool = True,
 ) -> EvaluationSummary:
@@ -62,22 +65,27 @@ def evaluate(
         negatives: how many prompts that the modality cannot show are asked per image, at most; none
             with geometry.
         seed: of the choice of those prompts, of points and boxes, and of random refinement points.
-        worst: cases per set and concept on the contact sheet `worst.png`; 0 draws none.
+        worst: cases per set and concept on the contact sheet `worst.png`; 0 draws none, and removes
+            that of an earlier run.
+        slab_tolerance_px: tolerance of `nsd_slab` in pixels of the image; `nsd_3px` keeps its 3.
         progress: show a bar.
         resume: go on where an earlier, killed evaluation into `out` stopped; False starts anew.
 
     Raises:
-        ConfigError: `negatives` or `worst` below 0, or prompts or shifts that do not exist.
+        ConfigError: `negatives`, `worst` or a tolerance below 0, or prompts or shifts that do not
+            exist.
         DataError: no samples, two of the same set and stem, nothing in them that the adapter knows,
             no pixel in any mask where geometry is given, a concept both annotated with pixels and
             absent, a file that cannot be used, or earlier results in `out` that belong to another
-            evaluation.
+            evaluation or to other files.
         PromptError: an unknown `refine_with`.
         TextSAMError: what the segmenter raises.
     """
     for name, value in (("negatives", negatives), ("worst", worst)):
         if value < 0:
             raise ConfigError(f"{name} is {value}; give 0 or more")
+    if not 0 <= slab_tolerance_px < math.inf:
+        raise ConfigError(f"slab_tolerance_px is {slab_tolerance_px}; give a finite 0 or more")
     protocol = Protocol(prompts, tuple(box_shifts))
     if protocol.geometric:
         negatives = 0
@@ -88,15 +96,24 @@ def evaluate(
         options.update(refine_with=refine_with, seed=seed)
     plan = make_plan(samples, segmenter.prompts, protocol, negatives, seed)
     settings = _settings(segmenter, protocol, refine, refine_with, negatives, seed)
+    settings["slab_tolerance_px"] = float(slab_tolerance_px)
+    asking: dict[str, Any] = {
+        "options": options,
+        "seed": seed,
+        "slab_tolerance_px": slab_tolerance_px,
+    }
     by_image: dict[ImageKey, list[Case]] = {}
     file: CaseFile | None = None
     if out is not None:
-        file = CaseFile(out, settings, plan.expected(protocol), resume=resume)
+        contents = digests_of(sample for sample, _ in plan.images.values())
+        file = CaseFile(out, settings, plan.expected(protocol), contents, resume=resume)
         by_image.update(file.finished)
         # A summary of fewer or other cases must not survive a kill of this run.
         (out / SUMMARY_FILE).unlink(missing_ok=True)
-        if len(by_image) < len(plan.images):
-            (out / WORST_FILE).unlink(missing_ok=True)
+        # Nor must a sheet of other cases.
+        sheet_path = out / WORST_FILE
+        if len(by_image) < len(plan.images) or cases_per_group(sheet_path) != worst:
+            sheet_path.unlink(missing_ok=True)
 
     sheet = WorstCases(worst if out is not None else 0)
     with _bar(progress) as bar:
@@ -104,7 +121,7 @@ def evaluate(
         for image, (sample, questions) in plan.images.items():
             if image in by_image:
                 continue
-            asked = ask(segmenter, sample, questions, protocol, options=options, seed=seed)
+            asked = ask(segmenter, sample, questions, protocol, **asking)
             by_image[image] = asked.cases
             sheet.add(asked)
             if file is not None:
@@ -119,7 +136,7 @@ def evaluate(
             # Of images done by an earlier run there are figures and no pictures: ask once more.
             for image in sheet.missing(cases):
                 sample, questions = plan.images[image]
-                again = ask(segmenter, sample, questions, protocol, options=options, seed=seed)
+                again = ask(segmenter, sample, questions, protocol, **asking)
                 sheet.add(again, keep=True)
             sheet.write(out / WORST_FILE, cases)
         with atomic_path(out / SUMMARY_FILE) as temporary:
@@ -152,7 +169,8 @@ def _settings(
         "format": 2,
         "adapter": segmenter.adapter_name,
         "fingerprint": getattr(segmenter, "fingerprint", None),
-        # Its tensors do not tell a newly calibrated adapter from the one before.
+        # Its tensors tell neither a newly calibrated adapter from the one before, nor the text
+        # encoder.
         "identity": getattr(segmenter, "identity", None),
         "preset": segmenter.preset,
         "prompts": list(segmenter.prompts),

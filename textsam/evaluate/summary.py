@@ -15,7 +15,7 @@ from typing import Any
 
 import textsam
 from textsam.errors import DataError
-from textsam.evaluate.cases import Case, ImageKey, Kind
+from textsam.evaluate.cases import Case, ImageKey, Kind, slab_title
 from textsam.evaluate.tables import markdown
 
 __all__ = ["AbsenceResult", "ConceptResult", "EvaluationSummary", "Spread", "summarise"]
@@ -49,7 +49,7 @@ class ConceptResult:
         dice: in [0, 1].
         iou: in [0, 1].
         nsd_3px: in [0, 1], contour, tolerance 3 px.
-        nsd_slab: in [0, 1], the authors' variant, tolerance 3 px.
+        nsd_slab: in [0, 1], the authors' variant, with the tolerance that the settings record.
         hd95_px: in pixels, over the n − missed images with an answer; None if there is none.
         missed: images answered with an empty mask; they count as 0 in all but `hd95_px`.
     """
@@ -163,7 +163,7 @@ class EvaluationSummary:
                 "Dice %",
                 "IoU %",
                 "NSD 3 px %",
-                "slab NSD 3 px %",
+                slab_title(self.settings),
                 "HD95 px",
                 "median Dice %",
                 "missed",

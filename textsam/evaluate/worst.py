@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
+import PIL.PngImagePlugin
 from numpy.typing import NDArray
 
 from textsam.caption import end_that_fits
@@ -18,9 +19,12 @@ from textsam.evaluate.cases import Case, ImageKey
 from textsam.io.raster import write_picture
 from textsam.overlay import DEFAULT_COLOUR, outlines
 
-__all__ = ["WORST_FILE", "WorstCases"]
+__all__ = ["WORST_FILE", "WorstCases", "cases_per_group"]
 
 WORST_FILE = "worst.png"
+
+# In the picture itself, so that it is known wherever the picture goes.
+_COUNT = "textsam:cases-per-group"
 
 Group = tuple[str, str, float | None]  # data set, concept, box shift
 
@@ -37,6 +41,16 @@ _MIN_SHOWN_PX = 48
 
 _PAPER, _INK = (24, 24, 24), (235, 235, 235)
 _TRUTH, _ANSWER = (70, 230, 110), DEFAULT_COLOUR
+
+
+def cases_per_group(path: Path) -> int | None:
+    """How many cases per group a sheet was drawn for; None: no sheet, or one that does not say."""
+    try:
+        with PIL.Image.open(path) as sheet:
+            count = sheet.info.get(_COUNT)
+    except (OSError, ValueError, SyntaxError):
+        return None  # it is drawn again
+    return int(count) if isinstance(count, str) and count.isdecimal() else None
 
 
 def _group(case: Case) -> Group:
@@ -119,7 +133,9 @@ class WorstCases:
                 _, tile = self._tiles[group][case.image]
                 page.paste(tile, (_GAP_PX + column * step, top + row * height))
             top += count * height
-        return write_picture(page, path)
+        notes = PIL.PngImagePlugin.PngInfo()
+        notes.add_text(_COUNT, str(self.count))
+        return write_picture(page, path, pnginfo=notes)
 
     def _worst(self, cases: Sequence[Case]) -> dict[Group, list[Case]]:
         groups: dict[Group, list[Case]] = defaultdict(list)

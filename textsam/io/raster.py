@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -17,6 +17,9 @@ from textsam.io.limits import DEFAULT_MAX_PIXELS, Limits, max_pixels_limit
 from textsam.io.paths import existing_file
 from textsam.io.pillow import array_from_pillow
 from textsam.io.pixels import check_dtype, check_shape, check_size, to_rgb
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -173,12 +176,15 @@ def write_mask(mask: NDArray[np.bool_], path: str | Path) -> Path:
     return _write(PIL.Image.fromarray(values), Path(path), _MASK_FORMATS)
 
 
-def write_picture(picture: PIL.Image.Image, path: str | Path) -> Path:
+def write_picture(
+    picture: PIL.Image.Image, path: str | Path, *, pnginfo: PngInfo | None = None
+) -> Path:
     """Write a picture such as an overlay, complete or not at all.
 
     Args:
         picture: any Pillow image the file type can hold.
         path: a name ending in .png, .tif, .tiff, .jpg or .jpeg; parent folders are made.
+        pnginfo: texts to put into a PNG; other file types do without.
 
     Returns:
         The path written.
@@ -186,17 +192,25 @@ def write_picture(picture: PIL.Image.Image, path: str | Path) -> Path:
     Raises:
         ImageError: another file type, or a file that cannot be written.
     """
-    return _write(picture, Path(path), _PICTURE_FORMATS)
+    return _write(picture, Path(path), _PICTURE_FORMATS, pnginfo=pnginfo)
 
 
-def _write(picture: PIL.Image.Image, path: Path, formats: dict[str, str]) -> Path:
+def _write(
+    picture: PIL.Image.Image,
+    path: Path,
+    formats: dict[str, str],
+    *,
+    pnginfo: PngInfo | None = None,
+) -> Path:
     file_format = formats.get(path.suffix.lower())
     if file_format is None:
         raise ImageError(
             f"{path}: the file type {path.suffix!r} cannot be written here; use a name ending in "
             f"{', '.join(formats)}"
         )
-    options = _SAVE_OPTIONS.get(file_format, {})
+    options = dict(_SAVE_OPTIONS.get(file_format, {}))
+    if pnginfo is not None and file_format == "PNG":
+        options["pnginfo"] = pnginfo
     try:
         with atomic_path(path, suffix=path.suffix) as temporary:
             picture.save(temporary, format=file_format, **options)

@@ -1,0 +1,131 @@
+"""The samples that `textsam evaluate` is about: found, and checked before anything is asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from textsam.cli.errors import usage_error
+
+if TYPE_CHECKING:
+    from textsam.data.coco import CocoSelection
+    from textsam.data.folder import Selection
+    from textsam.data.problems import Problems
+    from textsam.data.sample import Sample
+
+__all__ = [
+    "check_files",
+    "samples_in_coco",
+    "samples_in_folder",
+    "samples_in_manifest",
+    "say_unknown_modalities",
+]
+
+
+def samples_in_manifest(
+    root: Path, sets: Sequence[str], limit: int | None, problems: Problems
+) -> list[Sample]:
+    """The samples of splits of a manifest; what is wrong goes to `problems`."""
+    from textsam.data.folder import samples_from_manifest
+
+    selections = [_selection(text, limit) for text in sets]
+    with problems.source(root):
+        return samples_from_manifest(root, selections, problems=problems)
+    return []
+
+
+def samples_in_folder(
+    folder: Path,
+    concept: str,
+    split: str | None,
+    modality: str,
+    limit: int | None,
+    problems: Problems,
+) -> list[Sample]:
+    """The samples of a plain folder; what is wrong goes to `problems`."""
+    from textsam.data.folder import samples_from_folder
+
+    with problems.source(folder):
+        samples = samples_from_folder(
+            folder, concept, split=split, modality=modality, problems=problems
+        )
+        return _spread(samples, limit)
+    return []
+
+
+def samples_in_coco(
+    files: Mapping[str, CocoSelection], limit: int | None, problems: Problems
+) -> list[Sample]:
+    """The samples of COCO files, under their names; what is wrong goes to `problems`."""
+    from textsam.data.coco import samples_from_coco
+
+    samples: list[Sample] = []
+    for name, selection in files.items():
+        with problems.source(selection.annotations):
+            found = samples_from_coco(".", selection, dataset=name, problems=problems)
+            samples += _spread(found, limit)
+    return samples
+
+
+def check_files(samples: Sequence[Sample], problems: Problems) -> None:
+    """Read every image and mask to its end, as training does before it starts.
+
+    Warnings go to standard error. A class without a pixel is one of them: images of healthy
+    people are evaluated, too.
+
+    Raises:
+        DataCheckError: faults, all of them listed.
+    """
+    from textsam.data.check import Checker, check_samples
+
+    report = check_samples(
+        {problems.part: samples},
+        problems.found,
+        allowed=frozenset({"empty-class"}),
+        checker=Checker(progress=True),
+    )
+    report.raise_errors("Nothing was asked. `textsam data check` with --json lists every file.")
+    # Of unknown kinds of image it is told where it matters, with those that are called "unknown".
+    told = [problem for problem in report.problems if problem.kind != "unknown-modality"]
+    if told:
+        text = replace(report, problems=tuple(told)).text()
+        typer.echo(f"warning: the data can be used, but\n{text}", err=True)
+
+
+def say_unknown_modalities(samples: Sequence[Sample]) -> None:
+    """Why nothing that cannot be in an image is asked of some of them."""
+    from textsam.data.check import unknown_modality
+    from textsam.prompts import MODALITIES
+
+    images = Counter(sample.modality for sample in samples if sample.modality not in MODALITIES)
+    for modality, count in images.items():
+        typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
+
+
+def _spread(samples: list[Sample], limit: int | None) -> list[Sample]:
+    if limit is None or limit >= len(samples):
+        return samples
+    return [samples[i * len(samples) // limit] for i in range(limit)]
+
+
+def _selection(text: str, limit: int | None) -> Selection:
+    """The part of a set that `SET/SPLIT` or `SET/SPLIT@LOW:HIGH` names."""
+    from textsam.data.folder import Selection
+
+    where, _, part = text.partition("@")
+    name, _, split = where.partition("/")
+    try:
+        low, high = (float(edge) for edge in part.split(":")) if part else (0.0, 1.0)
+    except ValueError:
+        split = ""
+    if not name or not split or not 0 <= low < high <= 1:
+        raise usage_error(
+            f"--set {text}: write SET/SPLIT, e.g. busi/fold1/test, or SET/SPLIT@LOW:HIGH with "
+            "0 <= LOW < HIGH <= 1"
+        )
+    return Selection(set=name, split=split, part=(low, high), limit=limit)
