@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from textsam.data.check import Checker, check_samples
 from textsam.data.coco import samples_from_coco
@@ -41,11 +42,14 @@ class CheckedData:
         parts: "train" and "val" -> samples.
         report: of the check, with its warnings.
         stamp: digest of all files' paths, sizes and times, and of what they are taken for.
+        contents: part -> digest of its images' and masks' pixels; empty where an earlier check
+            that did not take it was believed.
     """
 
     parts: Mapping[str, list[Sample]]
     report: DataReport
     stamp: str
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def samples_of(data: DataSettings, part: str, problems: Problems | None = None) -> list[Sample]:
@@ -125,15 +129,18 @@ def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
     stamp = _stamp(parts, data.allow)
     counts = {part: len(samples) for part, samples in parts.items()}
     sound = all(problem.kind in WARNINGS for problem in found)
-    if sound and folder is not None and _read_stamp(folder / STAMP_FILE) == stamp:
-        return CheckedData(parts, DataReport(tuple(found), counts, frozenset(data.allow)), stamp)
-    report = check_samples(
-        parts, found, allowed=frozenset(data.allow), checker=Checker(progress=True)
-    )
+    if sound and folder is not None:
+        before = _read_stamped(folder / STAMP_FILE)
+        if before.get("stamp") == stamp:
+            report = DataReport(tuple(found), counts, frozenset(data.allow))
+            return CheckedData(parts, report, stamp, before.get("contents", {}))
+    checker = Checker(progress=True)
+    report = check_samples(parts, found, allowed=frozenset(data.allow), checker=checker)
     report.raise_errors(
         "Nothing was written. `textsam data check CONFIG --json FILE` lists every file."
     )
-    return CheckedData(parts, report, stamp)
+    contents = {part: checker.contents(samples) for part, samples in parts.items()}
+    return CheckedData(parts, report, stamp, contents)
 
 
 def _stamp(parts: Mapping[str, Sequence[Sample]], allowed: Sequence[str]) -> str:
@@ -173,9 +180,13 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         DataError: the file cannot be written.
     """
     path = folder / STAMP_FILE
-    if _read_stamp(path) == checked.stamp:
+    if _read_stamped(path).get("stamp") == checked.stamp:
         return
-    content = {**checked.report.to_dict(), "stamp": checked.stamp}
+    content = {
+        **checked.report.to_dict(),
+        "stamp": checked.stamp,
+        "contents": dict(checked.contents),
+    }
     try:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -183,11 +194,10 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         raise DataError(f"{path} cannot be written: {error}") from error
 
 
-def _read_stamp(path: Path) -> str | None:
-    """The stamp in a file; None where there is none, and the data are then checked."""
+def _read_stamped(path: Path) -> dict[str, Any]:
+    """What `write_stamp` has written; empty where that is not there, and the data are checked."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    stamp = content.get("stamp") if isinstance(content, dict) else None
-    return stamp if isinstance(stamp, str) else None
+        return {}
+    return content if isinstance(content, dict) else {}
