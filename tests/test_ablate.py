@@ -13,7 +13,10 @@ import yaml
 from ablations import RANKS, Bench
 from cli_runs import run as textsam
 from filelock import FileLock
+from PIL import Image
+from runs import run_config
 from safetensors.torch import load_file
+from tiny import write_images_and_masks
 
 from textsam.ablate.engines import InProcess, Processes, Submitit
 from textsam.ablate.job import Outcome
@@ -21,6 +24,8 @@ from textsam.ablate.plan import make_plan
 from textsam.ablate.run import AblationResult, ablate
 from textsam.ablate.spec import read_ablation
 from textsam.adapters import read_adapter_config
+from textsam.data import check as check_module
+from textsam.data.problems import DataCheckError
 from textsam.errors import ConfigError, DataError, TextSAMError
 from textsam.model.tuning import trainable_parameters
 
@@ -259,6 +264,84 @@ def test_images_must_not_be_trained_and_evaluated_on(bench: Bench) -> None:
     assert (
         "2 of the images evaluated on also chose the best adapter" in go(bench, dry_run=True).table
     )
+
+
+def test_every_faulty_file_is_told_at_once_before_anything_trains(bench: Bench) -> None:
+    data = bench.root / "data"
+    (data / "train/masks/001.png").unlink()
+    (data / "val/images/000.png").write_bytes(b"no image")
+    content = (data / "test/images/002.png").read_bytes()
+    (data / "test/images/002.png").write_bytes(content[: len(content) // 2])
+    (data / "test/masks/000.png").unlink()
+    bench.write(cells=[*RANKS, {"name": 3, "set": ["tuning.rank=3"], "evaluate": {"refine": 0}}])
+    with pytest.raises(DataCheckError) as caught:
+        go(bench)
+    told = {(p.part, p.kind, Path(p.path).name) for p in caught.value.report.problems}
+    assert told == {
+        ("train", "missing-mask", "001.png"),
+        ("val", "broken-image", "000.png"),
+        ("test", "broken-image", "002.png"),
+        ("test", "missing-mask", "000.png"),
+    }
+    assert len(caught.value.report.problems) == 4, "each once, however many cells there are"
+    assert str(bench.file) in str(caught.value)
+    assert not bench.out.exists()
+
+
+def test_faults_of_one_cell_s_own_data_name_it(bench: Bench) -> None:
+    write_images_and_masks(bench.root / "data/more/train", 4, seed=8)
+    (bench.root / "data/more/train/masks/003.png").write_bytes(b"")
+    (bench.root / "data/val/masks/001.png").write_bytes(b"")
+    folders = "data.train_folders=[{folder: more, split: train, concept: tumor}]"
+    bench.write(cells=[*RANKS, {"name": 3, "set": [folders]}])
+    with pytest.raises(DataCheckError) as caught:
+        go(bench)
+    told = [(p.part, Path(p.path).name) for p in caught.value.report.problems]
+    # The validation images are those of all cells, and told of the first.
+    assert told == [("val of cell '1'", "001.png"), ("train of cell '3'", "003.png")]
+
+
+def test_a_test_image_with_the_pixels_of_a_training_image_is_found(bench: Bench) -> None:
+    data = bench.root / "data"
+    copy = Image.open(data / "train/images/002.png")
+    (data / "test/images/001.png").unlink()
+    copy.save(data / "test/images/001.bmp")
+    with pytest.raises(
+        DataCheckError, match=r"\[test\] .*001\.bmp: has the pixels of .*in 'train'"
+    ):
+        go(bench)
+    allowed = {**run_config(data).data.model_dump(mode="json"), "allow": ["same-image"]}
+    bench.write({"data": allowed})
+    assert go(bench, dry_run=True).to_do
+    # Images that also choose the best adapter are no fault.
+    (data / "test/images/001.bmp").unlink()
+    Image.open(data / "val/images/001.png").save(data / "test/images/001.png")
+    bench.write()
+    assert go(bench, dry_run=True).to_do
+
+
+def test_what_was_checked_is_not_read_again_until_it_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    facts = check_module._image_facts
+
+    def counting(path: Path) -> Any:
+        read.append(path)
+        return facts(path)
+
+    monkeypatch.setattr(check_module, "_image_facts", counting)
+    go(bench, dry_run=True)
+    assert len(read) == len(set(read)) == 9, "of all cells each image once"
+    report = json.loads((bench.out / "ranks/data-check.json").read_text(encoding="utf-8"))
+    assert report["samples"] == {"train": 4, "val": 2, "test": 3}
+    assert (report["files_read"], report["errors"]) == (18, 0)
+    go(bench, dry_run=True)
+    assert len(read) == 9
+    mask = bench.root / "data/test/masks/001.png"
+    mask.write_bytes(b"")
+    with pytest.raises(DataCheckError, match=r"\[test\] .*001\.png"):
+        go(bench, dry_run=True)
 
 
 def test_evaluation_must_ask_for_what_is_trained(bench: Bench) -> None:

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 import textsam
-from textsam.ablate.plan import CellJob, Job, evaluation_samples
+from textsam.ablate.data import evaluation_samples
+from textsam.ablate.plan import CellJob, Job
 from textsam.adapters import TENSORS_FILE
 from textsam.config import TrainConfig
 from textsam.errors import TextSAMError

@@ -23,6 +23,7 @@ from textsam.ablate.plot import draw_plot
 from textsam.ablate.results import groups_of
 from textsam.ablate.spec import read_ablation
 from textsam.ablate.table import csv_table, markdown_table
+from textsam.data.sources import write_stamp
 from textsam.errors import ConfigError
 from textsam.evaluate.cases import CASES_FILE, HEADER_FILE
 from textsam.evaluate.run import SUMMARY_FILE
@@ -135,6 +136,7 @@ def ablate(
     Raises:
         ConfigError: the file, a cell or an assignment is wrong, or there are results of other
             settings and `replace` is False; nothing was trained then.
+        DataCheckError: files that cannot be trained, validated or evaluated on; all are listed.
         DataError: data are missing or cannot be used.
     """
     path, root = Path(path), Path(out)
@@ -160,6 +162,7 @@ def ablate(
             f"{plan.folder} has results of {len(changed)} cells made with other settings ({told}). "
             "Set them back, give another --out, or --replace to do these cells again"
         )
+    write_stamp(plan.checked, plan.folder)
     to_do = tuple(cell.title for job in jobs for cell in job.cells if not is_finished(cell))
     outcomes: list[Outcome] = []
     if not dry_run:

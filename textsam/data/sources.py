@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from textsam.data.check import Checker, check_samples
-from textsam.data.coco import samples_from_coco
-from textsam.data.folder import samples_from_folder, samples_from_manifest
+from textsam.data.coco import CocoSelection, samples_from_coco
+from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
 from textsam.data.problems import WARNINGS, DataReport, Problem, Problems
 from textsam.data.sample import Sample, Target
-from textsam.data.settings import DataSettings
+from textsam.data.settings import DataSettings, FolderSelection
 from textsam.errors import ConfigError, DataError
 from textsam.io.atomic import atomic_path
 
@@ -25,7 +25,10 @@ __all__ = [
     "CheckedData",
     "checked_data",
     "find_samples",
+    "read_stamped",
+    "samples_in",
     "samples_of",
+    "stamp_of",
     "write_stamp",
 ]
 
@@ -39,7 +42,7 @@ class CheckedData:
     """Samples without a fault.
 
     Attributes:
-        parts: "train" and "val" -> samples.
+        parts: name, such as "train" -> samples.
         report: of the check, with its warnings.
         stamp: digest of all files' paths, sizes and times, and of what they are taken for.
         contents: part -> digest of its images' and masks' pixels; empty where an earlier check
@@ -64,10 +67,33 @@ def samples_of(data: DataSettings, part: str, problems: Problems | None = None) 
         DataError: as the functions that find samples in a manifest, a folder, a COCO file; with
             `problems` never.
     """
-    root = Path(data.root)
     selections = data.train if part == "train" else data.val
     folders = data.train_folders if part == "train" else data.val_folders
     coco = data.train_coco if part == "train" else data.val_coco
+    return samples_in(Path(data.root), selections, folders, coco, problems=problems)
+
+
+def samples_in(
+    root: Path,
+    selections: Sequence[Selection] = (),
+    folders: Sequence[FolderSelection] = (),
+    coco: Sequence[CocoSelection] = (),
+    *,
+    problems: Problems | None = None,
+) -> list[Sample]:
+    """The samples of selections of a manifest, of plain folders and of COCO files, in this order.
+
+    Args:
+        root: that all of them are relative to.
+        selections: of the root's manifest.
+        folders: plain ones.
+        coco: annotation files and their images.
+        problems: takes what is wrong, and the search goes on; None raises for the first.
+
+    Raises:
+        DataError: as the functions that find samples in a manifest, a folder, a COCO file; with
+            `problems` never.
+    """
 
     def source(path: Path) -> AbstractContextManager[None]:
         return nullcontext() if problems is None else problems.source(path)
@@ -126,11 +152,11 @@ def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
         ConfigError: the selections of both parts have files in common.
     """
     parts, found = find_samples(data)
-    stamp = _stamp(parts, data.allow)
+    stamp = stamp_of(parts, data.allow)
     counts = {part: len(samples) for part, samples in parts.items()}
     sound = all(problem.kind in WARNINGS for problem in found)
     if sound and folder is not None:
-        before = _read_stamped(folder / STAMP_FILE)
+        before = read_stamped(folder)
         if before.get("stamp") == stamp:
             report = DataReport(tuple(found), counts, frozenset(data.allow))
             return CheckedData(parts, report, stamp, before.get("contents", {}))
@@ -143,8 +169,13 @@ def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
     return CheckedData(parts, report, stamp, contents)
 
 
-def _stamp(parts: Mapping[str, Sequence[Sample]], allowed: Sequence[str]) -> str:
-    """A digest that changes when a file does, or what is expected of it."""
+def stamp_of(parts: Mapping[str, Sequence[Sample]], allowed: Sequence[str]) -> str:
+    """A digest that changes when a file does, or what is expected of it.
+
+    Args:
+        parts: name -> samples, as they are checked.
+        allowed: what else the outcome depends on: faults that are none here.
+    """
     states: dict[Path, tuple[int, int]] = {}
 
     def state(path: Path) -> tuple[int, int]:
@@ -180,7 +211,7 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         DataError: the file cannot be written.
     """
     path = folder / STAMP_FILE
-    if _read_stamped(path).get("stamp") == checked.stamp:
+    if read_stamped(folder).get("stamp") == checked.stamp:
         return
     content = {
         **checked.report.to_dict(),
@@ -194,10 +225,10 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         raise DataError(f"{path} cannot be written: {error}") from error
 
 
-def _read_stamped(path: Path) -> dict[str, Any]:
-    """What `write_stamp` has written; empty where that is not there, and the data are checked."""
+def read_stamped(folder: Path) -> dict[str, Any]:
+    """What `write_stamp` has left in a folder; empty where that is not there or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads((folder / STAMP_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
