@@ -436,6 +436,30 @@ def test_seeds_found_on_disk_join_the_table(bench: Bench) -> None:
     assert "Seeds 0, 5;" in result.table
 
 
+def made_by(result: AblationResult) -> str:
+    (line,) = [line for line in result.table.splitlines() if line.startswith("Made by ")]
+    return line
+
+
+def test_the_table_names_every_command_that_made_its_cells(bench: Bench) -> None:
+    first = go(bench, seeds=[0], command="textsam ablate ranks.yaml --seeds 0")
+    assert made_by(first) == "Made by `textsam ablate ranks.yaml --seeds 0`."
+    second = go(bench, seeds=[1], command="textsam ablate ranks.yaml --seeds 1")
+    both = "Made by `textsam ablate ranks.yaml --seeds 0`, `textsam ablate ranks.yaml --seeds 1`."
+    assert made_by(second) == both
+    # A call that does nothing has made nothing.
+    assert made_by(go(bench, seeds=[0, 1], command="textsam ablate ranks.yaml")) == both
+    # Cells of before do not know theirs.
+    path = bench.out / "ranks" / "cells" / "1" / "seed-0" / "cell.json"
+    content = record(bench, "1")
+    assert content.pop("command") == "textsam ablate ranks.yaml --seeds 0"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    told = made_by(go(bench, command="now"))
+    assert sorted(told.removeprefix("Made by ").rstrip(".").split(", ")) == [
+        "`now`", "`textsam ablate ranks.yaml --seeds 0`", "`textsam ablate ranks.yaml --seeds 1`",
+    ]  # fmt: skip
+
+
 def test_calibration_comes_between_training_and_evaluation(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
     Args:
         plan: of the ablation.
         seeds: that are expected.
-        command: to be named in the table.
+        command: to be named in the table where cells do not know theirs.
 
     Raises:
         DataError: the cases of a finished cell cannot be read.
@@ -129,7 +129,7 @@ def ablate(
         replace: do cells again that were made with other settings, which is refused otherwise.
         dry_run: check everything and write the table of what is there, but do nothing.
         progress: show bars.
-        command: to be named in the table.
+        command: this call as a command, kept with the cells it makes and named in the table.
         sam_checkpoint, text_encoder: base weights instead of the registry's.
         report: called with each outcome as it comes.
 
@@ -177,6 +177,7 @@ def ablate(
                 sam_checkpoint=sam_checkpoint, text_encoder=text_encoder, progress=progress
             ),
             progress=progress,
+            command=command,
         )
         for done in (engine or InProcess())(jobs, work):
             outcomes += done
