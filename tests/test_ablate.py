@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from ablations import RANKS, Bench
@@ -27,6 +28,7 @@ from textsam.adapters import read_adapter_config
 from textsam.data import check as check_module
 from textsam.data.problems import DataCheckError
 from textsam.errors import ConfigError, DataError, TextSAMError
+from textsam.io.coco import encode_rle
 from textsam.model.tuning import trainable_parameters
 
 
@@ -231,7 +233,7 @@ def test_what_is_wrong_with_the_last_cell_is_refused_before_the_first_trains(
         ({"reference": 4}, "reference is '4'; the cells are 1, 2"),
         ({"seeds": [1, 1]}, "seeds are"),
         ({"seeds": []}, "seeds are"),
-        ({"evaluate": {}}, "both empty"),
+        ({"evaluate": {}}, "all empty"),
         ({"cells": []}, "cells"),
         ({"repeat": 3}, "repeat"),
         ({"base": "none.yaml"}, r"no configuration at .*none\.yaml"),
@@ -434,6 +436,63 @@ def test_seeds_found_on_disk_join_the_table(bench: Bench) -> None:
     (line,) = [line for line in result.table.splitlines() if line.startswith("| 1 |")]
     assert "| 2/2 |" in line
     assert "Seeds 0, 5;" in result.table
+
+
+def write_coco(data: Path) -> dict[str, Any]:
+    """The test images as a COCO file, two of its annotations of one image."""
+    images, annotations = [], []
+    for number, path in enumerate(sorted((data / "test/masks").iterdir())):
+        mask = np.array(Image.open(path)) > 0
+        size = {"height": mask.shape[0], "width": mask.shape[1]}
+        images.append({"id": number, "file_name": path.name, **size})
+        halves = mask.copy(), mask.copy()
+        halves[0][:24], halves[1][24:] = False, False
+        annotations += [
+            {"image_id": number, "category_id": 5, "segmentation": encode_rle(half)}
+            for half in halves
+        ]
+    content = {
+        "images": images,
+        "annotations": [{"id": n, **entry} for n, entry in enumerate(annotations)],
+        "categories": [{"id": 5, "name": "mass"}],
+    }
+    (data / "test.json").write_text(json.dumps(content), encoding="utf-8")
+    selection = {"images": "test/images", "annotations": "test.json"}
+    return {**selection, "concepts": {"mass": "tumor"}}
+
+
+def test_a_coco_file_is_evaluated_as_its_masks_are(bench: Bench) -> None:
+    def dice() -> dict[str, str]:
+        path = bench.out / "ranks/cells/1/seed-0/cases.csv"
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["stem"]: row["dice"] for row in csv.DictReader(file)}
+
+    cells = RANKS[:1]
+    bench.write(cells=cells)
+    go(bench)
+    assert "coco" not in record(bench, "1")["settings"]["evaluation"], "known as before"
+    from_masks = dice()
+    coco = write_coco(bench.root / "data")
+    bench.write(cells=cells, evaluate={"coco": [coco]})
+    result = go(bench, replace=True)
+    assert result.complete, result.outcomes
+    assert len(bench.trained) == 1
+    assert len(from_masks) == 3
+    assert dice() == from_masks
+    # What a file shows is part of what a result depends on, and its faults are told before.
+    path = bench.root / "data/test.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["annotations"][-1]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"evaluation\.contents: the files are others"):
+        go(bench)
+    content["annotations"][0]["image_id"] = 99
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataCheckError, match=r"unknown-reference[^\n]*\n +\[test\] .*test\.json"):
+        go(bench)
+    bench.write(cells=cells, evaluate={"coco": [{**coco, "concept": "tumor"}]})
+    with pytest.raises(ConfigError, match=r"evaluate\.coco\.0\.concept"):
+        go(bench)
 
 
 def made_by(result: AblationResult) -> str:

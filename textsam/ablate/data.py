@@ -31,9 +31,8 @@ def evaluation_samples(
     Raises:
         DataError: the data are incomplete; with `problems` never.
     """
-    return samples_in(
-        Path(str(evaluation.root)), evaluation.sets, evaluation.folders, problems=problems
-    )
+    root = Path(str(evaluation.root))
+    return samples_in(root, evaluation.sets, evaluation.folders, evaluation.coco, problems=problems)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,4 +210,4 @@ def _training_key(config: TrainConfig) -> str:
 
 
 def _test_key(evaluation: EvaluationSettings) -> str:
-    return f"{evaluation.root} {evaluation.sets} {evaluation.folders}"
+    return f"{evaluation.root} {evaluation.sets} {evaluation.folders} {evaluation.coco}"
