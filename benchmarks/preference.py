@@ -32,7 +32,7 @@ from textsam.ablate.spec import AblationConfig, CellSettings, EvaluationSettings
 from textsam.allocator import keep_freed_memory
 from textsam.config import TrainConfig, read_config
 from textsam.data.folder import Selection
-from textsam.data.sources import samples_of
+from textsam.data.sources import samples_of, write_stamp
 from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path
 
@@ -220,7 +220,9 @@ def _plan(
         reference=LONGER if len(cells) > 1 else None,
         cells=tuple(cells),
     )
-    return make_plan(ablation, file, options.work, common=common)
+    plan = make_plan(ablation, file, options.work, common=common)
+    write_stamp(plan.checked, plan.folder)  # or every call would read all images again
+    return plan
 
 
 def report(options: argparse.Namespace) -> None:

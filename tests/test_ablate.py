@@ -8,12 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from ablations import RANKS, Bench
 from cli_runs import run as textsam
 from filelock import FileLock
+from PIL import Image
+from runs import run_config
 from safetensors.torch import load_file
+from tiny import write_images_and_masks
 
 from textsam.ablate.engines import InProcess, Processes, Submitit
 from textsam.ablate.job import Outcome
@@ -21,7 +25,10 @@ from textsam.ablate.plan import make_plan
 from textsam.ablate.run import AblationResult, ablate
 from textsam.ablate.spec import read_ablation
 from textsam.adapters import read_adapter_config
+from textsam.data import check as check_module
+from textsam.data.problems import DataCheckError
 from textsam.errors import ConfigError, DataError, TextSAMError
+from textsam.io.coco import encode_rle
 from textsam.model.tuning import trainable_parameters
 
 
@@ -226,7 +233,7 @@ def test_what_is_wrong_with_the_last_cell_is_refused_before_the_first_trains(
         ({"reference": 4}, "reference is '4'; the cells are 1, 2"),
         ({"seeds": [1, 1]}, "seeds are"),
         ({"seeds": []}, "seeds are"),
-        ({"evaluate": {}}, "both empty"),
+        ({"evaluate": {}}, "all empty"),
         ({"cells": []}, "cells"),
         ({"repeat": 3}, "repeat"),
         ({"base": "none.yaml"}, r"no configuration at .*none\.yaml"),
@@ -259,6 +266,84 @@ def test_images_must_not_be_trained_and_evaluated_on(bench: Bench) -> None:
     assert (
         "2 of the images evaluated on also chose the best adapter" in go(bench, dry_run=True).table
     )
+
+
+def test_every_faulty_file_is_told_at_once_before_anything_trains(bench: Bench) -> None:
+    data = bench.root / "data"
+    (data / "train/masks/001.png").unlink()
+    (data / "val/images/000.png").write_bytes(b"no image")
+    content = (data / "test/images/002.png").read_bytes()
+    (data / "test/images/002.png").write_bytes(content[: len(content) // 2])
+    (data / "test/masks/000.png").unlink()
+    bench.write(cells=[*RANKS, {"name": 3, "set": ["tuning.rank=3"], "evaluate": {"refine": 0}}])
+    with pytest.raises(DataCheckError) as caught:
+        go(bench)
+    told = {(p.part, p.kind, Path(p.path).name) for p in caught.value.report.problems}
+    assert told == {
+        ("train", "missing-mask", "001.png"),
+        ("val", "broken-image", "000.png"),
+        ("test", "broken-image", "002.png"),
+        ("test", "missing-mask", "000.png"),
+    }
+    assert len(caught.value.report.problems) == 4, "each once, however many cells there are"
+    assert str(bench.file) in str(caught.value)
+    assert not bench.out.exists()
+
+
+def test_faults_of_one_cell_s_own_data_name_it(bench: Bench) -> None:
+    write_images_and_masks(bench.root / "data/more/train", 4, seed=8)
+    (bench.root / "data/more/train/masks/003.png").write_bytes(b"")
+    (bench.root / "data/val/masks/001.png").write_bytes(b"")
+    folders = "data.train_folders=[{folder: more, split: train, concept: tumor}]"
+    bench.write(cells=[*RANKS, {"name": 3, "set": [folders]}])
+    with pytest.raises(DataCheckError) as caught:
+        go(bench)
+    told = [(p.part, Path(p.path).name) for p in caught.value.report.problems]
+    # The validation images are those of all cells, and told of the first.
+    assert told == [("val of cell '1'", "001.png"), ("train of cell '3'", "003.png")]
+
+
+def test_a_test_image_with_the_pixels_of_a_training_image_is_found(bench: Bench) -> None:
+    data = bench.root / "data"
+    copy = Image.open(data / "train/images/002.png")
+    (data / "test/images/001.png").unlink()
+    copy.save(data / "test/images/001.bmp")
+    with pytest.raises(
+        DataCheckError, match=r"\[test\] .*001\.bmp: has the pixels of .*in 'train'"
+    ):
+        go(bench)
+    allowed = {**run_config(data).data.model_dump(mode="json"), "allow": ["same-image"]}
+    bench.write({"data": allowed})
+    assert go(bench, dry_run=True).to_do
+    # Images that also choose the best adapter are no fault.
+    (data / "test/images/001.bmp").unlink()
+    Image.open(data / "val/images/001.png").save(data / "test/images/001.png")
+    bench.write()
+    assert go(bench, dry_run=True).to_do
+
+
+def test_what_was_checked_is_not_read_again_until_it_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    facts = check_module._image_facts
+
+    def counting(path: Path) -> Any:
+        read.append(path)
+        return facts(path)
+
+    monkeypatch.setattr(check_module, "_image_facts", counting)
+    go(bench, dry_run=True)
+    assert len(read) == len(set(read)) == 9, "of all cells each image once"
+    report = json.loads((bench.out / "ranks/data-check.json").read_text(encoding="utf-8"))
+    assert report["samples"] == {"train": 4, "val": 2, "test": 3}
+    assert (report["files_read"], report["errors"]) == (18, 0)
+    go(bench, dry_run=True)
+    assert len(read) == 9
+    mask = bench.root / "data/test/masks/001.png"
+    mask.write_bytes(b"")
+    with pytest.raises(DataCheckError, match=r"\[test\] .*001\.png"):
+        go(bench, dry_run=True)
 
 
 def test_evaluation_must_ask_for_what_is_trained(bench: Bench) -> None:
@@ -351,6 +436,87 @@ def test_seeds_found_on_disk_join_the_table(bench: Bench) -> None:
     (line,) = [line for line in result.table.splitlines() if line.startswith("| 1 |")]
     assert "| 2/2 |" in line
     assert "Seeds 0, 5;" in result.table
+
+
+def write_coco(data: Path) -> dict[str, Any]:
+    """The test images as a COCO file, two of its annotations of one image."""
+    images, annotations = [], []
+    for number, path in enumerate(sorted((data / "test/masks").iterdir())):
+        mask = np.array(Image.open(path)) > 0
+        size = {"height": mask.shape[0], "width": mask.shape[1]}
+        images.append({"id": number, "file_name": path.name, **size})
+        halves = mask.copy(), mask.copy()
+        halves[0][:24], halves[1][24:] = False, False
+        annotations += [
+            {"image_id": number, "category_id": 5, "segmentation": encode_rle(half)}
+            for half in halves
+        ]
+    content = {
+        "images": images,
+        "annotations": [{"id": n, **entry} for n, entry in enumerate(annotations)],
+        "categories": [{"id": 5, "name": "mass"}],
+    }
+    (data / "test.json").write_text(json.dumps(content), encoding="utf-8")
+    selection = {"images": "test/images", "annotations": "test.json"}
+    return {**selection, "concepts": {"mass": "tumor"}}
+
+
+def test_a_coco_file_is_evaluated_as_its_masks_are(bench: Bench) -> None:
+    def dice() -> dict[str, str]:
+        path = bench.out / "ranks/cells/1/seed-0/cases.csv"
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["stem"]: row["dice"] for row in csv.DictReader(file)}
+
+    cells = RANKS[:1]
+    bench.write(cells=cells)
+    go(bench)
+    assert "coco" not in record(bench, "1")["settings"]["evaluation"], "known as before"
+    from_masks = dice()
+    coco = write_coco(bench.root / "data")
+    bench.write(cells=cells, evaluate={"coco": [coco]})
+    result = go(bench, replace=True)
+    assert result.complete, result.outcomes
+    assert len(bench.trained) == 1
+    assert len(from_masks) == 3
+    assert dice() == from_masks
+    # What a file shows is part of what a result depends on, and its faults are told before.
+    path = bench.root / "data/test.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["annotations"][-1]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"evaluation\.contents: the files are others"):
+        go(bench)
+    content["annotations"][0]["image_id"] = 99
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataCheckError, match=r"unknown-reference[^\n]*\n +\[test\] .*test\.json"):
+        go(bench)
+    bench.write(cells=cells, evaluate={"coco": [{**coco, "concept": "tumor"}]})
+    with pytest.raises(ConfigError, match=r"evaluate\.coco\.0\.concept"):
+        go(bench)
+
+
+def made_by(result: AblationResult) -> str:
+    (line,) = [line for line in result.table.splitlines() if line.startswith("Made by ")]
+    return line
+
+
+def test_the_table_names_every_command_that_made_its_cells(bench: Bench) -> None:
+    first = go(bench, seeds=[0], command="textsam ablate ranks.yaml --seeds 0")
+    assert made_by(first) == "Made by `textsam ablate ranks.yaml --seeds 0`."
+    second = go(bench, seeds=[1], command="textsam ablate ranks.yaml --seeds 1")
+    both = "Made by `textsam ablate ranks.yaml --seeds 0`, `textsam ablate ranks.yaml --seeds 1`."
+    assert made_by(second) == both
+    # A call that does nothing has made nothing.
+    assert made_by(go(bench, seeds=[0, 1], command="textsam ablate ranks.yaml")) == both
+    # Cells of before do not know theirs.
+    path = bench.out / "ranks" / "cells" / "1" / "seed-0" / "cell.json"
+    content = record(bench, "1")
+    assert content.pop("command") == "textsam ablate ranks.yaml --seeds 0"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    told = made_by(go(bench, command="now"))
+    assert sorted(told.removeprefix("Made by ").rstrip(".").split(", ")) == [
+        "`now`", "`textsam ablate ranks.yaml --seeds 0`", "`textsam ablate ranks.yaml --seeds 1`",
+    ]  # fmt: skip
 
 
 def test_calibration_comes_between_training_and_evaluation(

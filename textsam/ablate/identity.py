@@ -13,7 +13,7 @@ from textsam.config import TrainConfig, without_effect
 from textsam.data.digests import FileDigests
 from textsam.presets import preset
 from textsam.weights import entry
-from textsam.weights.checksum import sha256_of
+from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 __all__ = ["Facts", "base_facts", "changes_between", "digest_of", "training_facts"]
 
@@ -30,8 +30,7 @@ def base_facts(
     if sam_checkpoint is not None:
         image = files(sam_checkpoint)
     if text_encoder is not None:
-        inside = sorted(path for path in text_encoder.rglob("*") if path.is_file())
-        text = digest_of({str(p.relative_to(text_encoder)): files(p) for p in inside})
+        text = sha256_of_folder(text_encoder, files)
     return {info.image_weights: image, info.text_weights: text}
 
 

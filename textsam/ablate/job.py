@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 import textsam
-from textsam.ablate.plan import CellJob, Job, evaluation_samples
+from textsam.ablate.data import evaluation_samples
+from textsam.ablate.plan import CellJob, Job
 from textsam.adapters import TENSORS_FILE
 from textsam.config import TrainConfig
 from textsam.errors import TextSAMError
@@ -116,6 +117,7 @@ def run_job(
     *,
     steps: Steps,
     progress: bool = True,
+    command: str = "",
 ) -> list[Outcome]:
     """Do what of a job is not done yet.
 
@@ -128,6 +130,7 @@ def run_job(
         threads: processor threads for torch, where several jobs share a CPU.
         steps: how to train and load.
         progress: show a bar for evaluations.
+        command: that asked for it, for the record of each cell.
 
     Returns:
         One outcome per cell of the job, in its order.
@@ -142,7 +145,7 @@ def run_job(
                 import torch
 
                 torch.set_num_threads(threads)
-            return _run(job, device, steps, progress)
+            return _run(job, device, steps, progress, command)
     except Timeout:
         why = f"another process is at the training {job.key}; start again when it is done"
         return [
@@ -153,7 +156,7 @@ def run_job(
         ]
 
 
-def _run(job: Job, device: str | None, steps: Steps, progress: bool) -> list[Outcome]:
+def _run(job: Job, device: str | None, steps: Steps, progress: bool, command: str) -> list[Outcome]:
     config = job.config
     if device is not None:
         config = config.model_copy(update={"device": device})
@@ -180,7 +183,7 @@ def _run(job: Job, device: str | None, steps: Steps, progress: bool) -> list[Out
             outcomes.append(Outcome(cell.cell, cell.seed, "skipped"))
             continue
         try:
-            _evaluate(cell, training, load, job, progress)
+            _evaluate(cell, training, load, job, progress, command)
         except Exception as error:  # noqa: BLE001
             why = _failure(job, f"{cell.cell}-seed-{cell.seed}", error)
             outcomes.append(Outcome(cell.cell, cell.seed, "failed", why))
@@ -254,6 +257,7 @@ def _evaluate(
     load: Callable[[Path, str], Segmenter],
     job: Job,
     progress: bool,
+    command: str,
 ) -> None:
     path = cell.folder / CELL_FILE
     asked = cell.evaluation
@@ -267,6 +271,7 @@ def _evaluate(
         "adapter": training["adapter"],
         "trainable_parameters": training["trainable_parameters"],
         "settings": cell.facts,
+        **({"command": command} if command else {}),
     }
     # First, so that what an interruption leaves behind says what it belongs to.
     _write(path, content)

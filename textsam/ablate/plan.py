@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from textsam.ablate.data import AblationData
 from textsam.ablate.identity import (
     Facts,
     base_facts,
@@ -16,12 +17,10 @@ from textsam.ablate.identity import (
 from textsam.ablate.spec import AblationConfig, CellSettings, EvaluationSettings
 from textsam.config import TrainConfig, read_config
 from textsam.data.digests import FileDigests
-from textsam.data.folder import samples_from_folder, samples_from_manifest
-from textsam.data.sample import Sample
-from textsam.errors import ConfigError, DataError, TextSAMError
-from textsam.prompts import canonical
+from textsam.data.sources import CheckedData
+from textsam.errors import ConfigError, TextSAMError
 
-__all__ = ["CellJob", "Job", "Plan", "evaluation_samples", "make_plan"]
+__all__ = ["CellJob", "Job", "Plan", "make_plan"]
 
 # What a cell must not say, and who says it.
 _TAKEN = {"name": "the ablation", "out": "--out", "seed": "`seeds` or --seeds"}
@@ -98,12 +97,14 @@ class Plan:
         root: folder of all ablations.
         jobs: each training once.
         seen_in_validation: evaluation images that also chose the best adapter.
+        checked: the data of all cells, which are without a fault.
     """
 
     ablation: AblationConfig
     root: Path
     jobs: tuple[Job, ...]
     seen_in_validation: int
+    checked: CheckedData
 
     @property
     def folder(self) -> Path:
@@ -126,21 +127,6 @@ class Plan:
         return cut
 
 
-def evaluation_samples(evaluation: EvaluationSettings) -> list[Sample]:
-    """The samples an evaluation is about; its root must be set.
-
-    Raises:
-        DataError: the data are incomplete.
-    """
-    root = Path(str(evaluation.root))
-    samples = samples_from_manifest(root, list(evaluation.sets)) if evaluation.sets else []
-    for item in evaluation.folders:
-        samples += samples_from_folder(
-            root / item.folder, item.concept, split=item.split, modality=item.modality
-        )
-    return samples
-
-
 def _cell_config(base: Path, cell: CellSettings, common: Sequence[str], where: str) -> TrainConfig:
     for assignment in (*common, *cell.set):
         setting = assignment.partition("=")[0].strip()
@@ -155,59 +141,22 @@ def _cell_config(base: Path, cell: CellSettings, common: Sequence[str], where: s
         raise ConfigError(f"{where}, cell {cell.name!r}: {error}") from error
 
 
+def _cell_evaluation(
+    ablation: AblationConfig, cell: CellSettings, config: TrainConfig
+) -> EvaluationSettings:
+    """The evaluation of a cell with what it leaves to the training's configuration."""
+    evaluation = ablation.evaluation_of(cell)
+    if evaluation.root is None:
+        evaluation = evaluation.model_copy(update={"root": config.data.root})
+    if evaluation.refine_with is None:
+        # Named, so that results are known by what was done and not by who chose it.
+        evaluation = evaluation.model_copy(update={"refine_with": config.inference[1]})
+    return evaluation
+
+
 def _seeds_on_disk(folder: Path) -> set[int]:
     found = (re.fullmatch(r"seed-(\d+)", path.name) for path in folder.glob("cells/*/seed-*"))
     return {int(match[1]) for match in found if match}
-
-
-class _Data:
-    """Samples and digests of data settings, each read once, and checked against each other."""
-
-    def __init__(self, files: FileDigests) -> None:
-        self.files = files
-        self.seen_in_validation = 0
-        self._parts: dict[str, tuple[list[Sample], str]] = {}
-        self._checked: set[tuple[str, str]] = set()
-
-    def training(self, config: TrainConfig, part: str) -> tuple[list[Sample], str]:
-        key = f"{part} {config.data.model_dump_json()}"
-        if key not in self._parts:
-            # Imports torch, which reading an ablation does not need.
-            from textsam.data.sources import samples_of
-
-            samples = samples_of(config.data, part)
-            self._parts[key] = samples, self.files.of_samples(samples)
-        return self._parts[key]
-
-    def evaluation(self, evaluation: EvaluationSettings) -> tuple[list[Sample], str]:
-        key = f"{evaluation.root} {evaluation.sets} {evaluation.folders}"
-        if key not in self._parts:
-            samples = evaluation_samples(evaluation)
-            self._parts[key] = samples, self.files.of_samples(samples)
-        return self._parts[key]
-
-    def check(self, config: TrainConfig, evaluation: EvaluationSettings) -> None:
-        train, train_digest = self.training(config, "train")
-        val, _ = self.training(config, "val")
-        test, test_digest = self.evaluation(evaluation)
-        if (train_digest, test_digest) in self._checked:
-            return
-        self._checked.add((train_digest, test_digest))
-        asked = {s.image_path.resolve(): s for s in test}
-        if both := sorted({s.image_path.resolve() for s in train} & asked.keys()):
-            raise ConfigError(
-                f"{len(both)} of {len(asked)} images to evaluate on are trained on, e.g. "
-                f"{asked[both[0]].name}; give `evaluate` another split or part"
-            )
-        chosen_by = len({s.image_path.resolve() for s in val} & asked.keys())
-        self.seen_in_validation = max(self.seen_in_validation, chosen_by)
-        known = {target.concept for sample in train for target in sample.targets}
-        wanted = {target.concept for sample in test for target in sample.targets}
-        if not any(canonical(concept, known) for concept in wanted):
-            raise DataError(
-                f"the images to evaluate on show {', '.join(sorted(wanted)) or 'nothing'}, those "
-                f"trained on {', '.join(sorted(known))}; give `evaluate` what is trained"
-            )
 
 
 def make_plan(
@@ -231,32 +180,34 @@ def make_plan(
     Raises:
         ConfigError: an assignment names no setting or a wrong value, images are trained and
             evaluated on; the message names the cell.
-        DataError: data are missing, or have nothing in common.
+        DataCheckError: files that cannot be trained, validated or evaluated on; all are listed.
+        DataError: what is trained and what is evaluated on have nothing in common.
     """
     base = path.parent / ablation.base
     configs = {cell.name: _cell_config(base, cell, common, str(path)) for cell in ablation.cells}
     files = FileDigests()
-    data = _Data(files)
+    data = AblationData(files)
+    evaluations: dict[str, EvaluationSettings] = {}
+    for cell in ablation.cells:
+        try:
+            evaluations[cell.name] = _cell_evaluation(ablation, cell, configs[cell.name])
+            data.add(cell.name, configs[cell.name], evaluations[cell.name])
+        except TextSAMError as error:
+            raise type(error)(f"{path}, cell {cell.name!r}: {error}") from error
+    remedy = (
+        f"Nothing was trained for {path}. `textsam data check` lists every file of a "
+        "configuration, a set or a folder."
+    )
+    checked = data.check(root / ablation.name, remedy)
     seeds = sorted({*ablation.seeds} | _seeds_on_disk(root / ablation.name))
     jobs: dict[str, Job] = {}
     for cell in ablation.cells:
-        config = configs[cell.name]
+        config, evaluation = configs[cell.name], evaluations[cell.name]
         try:
-            evaluation = ablation.evaluation_of(cell)
-        except ConfigError as error:
-            raise ConfigError(f"{path}, cell {cell.name!r}: {error}") from error
-        if evaluation.root is None:
-            evaluation = evaluation.model_copy(update={"root": config.data.root})
-        if evaluation.refine_with is None:
-            # Named, so that results are known by what was done and not by who chose it.
-            own_way = config.inference[1]
-            evaluation = evaluation.model_copy(update={"refine_with": own_way})
-        try:
-            data.check(config, evaluation)
-            contents = {part: data.training(config, part)[1] for part in ("train", "val")}
+            contents = {part: data.training_digest(config, part) for part in ("train", "val")}
             weights = base_facts(config.preset, sam_checkpoint, text_encoder, files)
             asked = evaluation.facts()
-            asked["contents"] = data.evaluation(evaluation)[1]
+            asked["contents"] = data.evaluation_digest(evaluation)
         except TextSAMError as error:
             raise type(error)(f"{path}, cell {cell.name!r}: {error}") from error
         for seed in seeds:
@@ -286,4 +237,4 @@ def make_plan(
             jobs[key] = replace(job, cells=(*job.cells, result))
     # Seed by seed, so that an interrupted table has whole columns of one seed first.
     ordered = sorted(jobs.values(), key=lambda job: job.config.seed)
-    return Plan(ablation, root, tuple(ordered), data.seen_in_validation)
+    return Plan(ablation, root, tuple(ordered), data.seen_in_validation, checked)

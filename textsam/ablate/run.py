@@ -23,6 +23,7 @@ from textsam.ablate.plot import draw_plot
 from textsam.ablate.results import groups_of
 from textsam.ablate.spec import read_ablation
 from textsam.ablate.table import csv_table, markdown_table
+from textsam.data.sources import write_stamp
 from textsam.errors import ConfigError
 from textsam.evaluate.cases import CASES_FILE, HEADER_FILE
 from textsam.evaluate.run import SUMMARY_FILE
@@ -61,7 +62,7 @@ def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
     Args:
         plan: of the ablation.
         seeds: that are expected.
-        command: to be named in the table.
+        command: to be named in the table where cells do not know theirs.
 
     Raises:
         DataError: the cases of a finished cell cannot be read.
@@ -128,13 +129,14 @@ def ablate(
         replace: do cells again that were made with other settings, which is refused otherwise.
         dry_run: check everything and write the table of what is there, but do nothing.
         progress: show bars.
-        command: to be named in the table.
+        command: this call as a command, kept with the cells it makes and named in the table.
         sam_checkpoint, text_encoder: base weights instead of the registry's.
         report: called with each outcome as it comes.
 
     Raises:
         ConfigError: the file, a cell or an assignment is wrong, or there are results of other
             settings and `replace` is False; nothing was trained then.
+        DataCheckError: files that cannot be trained, validated or evaluated on; all are listed.
         DataError: data are missing or cannot be used.
     """
     path, root = Path(path), Path(out)
@@ -160,6 +162,7 @@ def ablate(
             f"{plan.folder} has results of {len(changed)} cells made with other settings ({told}). "
             "Set them back, give another --out, or --replace to do these cells again"
         )
+    write_stamp(plan.checked, plan.folder)
     to_do = tuple(cell.title for job in jobs for cell in job.cells if not is_finished(cell))
     outcomes: list[Outcome] = []
     if not dry_run:
@@ -174,6 +177,7 @@ def ablate(
                 sam_checkpoint=sam_checkpoint, text_encoder=text_encoder, progress=progress
             ),
             progress=progress,
+            command=command,
         )
         for done in (engine or InProcess())(jobs, work):
             outcomes += done

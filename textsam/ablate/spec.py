@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from textsam.data.coco import CocoSelection
 from textsam.data.folder import Selection
 from textsam.data.settings import FolderSelection
 from textsam.errors import ConfigError
@@ -66,17 +67,24 @@ class EvaluationSettings(EvaluationChanges):
         root: folder of the data; None takes the base configuration's `data.root`.
         sets: from the manifest, e.g. `{set: busi, split: fold1/test}`.
         folders: plain folders.
+        coco: COCO files, as `data.val_coco` of a training.
     """
 
     root: str | None = None
     sets: tuple[Selection, ...] = ()
     folders: tuple[FolderSelection, ...] = ()
+    coco: tuple[CocoSelection, ...] = ()
 
     @model_validator(mode="after")
     def _something(self) -> EvaluationSettings:
-        if not (self.sets or self.folders):
-            raise ValueError("evaluate.sets and evaluate.folders are both empty")
+        if not (self.sets or self.folders or self.coco):
+            raise ValueError("evaluate.sets, evaluate.folders and evaluate.coco are all empty")
         return self
+
+    def facts(self) -> dict[str, Any]:
+        """As of the changes, with what is evaluated; `coco` came later, too."""
+        facts = super().facts()
+        return facts if self.coco else {n: value for n, value in facts.items() if n != "coco"}
 
     def check(self) -> None:
         """Refuse what contradicts itself.

@@ -102,7 +102,8 @@ def markdown_table(plan: Plan, groups: Sequence[Group], command: str = "") -> st
     Args:
         plan: of the ablation.
         groups: from `groups_of`.
-        command: that made it, if it is known.
+        command: of this call, named for cells that do not know the command they were made by, and
+            where there are none.
     """
     ablation = plan.ablation
     parts = [f"# {ablation.title}"]
@@ -118,8 +119,8 @@ def markdown_table(plan: Plan, groups: Sequence[Group], command: str = "") -> st
     if missing:
         parts.append("**Not finished:**\n\n" + "\n".join(missing))
     parts.append(" ".join(_notes(plan, groups)))
-    if command:
-        parts.append(f"Made by `{command}`.")
+    if commands := _commands(groups[0].records, command):
+        parts.append(f"Made by {', '.join(f'`{each}`' for each in commands)}.")
     if made := _made(groups[0].records):
         parts.append(made)
     return "\n\n".join(parts) + "\n"
@@ -148,6 +149,12 @@ def _notes(plan: Plan, groups: Sequence[Group]) -> list[str]:
             "each training."
         )
     return notes
+
+
+def _commands(records: Sequence[Mapping[str, Any]], command: str) -> list[str]:
+    """The commands that made the cells shown, each once; cells of before have none on record."""
+    named = [str(record.get("command") or command) for record in records] or [command]
+    return [each for each in dict.fromkeys(named) if each]
 
 
 def _made(records: Sequence[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ off. Threads do it, as Pillow's decoders and the hash leave the interpreter to o
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import defaultdict
@@ -48,10 +49,11 @@ class _ImageFacts:
 
 @dataclass(frozen=True, eq=False)
 class _MaskFacts:
-    """What reading a mask gave: its size (H, W) and the distinct values in it, or an error."""
+    """What reading a mask gave: size (H, W), distinct values, a hash of its pixels; or an error."""
 
     size_px: tuple[int, ...] = (0, 0)
     values: NDArray[np.int64] | None = None
+    digest: str = ""
     error: str = ""
 
 
@@ -100,6 +102,19 @@ class Checker:
         """The distinct values of a mask that was read; none for a broken one."""
         values = self._masks[path].values
         return () if values is None else tuple(values.tolist())
+
+    def contents(self, samples: Sequence[Sample]) -> str:
+        """One digest of the pixels of samples that were read: of images and mask files, in order.
+
+        How a file stores its pixels, and where it lies, plays no part.
+        """
+        digest = hashlib.sha256()
+        for sample in samples:
+            digest.update(f"{self._images[sample.image_path].digest}\n".encode())
+            for target in sample.targets:
+                if isinstance(target, Target):
+                    digest.update(f" {self._masks[target.mask_path].digest}\n".encode())
+        return digest.hexdigest()
 
     def _read(self, samples: Sequence[Sample]) -> None:
         images = list(
@@ -266,7 +281,12 @@ def _mask_facts(path: Path) -> _MaskFacts:
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     else:
         values = np.unique(mask)
-    return _MaskFacts(mask.shape, values.astype(np.int64))
+    # In as many bits as it needs, so that the same mask kept with more is the same.
+    small = values.size == 0 or (values[0] >= 0 and values[-1] < 256)
+    pixels = np.ascontiguousarray(mask, dtype=np.uint8 if small else "<i8")
+    digest = hashlib.sha256(f"{mask.shape}\n".encode())
+    digest.update(pixels.data)
+    return _MaskFacts(mask.shape, values.astype(np.int64), digest.hexdigest())
 
 
 def _without(message: str, path: Path) -> str:

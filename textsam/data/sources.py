@@ -6,15 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from textsam.data.check import Checker, check_samples
-from textsam.data.coco import samples_from_coco
-from textsam.data.folder import samples_from_folder, samples_from_manifest
+from textsam.data.coco import CocoSelection, samples_from_coco
+from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
 from textsam.data.problems import WARNINGS, DataReport, Problem, Problems
 from textsam.data.sample import Sample, Target
-from textsam.data.settings import DataSettings
+from textsam.data.settings import DataSettings, FolderSelection
 from textsam.errors import ConfigError, DataError
 from textsam.io.atomic import atomic_path
 
@@ -24,7 +25,10 @@ __all__ = [
     "CheckedData",
     "checked_data",
     "find_samples",
+    "read_stamped",
+    "samples_in",
     "samples_of",
+    "stamp_of",
     "write_stamp",
 ]
 
@@ -38,14 +42,17 @@ class CheckedData:
     """Samples without a fault.
 
     Attributes:
-        parts: "train" and "val" -> samples.
+        parts: name, such as "train" -> samples.
         report: of the check, with its warnings.
         stamp: digest of all files' paths, sizes and times, and of what they are taken for.
+        contents: part -> digest of its images' and masks' pixels; empty where an earlier check
+            that did not take it was believed.
     """
 
     parts: Mapping[str, list[Sample]]
     report: DataReport
     stamp: str
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def samples_of(data: DataSettings, part: str, problems: Problems | None = None) -> list[Sample]:
@@ -60,10 +67,33 @@ def samples_of(data: DataSettings, part: str, problems: Problems | None = None) 
         DataError: as the functions that find samples in a manifest, a folder, a COCO file; with
             `problems` never.
     """
-    root = Path(data.root)
     selections = data.train if part == "train" else data.val
     folders = data.train_folders if part == "train" else data.val_folders
     coco = data.train_coco if part == "train" else data.val_coco
+    return samples_in(Path(data.root), selections, folders, coco, problems=problems)
+
+
+def samples_in(
+    root: Path,
+    selections: Sequence[Selection] = (),
+    folders: Sequence[FolderSelection] = (),
+    coco: Sequence[CocoSelection] = (),
+    *,
+    problems: Problems | None = None,
+) -> list[Sample]:
+    """The samples of selections of a manifest, of plain folders and of COCO files, in this order.
+
+    Args:
+        root: that all of them are relative to.
+        selections: of the root's manifest.
+        folders: plain ones.
+        coco: annotation files and their images.
+        problems: takes what is wrong, and the search goes on; None raises for the first.
+
+    Raises:
+        DataError: as the functions that find samples in a manifest, a folder, a COCO file; with
+            `problems` never.
+    """
 
     def source(path: Path) -> AbstractContextManager[None]:
         return nullcontext() if problems is None else problems.source(path)
@@ -122,22 +152,30 @@ def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
         ConfigError: the selections of both parts have files in common.
     """
     parts, found = find_samples(data)
-    stamp = _stamp(parts, data.allow)
+    stamp = stamp_of(parts, data.allow)
     counts = {part: len(samples) for part, samples in parts.items()}
     sound = all(problem.kind in WARNINGS for problem in found)
-    if sound and folder is not None and _read_stamp(folder / STAMP_FILE) == stamp:
-        return CheckedData(parts, DataReport(tuple(found), counts, frozenset(data.allow)), stamp)
-    report = check_samples(
-        parts, found, allowed=frozenset(data.allow), checker=Checker(progress=True)
-    )
+    if sound and folder is not None:
+        before = read_stamped(folder)
+        if before.get("stamp") == stamp:
+            report = DataReport(tuple(found), counts, frozenset(data.allow))
+            return CheckedData(parts, report, stamp, before.get("contents", {}))
+    checker = Checker(progress=True)
+    report = check_samples(parts, found, allowed=frozenset(data.allow), checker=checker)
     report.raise_errors(
         "Nothing was written. `textsam data check CONFIG --json FILE` lists every file."
     )
-    return CheckedData(parts, report, stamp)
+    contents = {part: checker.contents(samples) for part, samples in parts.items()}
+    return CheckedData(parts, report, stamp, contents)
 
 
-def _stamp(parts: Mapping[str, Sequence[Sample]], allowed: Sequence[str]) -> str:
-    """A digest that changes when a file does, or what is expected of it."""
+def stamp_of(parts: Mapping[str, Sequence[Sample]], allowed: Sequence[str]) -> str:
+    """A digest that changes when a file does, or what is expected of it.
+
+    Args:
+        parts: name -> samples, as they are checked.
+        allowed: what else the outcome depends on: faults that are none here.
+    """
     states: dict[Path, tuple[int, int]] = {}
 
     def state(path: Path) -> tuple[int, int]:
@@ -173,9 +211,13 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         DataError: the file cannot be written.
     """
     path = folder / STAMP_FILE
-    if _read_stamp(path) == checked.stamp:
+    if read_stamped(folder).get("stamp") == checked.stamp:
         return
-    content = {**checked.report.to_dict(), "stamp": checked.stamp}
+    content = {
+        **checked.report.to_dict(),
+        "stamp": checked.stamp,
+        "contents": dict(checked.contents),
+    }
     try:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -183,11 +225,10 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         raise DataError(f"{path} cannot be written: {error}") from error
 
 
-def _read_stamp(path: Path) -> str | None:
-    """The stamp in a file; None where there is none, and the data are then checked."""
+def read_stamped(folder: Path) -> dict[str, Any]:
+    """What `write_stamp` has left in a folder; empty where that is not there or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads((folder / STAMP_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    stamp = content.get("stamp") if isinstance(content, dict) else None
-    return stamp if isinstance(stamp, str) else None
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -22,6 +22,7 @@ from textsam.model.build import Architecture, BuiltModel, assemble, load_parts
 from textsam.model.tuning import Tuning, trainable_parameters
 from textsam.presets import preset
 from textsam.train.cache import EmbeddingCache
+from textsam.train.ingredients import ingredients
 from textsam.train.order import Key, Order
 from textsam.train.preference_step import (
     PreferenceForward,
@@ -31,7 +32,7 @@ from textsam.train.preference_step import (
 from textsam.train.processes import Processes, join
 from textsam.train.state import RunState, read_state
 from textsam.train.step import Forward
-from textsam.weights.checksum import sha256_of
+from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 __all__ = ["STATE_FILE", "Run", "architecture_from", "setup"]
 
@@ -158,6 +159,7 @@ def setup(
             which is one alone where neither did.
 
     Raises:
+        ConfigError: the run was begun with other settings, base weights or data, or another frame.
         DataCheckError: files of the data set are faulty; all of them are listed.
         TextSAMError: data, weights or settings are not usable. The run's folder is not made then.
     """
@@ -176,13 +178,14 @@ def setup(
             config.preset, sam_checkpoint=sam_checkpoint, text_encoder=text_encoder
         )
         built = assemble(backbone, encoder, architecture_from(config))
-    continued_from = None
+    continued_from = init_digest = None
     base = _base_identities(config.preset, sam_checkpoint)
     encoder_id = [*base.values(), config.precision]
     if config.init_adapter is not None:
         begun_from = load_adapter(find_adapter(config.init_adapter), built)
+        init_digest = sha256_of(find_adapter(config.init_adapter) / TENSORS_FILE)
         if config.preference is not None:  # the encoder may be the adapter's, and rests from now on
-            encoder_id.append(sha256_of(find_adapter(config.init_adapter) / TENSORS_FILE))
+            encoder_id.append(init_digest)
         _check_same_token(begun_from, config)
         continued_from = f"{begun_from.name}, step {begun_from.training.get('step', 'unknown')}"
     side = built.preprocessor.side_px
@@ -216,15 +219,24 @@ def setup(
         cache=cache,
         empty_weight=config.loss.empty,
     )
+    unlabelled = None
     if config.preference is not None:  # before a state is read: the reference is stage one's
         unlabelled = unlabelled_images(config, train_samples)
         forward = PreferenceForward(forward, config.preference, unlabelled)
     optimiser = _optimiser(built, config)
-    fingerprint = _fingerprint(config)
-    state = RunState(step=0, best=None, fingerprint=fingerprint)
+    made_of = ingredients(
+        base=base[preset(config.preset).image_weights],
+        text_encoder=_text_identity(config.preset, text_encoder),
+        authors_frame=authors_frame,
+        parts=checked.parts,
+        contents=checked.contents,
+        init_adapter=init_digest,
+        unlabelled=unlabelled,
+    )
+    state = RunState(step=0, best=None, fingerprint=_fingerprint(config), made_of=made_of)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / STATE_FILE).is_file():
-        state = read_state(folder / STATE_FILE, fingerprint, built.model, optimiser)
+        state = read_state(folder / STATE_FILE, state, built.model, optimiser)
     if processes.is_main:  # and nothing before all of this has been found good
         write_stamp(checked, folder)
     return Run(
@@ -280,3 +292,10 @@ def _base_identities(preset_name: str, sam_checkpoint: str | Path | None) -> dic
     if sam_checkpoint is not None:
         image = sha256_of(Path(sam_checkpoint))
     return {info.image_weights: image}
+
+
+def _text_identity(preset_name: str, text_encoder: str | Path | None) -> str:
+    """Digest of the text encoder's weights in use."""
+    if text_encoder is None:
+        return weights.entry(preset(preset_name).text_weights).identity
+    return sha256_of_folder(Path(text_encoder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from textsam.errors import ConfigError
 from textsam.io.atomic import atomic_path
 from textsam.model.textsam import TextSAM
 from textsam.model.tuning import load_trainable, trainable_state
+from textsam.train.ingredients import Ingredients, differences
 
 __all__ = ["RunState", "read_state", "write_state"]
 
@@ -26,11 +27,13 @@ class RunState:
         step: optimiser steps done.
         best: lowest selection value so far (a loss, or minus a Dice), or None.
         fingerprint: of the configuration; a run is only resumed with the same.
+        made_of: base weights, frame and data; a run is only resumed with the same.
     """
 
     step: int
     best: float | None
     fingerprint: str
+    made_of: Ingredients = field(default_factory=dict)
 
 
 def write_state(
@@ -41,6 +44,7 @@ def write_state(
         "step": state.step,
         "best": state.best,
         "fingerprint": state.fingerprint,
+        "made_of": state.made_of,
         "tensors": trainable_state(model),
         "optimiser": optimiser.state_dict(),
     }
@@ -49,12 +53,20 @@ def write_state(
 
 
 def read_state(
-    path: Path, fingerprint: str, model: TextSAM, optimiser: torch.optim.Optimizer
+    path: Path, fresh: RunState, model: TextSAM, optimiser: torch.optim.Optimizer
 ) -> RunState:
     """Read a run's state into model and optimiser.
 
+    Args:
+        path: of the file.
+        fresh: what the run would begin with; its fingerprint and ingredients must be the file's.
+            Ingredients that the file does not know, such as one of before, are taken over.
+        model: gets the trained tensors.
+        optimiser: gets its moments.
+
     Raises:
-        ConfigError: the file is damaged, or belongs to a run with another configuration.
+        ConfigError: the file is damaged, or belongs to a run with another configuration, other
+            base weights, another frame or other data; nothing was changed then.
         AdapterError: the tensors do not fit.
     """
     try:
@@ -64,12 +76,20 @@ def read_state(
             f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else error!r}); "
             "remove it to start the run anew"
         ) from error
-    if content["fingerprint"] != fingerprint:
+    if content["fingerprint"] != fresh.fingerprint:
         raise ConfigError(
             f"{path} belongs to a run with other settings; use the same configuration to resume, "
             "or another `out` (or name) to start anew"
         )
+    made_of: Ingredients = content.get("made_of", {})
+    if changed := differences(made_of, fresh.made_of):
+        raise ConfigError(
+            f"{path} belongs to a run {changed}; resume it with what it began with, or choose "
+            "another `out` (or name) to start anew"
+        )
     tensors: dict[str, Tensor] = content["tensors"]
     load_trainable(model, tensors, source=str(path))
     optimiser.load_state_dict(content["optimiser"])
-    return RunState(content["step"], content["best"], fingerprint)
+    return RunState(
+        content["step"], content["best"], fresh.fingerprint, {**made_of, **fresh.made_of}
+    )

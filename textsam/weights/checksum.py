@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ __all__ = [
     "record_path",
     "remember",
     "sha256_of",
+    "sha256_of_folder",
 ]
 
 Status = Literal["ok", "recorded", "missing", "corrupt"]
@@ -39,6 +41,18 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of_folder(folder: Path, digest_of: Callable[[Path], str] = sha256_of) -> str:
+    """Return one digest of the names and contents of all files in a folder.
+
+    Args:
+        folder: with the folders in it.
+        digest_of: of one file.
+    """
+    inside = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {str(path.relative_to(folder)): digest_of(path) for path in inside}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def record_path(path: Path) -> Path:
