@@ -476,8 +476,13 @@ def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path:
         coco_to_set({"val": cat}, root, "../three", terms="CC0", source=tmp_path)
     with pytest.raises(DataError, match="give train, val or test"):
         coco_to_set({"dev": cat}, root, "three", terms="CC0", source=tmp_path)
-    both = {"val": cat, "train": ALL}
-    with pytest.raises(DataError, match="the part 'val' has no category"):
+    other = content()
+    for entry in other["images"]:
+        entry["file_name"] = f"train-{entry['id']}.png"
+    write(tmp_path, other, "other.json", seed=1)
+    named = {"annotations": "other.json", "concepts": {"cat": "tumor", "dog": "dog"}}
+    both = {"val": cat, "train": ALL.model_copy(update=named)}
+    with pytest.raises(DataError, match="the part 'val' has no category dog, which"):
         coco_to_set(both, root, "three", terms="CC0", source=tmp_path)
     loose = cat.model_copy(update={"exhaustive": False})
     with pytest.raises(DataError, match="nothing is known of a class"):
@@ -486,6 +491,34 @@ def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path:
     with pytest.raises(DataCheckError, match=r"broken-image(.|\n)*Nothing was written"):
         coco_to_set({"val": cat}, root, "three", terms="CC0", source=tmp_path)
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", [None, "{broken"])
+def test_a_part_without_a_usable_file_hides_no_fault_of_the_others(
+    tmp_path: Path, text: str | None
+) -> None:
+    write(tmp_path, content())
+    (tmp_path / "pictures/2.png").write_bytes(b"")
+    if text is not None:
+        (tmp_path / "val.json").write_text(text, encoding="utf-8")
+    parts = {"train": ALL, "val": ALL.model_copy(update={"annotations": "val.json"})}
+    with pytest.raises(DataCheckError) as caught:
+        coco_to_set(parts, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
+    told = {(p.kind, p.part, Path(p.path).name) for p in caught.value.report.errors}
+    assert {("broken-image", "train", "2.png"), ("unusable-source", "val", "val.json")} <= told
+    assert "no category" not in str(caught.value)
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_part_without_images_is_called_that(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    named = ALL.model_copy(update={"concepts": {"cat": "cat", "dog": "dog"}})
+    empty = json.loads(file.read_text()) | {"images": [], "annotations": []}
+    (tmp_path / "val.json").write_text(json.dumps(empty), encoding="utf-8")
+    parts = {"train": named, "val": named.model_copy(update={"annotations": "val.json"})}
+    with pytest.raises(DataError, match="the part 'val' has no images"):
+        coco_to_set(parts, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
+    assert not (tmp_path / "root").exists()
 
 
 def test_no_two_concepts_share_a_folder_of_masks(tmp_path: Path) -> None:
