@@ -28,7 +28,7 @@ from textsam.data.survey import check_coco, check_root
 from textsam.errors import DataError
 from textsam.io.coco import encode_rle
 from textsam.io.coco_polygons import exact_polygons, pixel_outlines
-from textsam.io.coco_shapes import ShapeError, decode_union, rles_of
+from textsam.io.coco_shapes import ShapeError, covers_a_pixel, decode_union, rles_of
 
 # pycocotools hands numpy arrays out in a way that numpy 2 has replaced.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -301,6 +301,39 @@ def test_every_fault_of_a_file_is_in_one_report(tmp_path: Path) -> None:
     # Without a collector the first is raised, and how many there are.
     with pytest.raises(DataError, match=r"8\.png|again\.png.*\(and 11 more problems\)"):
         samples_from_coco(tmp_path, ALL)
+
+
+def test_a_class_that_only_empty_codes_show_is_empty(tmp_path: Path) -> None:
+    what = content()
+    pixels = H * W
+    nothing = [
+        uncompressed(np.zeros((H, W), bool)),
+        encode_rle(np.zeros((H, W), bool)),
+        {"size": [H, W], "counts": [5, 0, pixels - 5]},
+        {"size": [H, W], "counts": [pixels, 0]},
+    ]
+    for number, code in enumerate(nothing):
+        entry = {"id": 20 + number, "image_id": 1 + number % 2, "category_id": 9}
+        what["annotations"].append(entry | {"segmentation": code})
+    write(tmp_path, what)
+    report = check_coco({"train": ALL}, tmp_path)
+    assert [(p.kind, p.path) for p in report.errors] == [("empty-class", "all/x")]
+    assert not any(load_sample(s)[1]["x"].any() for s in samples_from_coco(tmp_path, ALL))
+    # One pixel, the last one, in the last of the codes.
+    what["annotations"][-1]["segmentation"] = {"size": [H, W], "counts": [pixels - 1, 1]}
+    write(tmp_path, what)
+    assert check_coco({"train": ALL}, tmp_path).errors == []
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks)
+@example(np.ones((3, 4), bool))
+@example(np.zeros((3, 4), bool))
+def test_a_code_covers_a_pixel_where_its_mask_has_one(mask: NDArray[np.bool_]) -> None:
+    size = (mask.shape[0], mask.shape[1])
+    empty = rles_of(uncompressed(np.zeros(size, bool)), size)
+    assert covers_a_pixel((*empty, *rles_of(uncompressed(mask), size))) == mask.any()
+    assert not covers_a_pixel(())
 
 
 def test_a_ring_that_is_open_among_closed_ones_was_cut_off(tmp_path: Path) -> None:
