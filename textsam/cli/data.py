@@ -277,7 +277,9 @@ def prepare_eus(
         typer.echo(prepared.report.text(), err=True)
     for split, facts in prepared.record["splits"].items():
         sizes = ", ".join(f"{size} px ({count})" for size, count in facts["sizes_px"].items())
-        typer.echo(f"{split}: {facts['images']} images, {len(facts['patients'])} patients, {sizes}")
+        known = facts["patients"]
+        who = "patients not checked" if known is None else f"{len(known)} patients"
+        typer.echo(f"{split}: {facts['images']} images, {who}, {sizes}")
     typer.echo(str(prepared.folder))
 
 
