@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from cli_runs import run
 from runs import run_config, write_data
+from tiny import write_images_and_masks
 
 
 @pytest.fixture
@@ -72,3 +74,42 @@ def test_options_without_a_say_are_refused(place: Path, call: str, words: str) -
 def test_options_that_are_used_are_not(place: Path, call: str) -> None:
     done = run("data", *call.split())
     assert done.exit_code == 0, done.output
+
+
+def test_several_folders_are_one_data_set_and_every_count_is_kept(place: Path) -> None:
+    write_images_and_masks(place / "flat", 3, seed=7)
+    write_images_and_masks(place / "other/train", 4, seed=8)
+    folders = ("--folder", "plain", "--folder", "flat", "--folder", "other/")
+    done = run("data", "check", place, *folders, "--json", "report.json")
+    assert done.exit_code == 0, done.output
+    counts = {"plain/train": 2, "plain/val": 1, "flat": 3, "other/train": 4}
+    report = json.loads((place / "report.json").read_text())
+    assert report["samples"] == counts
+    assert report["files_read"] == 2 * sum(counts.values())
+    assert "plain/train 2, plain/val 1, flat 3, other/train 4: 0 errors" in done.stdout
+    # One image in two of the folders.
+    shutil.copyfile(place / "flat/images/001.png", place / "other/train/images/002.png")
+    done = run("data", "check", place, *folders, "--json", "report.json")
+    assert done.exit_code == 1, done.output
+    (found,) = json.loads((place / "report.json").read_text())["problems"].pop("same-image")
+    assert found["part"] == "other/train"
+    assert "001.png in 'flat'" in found["message"]
+    # A single one needs no name.
+    done = run("data", "check", place, "--folder", "plain", "--json", "report.json")
+    assert done.exit_code == 0, done.output
+    assert json.loads((place / "report.json").read_text())["samples"] == {"train": 2, "val": 1}
+
+
+def test_folders_and_sets_of_one_name_are_counted_together(place: Path) -> None:
+    root = place / "root"
+    write_images_and_masks(root / "zoo/train", 4, seed=8)
+    write_images_and_masks(root / "flat", 2, seed=9)
+    entry = {"modality": "unknown", "classes": {"255": "tumor"}, "terms": "CC0"}
+    (root / "manifest.json").write_text(json.dumps({"zoo": entry}), encoding="utf-8")
+    splits = {"zoo": {"train": ["000", "001", "002"]}}
+    (root / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
+    sources = ("--set", "zoo/train", "--folder", "zoo", "--folder", "flat")
+    done = run("data", "check", root, *sources, "--json", "report.json")
+    assert done.exit_code == 0, done.output
+    report = json.loads((place / "report.json").read_text())
+    assert report["samples"] == {"zoo/train": 3 + 4, "flat": 2}

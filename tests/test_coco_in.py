@@ -28,7 +28,7 @@ from textsam.data.survey import check_coco, check_root
 from textsam.errors import DataError
 from textsam.io.coco import encode_rle
 from textsam.io.coco_polygons import exact_polygons, pixel_outlines
-from textsam.io.coco_shapes import ShapeError, decode_union, rles_of
+from textsam.io.coco_shapes import ShapeError, covers_a_pixel, decode_union, rles_of
 
 # pycocotools hands numpy arrays out in a way that numpy 2 has replaced.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -303,6 +303,39 @@ def test_every_fault_of_a_file_is_in_one_report(tmp_path: Path) -> None:
         samples_from_coco(tmp_path, ALL)
 
 
+def test_a_class_that_only_empty_codes_show_is_empty(tmp_path: Path) -> None:
+    what = content()
+    pixels = H * W
+    nothing = [
+        uncompressed(np.zeros((H, W), bool)),
+        encode_rle(np.zeros((H, W), bool)),
+        {"size": [H, W], "counts": [5, 0, pixels - 5]},
+        {"size": [H, W], "counts": [pixels, 0]},
+    ]
+    for number, code in enumerate(nothing):
+        entry = {"id": 20 + number, "image_id": 1 + number % 2, "category_id": 9}
+        what["annotations"].append(entry | {"segmentation": code})
+    write(tmp_path, what)
+    report = check_coco({"train": ALL}, tmp_path)
+    assert [(p.kind, p.path) for p in report.errors] == [("empty-class", "all/x")]
+    assert not any(load_sample(s)[1]["x"].any() for s in samples_from_coco(tmp_path, ALL))
+    # One pixel, the last one, in the last of the codes.
+    what["annotations"][-1]["segmentation"] = {"size": [H, W], "counts": [pixels - 1, 1]}
+    write(tmp_path, what)
+    assert check_coco({"train": ALL}, tmp_path).errors == []
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks)
+@example(np.ones((3, 4), bool))
+@example(np.zeros((3, 4), bool))
+def test_a_code_covers_a_pixel_where_its_mask_has_one(mask: NDArray[np.bool_]) -> None:
+    size = (mask.shape[0], mask.shape[1])
+    empty = rles_of(uncompressed(np.zeros(size, bool)), size)
+    assert covers_a_pixel((*empty, *rles_of(uncompressed(mask), size))) == mask.any()
+    assert not covers_a_pixel(())
+
+
 def test_a_ring_that_is_open_among_closed_ones_was_cut_off(tmp_path: Path) -> None:
     what = content()
     closed = {"id": 5, "image_id": 4, "category_id": 8, "segmentation": [[*BOX, 10, 5]]}
@@ -476,8 +509,13 @@ def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path:
         coco_to_set({"val": cat}, root, "../three", terms="CC0", source=tmp_path)
     with pytest.raises(DataError, match="give train, val or test"):
         coco_to_set({"dev": cat}, root, "three", terms="CC0", source=tmp_path)
-    both = {"val": cat, "train": ALL}
-    with pytest.raises(DataError, match="the part 'val' has no category"):
+    other = content()
+    for entry in other["images"]:
+        entry["file_name"] = f"train-{entry['id']}.png"
+    write(tmp_path, other, "other.json", seed=1)
+    named = {"annotations": "other.json", "concepts": {"cat": "tumor", "dog": "dog"}}
+    both = {"val": cat, "train": ALL.model_copy(update=named)}
+    with pytest.raises(DataError, match="the part 'val' has no category dog, which"):
         coco_to_set(both, root, "three", terms="CC0", source=tmp_path)
     loose = cat.model_copy(update={"exhaustive": False})
     with pytest.raises(DataError, match="nothing is known of a class"):
@@ -486,6 +524,34 @@ def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path:
     with pytest.raises(DataCheckError, match=r"broken-image(.|\n)*Nothing was written"):
         coco_to_set({"val": cat}, root, "three", terms="CC0", source=tmp_path)
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", [None, "{broken"])
+def test_a_part_without_a_usable_file_hides_no_fault_of_the_others(
+    tmp_path: Path, text: str | None
+) -> None:
+    write(tmp_path, content())
+    (tmp_path / "pictures/2.png").write_bytes(b"")
+    if text is not None:
+        (tmp_path / "val.json").write_text(text, encoding="utf-8")
+    parts = {"train": ALL, "val": ALL.model_copy(update={"annotations": "val.json"})}
+    with pytest.raises(DataCheckError) as caught:
+        coco_to_set(parts, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
+    told = {(p.kind, p.part, Path(p.path).name) for p in caught.value.report.errors}
+    assert {("broken-image", "train", "2.png"), ("unusable-source", "val", "val.json")} <= told
+    assert "no category" not in str(caught.value)
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_part_without_images_is_called_that(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    named = ALL.model_copy(update={"concepts": {"cat": "cat", "dog": "dog"}})
+    empty = json.loads(file.read_text()) | {"images": [], "annotations": []}
+    (tmp_path / "val.json").write_text(json.dumps(empty), encoding="utf-8")
+    parts = {"train": named, "val": named.model_copy(update={"annotations": "val.json"})}
+    with pytest.raises(DataError, match="the part 'val' has no images"):
+        coco_to_set(parts, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
+    assert not (tmp_path / "root").exists()
 
 
 def test_no_two_concepts_share_a_folder_of_masks(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_patients_by_another_pattern_or_none(raw: Path, tmp_path: Path) -> None:
         prepare_eus(raw, tmp_path / "eus", expected={"train": MINI["train"]})
     prepared = prepare_eus(raw, tmp_path / "eus", expected=MINI, patient=None)
     assert prepared.record["patient_pattern"] is None
+    assert [facts["patients"] for facts in prepared.record["splits"].values()] == [None] * 3
     with pytest.raises(DataError, match="exists already"):
         prepare_eus(raw, tmp_path / "eus", expected=MINI)
 
@@ -193,6 +194,7 @@ def test_one_folder_is_divided_by_a_list_of_patients(tmp_path: Path) -> None:
     done = command(*arguments, "--patients", patients)
     assert done.exit_code == 0, done.output
     assert "test: 6 images, 2 patients, 71x46 px (6)" in done.stdout
+    assert "3 images are of patients in no part: C099 (3)" in done.stderr
     assert not list((tmp_path / "eus").rglob("C099*"))
     twice = {**PATIENTS, "val": ["C001", "C777"]}
     with pytest.raises(DataCheckError) as caught:
@@ -201,6 +203,39 @@ def test_one_folder_is_divided_by_a_list_of_patients(tmp_path: Path) -> None:
     assert ("missing-image", "val") in kinds(caught.value)
     assert command(*arguments, "--patients", tmp_path / "none.json").exit_code == 1
     assert command(*arguments, "--expect", "val=1").exit_code == 2
+
+
+def test_patients_that_nobody_checked_are_not_counted(raw: Path, tmp_path: Path) -> None:
+    numbers = [t for split in MINI for t in ("--expect", f"{split}={MINI[split].images}/1")]
+    arguments = ("data", "prepare-eus", raw, "-o", tmp_path / "eus", *numbers, "--patient", "none")
+    done = command(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "train: 9 images, patients not checked, 71x46 px (9)" in done.stdout
+    record = json.loads((tmp_path / "eus/eus.json").read_text())
+    assert {facts["patients"] for facts in record["splits"].values()} == {None}
+    with pytest.raises(ConfigError, match="give a pattern of patients"):
+        prepare_eus(raw, tmp_path / "two", expected=MINI, patient=None, patients_of=PATIENTS)
+
+
+def test_images_of_patients_that_are_in_no_part_are_told(tmp_path: Path) -> None:
+    seed = 0
+    others = {"C098": 1, "C099": 2}
+    known = dict.fromkeys((p for names in PATIENTS.values() for p in names), FRAMES)
+    for name, count in {**others, **known}.items():
+        for frame in range(count):
+            seed += 1
+            write_frame(tmp_path / "raw", f"{name}_{frame}", seed)
+    told = "3 images are of patients in no part: C098 (1), C099 (2)"
+    prepared = prepare_eus(tmp_path / "raw", tmp_path / "eus", expected=MINI, patients_of=PATIENTS)
+    (warning,) = prepared.report.problems
+    assert (warning.kind, warning.message) == ("patient-left-out", told)
+    assert prepared.record["patients_left_out"] == others
+    # Where numbers are wrong for it, the error says so, too.
+    fewer = {**PATIENTS, "test": ("C005",)}
+    with pytest.raises(DataCheckError) as caught:
+        prepare_eus(tmp_path / "raw", tmp_path / "two", expected=MINI, patients_of=fewer)
+    assert set(kinds(caught.value)) == {("wrong-count", "test")}
+    assert "6 images are of patients in no part: C006 (3), C098 (1), C099 (2)" in str(caught.value)
 
 
 def small(config: TrainConfig, root: Path) -> TrainConfig:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import textsam
 from textsam.errors import TextSAMError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import save_text
 
 if TYPE_CHECKING:
     from textsam.result import Segmentation
@@ -257,15 +257,7 @@ class RunReport:
                 f"{path}: the report cannot be JSON ({error}); put text, numbers, lists and dicts "
                 "into options and entries"
             ) from error
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise TextSAMError(
-                f"{path}: the file cannot be written ({error}); check the folder, its permissions "
-                "and the free space"
-            ) from error
-        return path
+        return save_text(path, text + "\n")
 
 
 def _is_entry(entry: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.errors import TextSAMError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import save_text
 from textsam.io.raster import Image, write_mask
 
 if TYPE_CHECKING:
@@ -214,15 +214,7 @@ class Segmentation:
             TextSAMError: `extra` holds something JSON cannot, or the file cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise TextSAMError(
-                f"{path}: the file cannot be written ({error}); check the folder, its permissions "
-                "and the free space"
-            ) from error
-        return Path(path)
+        return save_text(path, text + "\n")
 
     def __repr__(self) -> str:
         return (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from textsam.ablate.identity import FileDigests
+from textsam.data.digests import FileDigests
 from textsam.ablate.spec import EvaluationSettings
 from textsam.config import TrainConfig
 from textsam.data.check import Checker, check_samples

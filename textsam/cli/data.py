@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +81,7 @@ def check(
         from textsam.config import read_config
         from textsam.data.check import Checker
         from textsam.data.manifest import MANIFEST_NAME
-        from textsam.data.survey import check_coco, check_folder, check_root, check_settings
+        from textsam.data.survey import check_coco, check_folders, check_root, check_settings
 
         checker = Checker(progress=True)
         reports: list[DataReport] = []
@@ -91,12 +92,15 @@ def check(
             reports.append(check_settings(settings.data, checker=checker))
         else:
             plain = concept[0] if concept else "object"
-            own = [data / name for name in folder or ()]
-            if not sets and not own:
-                own = [] if (data / MANIFEST_NAME).is_file() else [data]
+            own = {Path(name).as_posix(): data / name for name in folder or ()}
+            if not sets and not own and not (data / MANIFEST_NAME).is_file():
+                own = {".": data}
             if sets or not own:
                 reports.append(check_root(data, sets or (), checker=checker))
-            reports += [check_folder(path, plain, checker=checker) for path in own]
+            if own:
+                alone = len(own) == 1  # then there is nothing to tell it from
+                named = {"" if alone else name: path for name, path in own.items()}
+                reports.append(check_folders(named, plain, checker=checker))
         if report_file is not None:
             _joined(reports).write(report_file)
     for report in reports:
@@ -281,7 +285,9 @@ def prepare_eus(
         typer.echo(prepared.report.text(), err=True)
     for split, facts in prepared.record["splits"].items():
         sizes = ", ".join(f"{size} px ({count})" for size, count in facts["sizes_px"].items())
-        typer.echo(f"{split}: {facts['images']} images, {len(facts['patients'])} patients, {sizes}")
+        known = facts["patients"]
+        who = "patients not checked" if known is None else f"{len(known)} patients"
+        typer.echo(f"{split}: {facts['images']} images, {who}, {sizes}")
     typer.echo(str(prepared.folder))
 
 
@@ -346,9 +352,13 @@ def _patients(path: Path) -> dict[str, list[str]]:
 def _joined(reports: list[DataReport]) -> DataReport:
     from textsam.data.problems import DataReport
 
+    # A folder may be called as a set of the manifest; then both are counted under the name.
+    samples: Counter[str] = Counter()
+    for report in reports:
+        samples.update(report.samples)
     return DataReport(
         problems=tuple(problem for report in reports for problem in report.problems),
-        samples={part: count for report in reports for part, count in report.samples.items()},
+        samples=samples,
         allowed=frozenset().union(*(report.allowed for report in reports)),
         files=max(report.files for report in reports),
         seconds=max(report.seconds for report in reports),

@@ -30,6 +30,7 @@ from textsam.data.sample import (
     unknown_labels,
 )
 from textsam.errors import DataError, ImageError
+from textsam.io.coco_shapes import covers_a_pixel
 from textsam.io.raster import read_image
 from textsam.prompts import MODALITIES, nearest_modality
 
@@ -180,7 +181,7 @@ class Checker:
             for target in sample.targets:
                 key = (sample.dataset, target.concept)
                 annotated[key] += 1
-                if self._has_pixels(target):
+                if key not in shown and self._has_pixels(target):
                     shown.add(key)
         for (dataset, concept), count in annotated.items():
             if (dataset, concept) not in shown:
@@ -193,7 +194,7 @@ class Checker:
 
     def _has_pixels(self, target: Target | CocoTarget) -> bool:
         if isinstance(target, CocoTarget):
-            return bool(target.rles)
+            return covers_a_pixel(target.rles)
         values = self._masks[target.mask_path].values
         if values is None:
             return True  # a broken mask says nothing about its class

@@ -102,14 +102,16 @@ def prepare_eus(
         patient: pattern searched for at the beginning of an image's path inside `images/`; its
             first group that matches, or all of it, is the patient. None checks no patients.
         expected: split -> numbers, the published ones by default.
-        patients_of: split -> patients, to divide images that lie in one folder.
+        patients_of: split -> patients, to divide images that lie in one folder. Images of other
+            patients are left out; a warning of the report and `eus.json` say which.
         allowed: kinds of `textsam.data.problems.ALLOWABLE` that are no errors here.
         progress: show a bar while files are read.
 
     Raises:
         DataCheckError: everything that is missing or wrong, listed; nothing is written.
         DataError: `out` exists or cannot be written.
-        ConfigError: the pattern is none, or the parts are not train, val and test.
+        ConfigError: the pattern is none, or there is none to divide by patients with; or the parts
+            are not train, val and test.
     """
     raw, out = Path(raw), Path(out)
     if out.exists():
@@ -118,20 +120,31 @@ def prepare_eus(
     for named in (expected, patients_of or expected):
         if set(named) != set(SPLITS):
             raise ConfigError(f"the parts are {', '.join(named)}; give {', '.join(SPLITS)}")
+    if patients_of is not None and pattern is None:
+        raise ConfigError(
+            "images are divided by patient, and no patients are to be read from their names; give "
+            "a pattern of patients, or lay the images out in train, val and test"
+        )
     found: list[Problem] = []
+    left_out: dict[str, int] = {}
     if patients_of is None:
         pairs = {split: _pairs(raw / split, split, pattern, found) for split in SPLITS}
     else:
-        pairs = _divided(_pairs(raw, "", pattern, found), patients_of, found)
+        those = _pairs(raw, "", pattern, found)
+        pairs = _divided(those, patients_of, found)
+        left_out = _left_out(those, patients_of)
+    remedy = f"Nothing was written to {out}. Complete or correct {raw}, or say what it should hold."
+    if left_out:
+        told = f"{sum(left_out.values()):,} images are of patients in no part: {_counts(left_out)}"
+        found.append(Problem("patient-left-out", "", str(raw / "images"), told))
+        remedy = f"{told}\n{remedy}"
     _check_counts(pairs, expected, pattern is not None, found)
     parts = {split: [_sample(pair) for pair in pairs[split]] for split in SPLITS}
     checker = Checker(progress=progress)
     report = check_samples(parts, found, allowed=allowed, checker=checker)
     report = _with_ones(report, checker)
-    report.raise_errors(
-        f"Nothing was written to {out}. Complete or correct {raw}, or say what it should hold."
-    )
-    record = _record(pairs, checker, patient)
+    report.raise_errors(remedy)
+    record = _record(pairs, checker, patient, left_out)
     with staged_folder(out) as staged:
         for split in SPLITS:
             for pair in pairs[split]:
@@ -223,6 +236,17 @@ def _divided(
     return divided
 
 
+def _left_out(pairs: Sequence[_Pair], patients_of: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Patient that no split lists -> number of images; who is not known is a fault of its own."""
+    listed = {patient for split in SPLITS for patient in patients_of[split]}
+    others = Counter(p.patient for p in pairs if p.patient and p.patient not in listed)
+    return dict(sorted(others.items()))
+
+
+def _counts(images: Mapping[str, int]) -> str:
+    return ", ".join(f"{patient} ({number:,})" for patient, number in images.items())
+
+
 def _check_counts(
     pairs: Mapping[str, Sequence[_Pair]],
     expected: Mapping[str, Expected],
@@ -285,7 +309,10 @@ def _of_ones(checker: Checker, path: str | Path) -> bool:
 
 
 def _record(
-    pairs: Mapping[str, Sequence[_Pair]], checker: Checker, patient: str | None
+    pairs: Mapping[str, Sequence[_Pair]],
+    checker: Checker,
+    patient: str | None,
+    left_out: Mapping[str, int],
 ) -> dict[str, Any]:
     splits: dict[str, Any] = {}
     for split in SPLITS:
@@ -295,13 +322,19 @@ def _record(
             digest.update(f"{pair.stem} {checker.image_digest(pair.image)}\n".encode())
             height, width = checker.image_size_px(pair.image)
             sizes[f"{width}x{height}"] += 1
+        patients = dict(sorted(Counter(pair.patient for pair in pairs[split]).items()))
         splits[split] = {
             "images": len(pairs[split]),
-            "patients": dict(sorted(Counter(pair.patient for pair in pairs[split]).items())),
+            "patients": None if patient is None else patients,
             "sizes_px": dict(sizes.most_common()),
             "sha256_of_images": digest.hexdigest(),
         }
-    return {"format": 1, "patient_pattern": patient, "splits": splits}
+    return {
+        "format": 1,
+        "patient_pattern": patient,
+        "splits": splits,
+        "patients_left_out": dict(left_out),
+    }
 
 
 def _write(pair: _Pair, folder: Path, checker: Checker) -> None:

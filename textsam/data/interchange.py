@@ -58,8 +58,8 @@ def coco_to_set(
 
     Raises:
         DataCheckError: faults in files, all of them listed; nothing is written.
-        DataError: the set exists, its parts differ in modality, or a selection is not exhaustive,
-            which folders of masks cannot say.
+        DataError: the set exists, its parts differ in modality or categories, one has no images, or
+            a selection is not exhaustive, which folders of masks cannot say.
     """
     root = Path(root)
     modality = _modality(parts)
@@ -69,18 +69,9 @@ def coco_to_set(
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise DataError(f"{name!r} cannot be the name of a folder; use letters, digits, - and _")
     samples, found = _samples(parts, source)
-    concepts = list(
-        dict.fromkeys(t.concept for part in samples.values() for s in part for t in s.targets)
-    )
-    for part_name, those in samples.items():
-        own = {target.concept for sample in those for target in sample.targets}
-        if missing := sorted(set(concepts) - own):
-            raise DataError(
-                f"the part {part_name!r} has no category {', '.join(missing)}, which another part "
-                "has; a set has the same concepts in all its parts: name the common ones with "
-                "concepts"
-            )
+    # The faults first: a file that cannot be read has no samples, which is no matter of categories.
     check_samples(samples, found, allowed=allowed).raise_errors("Nothing was written.")
+    concepts = _same_concepts(samples)
     folders = _mask_folders(concepts)
     with staged_folder(root / name) as staged:
         for part in samples.values():
@@ -229,6 +220,24 @@ def _samples(
             stems[_stem(sample)] = path
         found += problems.found
     return samples, found
+
+
+def _same_concepts(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """The concepts of a set, which all its parts must have."""
+    concepts = list(
+        dict.fromkeys(t.concept for part in samples.values() for s in part for t in s.targets)
+    )
+    for name, those in samples.items():
+        if not those:
+            raise DataError(f"the part {name!r} has no images; leave it out, or correct its file")
+        own = {target.concept for sample in those for target in sample.targets}
+        if missing := sorted(set(concepts) - own):
+            raise DataError(
+                f"the part {name!r} has no category {', '.join(missing)}, which another part "
+                "has; a set has the same concepts in all its parts: name the common ones with "
+                "concepts"
+            )
+    return concepts
 
 
 def _stem(sample: Sample) -> str:

@@ -44,6 +44,7 @@ Kind = Literal[
     "wrong-count",
     "unknown-patient",
     "patient-crosses",
+    "patient-left-out",
     "empty-class",
     "same-image",
     "all-foreground",
@@ -73,6 +74,7 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "wrong-count": "other numbers of images or patients than were published",
         "unknown-patient": "names that do not say whose image it is",
         "patient-crosses": "patients with images in two parts",
+        "patient-left-out": "images of patients that no part lists",
         "empty-class": "classes that are annotated and have no pixel in a whole part",
         "same-image": "one image, by its pixels, in two parts",
         "all-foreground": "masks that cover their whole image",
@@ -90,6 +92,7 @@ WARNINGS: frozenset[Kind] = frozenset(
         "odd-mask-values",
         "repeated-image",
         "crowd-left-out",
+        "patient-left-out",
         "unknown-modality",
     }
 )

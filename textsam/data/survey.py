@@ -18,6 +18,7 @@ from textsam.data.sources import find_samples
 __all__ = [
     "check_coco",
     "check_folder",
+    "check_folders",
     "check_root",
     "check_settings",
     "samples_in_folder",
@@ -80,18 +81,31 @@ def check_folder(
         concept: what its masks show, for messages.
         checker: of the files; default: a new one.
     """
-    folder = Path(folder)
-    inside = [split for split in _SPLITS if (folder / split).is_dir()]
+    return check_folders({"": folder}, concept, checker=checker)
+
+
+def check_folders(
+    folders: Mapping[str, str | Path], concept: str = "object", *, checker: Checker | None = None
+) -> DataReport:
+    """Check plain folders as one data set, in no two of which, nor their splits, an image may be.
+
+    Args:
+        folders: name -> folder, each as for `check_folder`. The parts of the report are called
+            "NAME/train", or "NAME" where a folder is not divided; an empty name is left out.
+        concept: what the masks show, for messages.
+        checker: of the files; default: a new one.
+    """
     parts: dict[str, list[Sample]] = {}
     found: list[Problem] = []
-    splits: list[str | None] = [*inside] or [None]
-    for split in splits:
-        problems = Problems(split or "")
-        with problems.source(folder / (split or "")):
-            parts[split or ""] = samples_from_folder(
-                folder, concept, split=split, problems=problems
-            )
-        found += problems.found
+    for name, folder in folders.items():
+        inside = [split for split in _SPLITS if (Path(folder) / split).is_dir()]
+        splits: list[str | None] = [*inside] or [None]
+        for split in splits:
+            part = "/".join(text for text in (name, split) if text)
+            problems = Problems(part)
+            with problems.source(Path(folder) / (split or "")):
+                parts[part] = samples_from_folder(folder, concept, split=split, problems=problems)
+            found += problems.found
     return check_samples(parts, found, checker=checker)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path"]
+from textsam.errors import TextSAMError
+
+__all__ = ["atomic_path", "save_text"]
 
 
 @contextmanager
@@ -32,3 +34,21 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_text(path: str | Path, text: str) -> Path:
+    """Write text as UTF-8, complete or not at all, and return the path.
+
+    Raises:
+        TextSAMError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TextSAMError(
+            f"{path}: the file cannot be written ({error}); check the folder, its permissions "
+            "and the free space"
+        ) from error
+    return path

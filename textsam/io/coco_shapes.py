@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from textsam.errors import DataError
 from textsam.io.coco import encode_runs
 
-__all__ = ["ShapeError", "decode_union", "is_closed", "rles_of"]
+__all__ = ["ShapeError", "covers_a_pixel", "decode_union", "is_closed", "rles_of"]
 
 TOLERANCE_PX = 1.0
 """How far a polygon may reach beyond its image: tools round to either side of its edge."""
@@ -86,6 +86,11 @@ def merged(rles: Sequence[bytes], size_px: tuple[int, int]) -> bytes:
     codes = [{"size": list(size_px), "counts": rle} for rle in rles]
     union: bytes = coco_mask.merge(codes)["counts"]
     return union
+
+
+def covers_a_pixel(rles: Sequence[bytes]) -> bool:
+    """Whether one of the codes has a run inside that is not empty; they are from `rles_of`."""
+    return any(_runs(rle)[1::2].any() for rle in rles)
 
 
 def decode_union(rles: Sequence[bytes], size_px: tuple[int, int]) -> NDArray[np.bool_]:
