@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from textsam.data.digests import FileDigests
 from textsam.ablate.spec import EvaluationSettings
 from textsam.config import TrainConfig
 from textsam.data.check import Checker, check_samples
+from textsam.data.digests import FileDigests
 from textsam.data.problems import WARNINGS, DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample
 from textsam.data.sources import CheckedData, find_samples, read_stamped, samples_in, stamp_of

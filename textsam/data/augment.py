@@ -323,7 +323,8 @@ def _smooth_gain(
     smooth = np.asarray(picture.resize(size, PILImage.Resampling.BICUBIC))
     field = np.exp(np.clip(smooth, low, high))  # cubics swing beyond what they go through
     values = work * (field if work.ndim == 2 else field[..., None])
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    changed: NDArray[np.uint8] = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    return changed
 
 
 def _clip_levels(work: NDArray[np.uint8], dark: float, bright: float) -> NDArray[np.uint8]:
