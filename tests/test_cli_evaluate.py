@@ -349,7 +349,7 @@ def test_calls_that_are_wrong(loaded: list[dict[str, Any]], data: Path, tmp_path
             ("--coco", f"a={data}/a.json,{data}", "--concept", "tumor", *out)
         ),
         "choose union or unknown": ("--coco", f"a={data}/a.json,{data}", "--crowd", "no", *out),
-        "leave out --exhaustive, --crowd": (
+        "leave out --not-exhaustive, --crowd": (
             (data, "--concept", "tumor", *out, "--not-exhaustive", "--crowd", "union")
         ),
         "the masks of a plain folder show one thing": (

@@ -79,13 +79,13 @@ def evaluate(
         str | None, typer.Option(help="For a plain folder with train/, val/, test/ inside.")
     ] = None,
     modality: Annotated[str, typer.Option(help="For a plain folder and COCO.")] = "unknown",
-    exhaustive: Annotated[
+    not_exhaustive: Annotated[
         bool,
         typer.Option(
-            "--exhaustive/--not-exhaustive",
-            help="For COCO: whether an image without an annotation of a category does not show it.",
+            "--not-exhaustive",
+            help="For COCO: an image without an annotation of a category says nothing about it.",
         ),
-    ] = True,
+    ] = False,
     crowd: Annotated[
         str,
         typer.Option(help="For COCO: union, or unknown to ask nothing where a crowd is."),
@@ -172,7 +172,11 @@ def evaluate(
     if crowd not in ("union", "unknown"):
         raise usage_error(f"--crowd {crowd}: choose union or unknown")
     files = coco_selections(
-        coco, concept if coco else None, modality, exhaustive=exhaustive, crowd=cast(Any, crowd)
+        coco,
+        concept if coco else None,
+        modality,
+        exhaustive=not not_exhaustive,
+        crowd=cast(Any, crowd),
     )
     with errors_as_exit():
         from textsam.allocator import keep_freed_memory
@@ -242,7 +246,7 @@ def _check_source(
         reason = "--coco says what is read"
         refuse_without_use(context, reason, "sets", "split")
         return
-    refuse_without_use(context, "without --coco there is no COCO file", "exhaustive", "crowd")
+    refuse_without_use(context, "without --coco there is no COCO file", "not_exhaustive", "crowd")
     if bool(sets) == bool(concept):
         raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
     if sets:
