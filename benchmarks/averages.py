@@ -1,6 +1,6 @@
 """Averages of an adapter and the one it goes on from, on the validation images of a configuration.
 
-    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage1 \\
+    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage2 \\
         runs/generalist/best --data data -o benchmarks/results/generalist/averages.md
 
 How much of the second is best is a choice like any other, so validation images make it. They are
