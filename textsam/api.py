@@ -22,7 +22,7 @@ from textsam.model.cpu_decoder import CpuMaskDecoder
 from textsam.model.tuning import merge_for_inference
 from textsam.presets import Preset, preset
 from textsam.segmenter import Segmenter
-from textsam.weights.checksum import sha256_of
+from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 if TYPE_CHECKING:
     from textsam.prepare import ImageLike
@@ -149,8 +149,7 @@ def _own_weights(
     if sam_checkpoint is not None and not recorded:
         digests[info.image_weights] = sha256_of(Path(sam_checkpoint))
     if text_encoder is not None:
-        files = sorted(path for path in Path(text_encoder).iterdir() if path.is_file())
-        digests.update({f"{info.text_weights}/{file.name}": sha256_of(file) for file in files})
+        digests[info.text_weights] = sha256_of_folder(Path(text_encoder))
     if not digests:
         return ""
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
