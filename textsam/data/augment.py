@@ -20,6 +20,7 @@ from PIL import ImageDraw, ImageFilter, ImageFont
 from pydantic import AfterValidator, Field, model_validator
 
 from textsam.data.absent_crop import absent_crop
+from textsam.data.close_crop import close_crop
 from textsam.data.monai_transforms import MonaiTransforms, TransformSettings
 from textsam.errors import DataError
 from textsam.sections import Section
@@ -62,6 +63,8 @@ class AugmentConfig(Section):
     marks_count: most caliper crosses and texts drawn.
     absent_crop_p: of cutting out a part of the image that shows none of its annotated concepts
         (`textsam.data.absent_crop`), where there is one: a true negative from the same scanner.
+    close_crop_p: of cutting out a square around one object instead (`textsam.data.close_crop`),
+        close_crop: its side as a multiple of the object's longer side, log-uniform.
     extra: transforms of MONAI applied last (`textsam.data.monai_transforms`).
     """
 
@@ -101,6 +104,8 @@ class AugmentConfig(Section):
     marks_p: Probability = 0.1
     marks_count: int = Field(default=4, ge=1, le=20)
     absent_crop_p: Probability = 0.0
+    close_crop_p: Probability = 0.0
+    close_crop: Range = (1.3, 3.0)
     extra: tuple[TransformSettings, ...] = ()
 
     def without_up(self) -> Self:
@@ -116,7 +121,7 @@ class AugmentConfig(Section):
     def looks_at_masks(self) -> list[str]:
         """Settings by which what the masks show decides what becomes of the image."""
         names = ("affine_p", "extra") if self.keep_fraction else ()
-        return [name for name in (*names, "absent_crop_p") if getattr(self, name)]
+        return [name for name in (*names, "absent_crop_p", "close_crop_p") if getattr(self, name)]
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -126,6 +131,8 @@ class AugmentConfig(Section):
         for name in ("blur_sigma_px", "noise_sd", "speckle_sd"):
             if getattr(self, name)[0] < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.close_crop[0] < 1:
+            raise ValueError(f"close_crop is at least the object itself, 1, got {self.close_crop}")
         if self.grain[0] < 1:
             raise ValueError(f"grain is in whole pixels at least, got {self.grain}")
         if not 0 <= self.levels[0] <= self.levels[1] < 0.5:
@@ -165,10 +172,13 @@ class Augment:
         first = image[..., 0]
         grey = np.array_equal(first, image[..., 1]) and np.array_equal(first, image[..., 2])
         # No draw where it is off, so that what was random before stays as it was.
+        crop = None
         if config.absent_crop_p and rng.random() < config.absent_crop_p:
             crop = absent_crop(masks, rng)
-            if crop is not None:
-                image, first, masks = image[crop], first[crop], [m[crop] for m in masks]
+        if crop is None and config.close_crop_p and rng.random() < config.close_crop_p:
+            crop = close_crop(masks, config.close_crop, rng)
+        if crop is not None:
+            image, first, masks = image[crop], first[crop], [m[crop] for m in masks]
         if not grey and rng.random() < config.grey_p:
             first, grey = np.asarray(PILImage.fromarray(image).convert("L")), True
         work, moved = self._geometry(first if grey else image, list(masks), rng)
