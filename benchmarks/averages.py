@@ -1,10 +1,11 @@
 """Averages of an adapter and the one it goes on from, on the validation images of a configuration.
 
-    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage2 \\
+    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage4 \\
         runs/generalist/best --data data -o benchmarks/results/generalist/averages.md
 
-How much of the second is best is a choice like any other, so validation images make it. They are
-asked by the word alone at the model's own side, as at the end of a training; nothing is trained.
+How much of the second is best, and at which side the model had better work, are choices like any
+other, so validation images make them. They are asked by the word alone, as at the end of a
+training; nothing is trained.
 """
 
 from __future__ import annotations
@@ -29,12 +30,26 @@ from textsam.train.run import architecture_from, setup
 from textsam.train.validate import Validation, validate
 
 
-def validated(config: TrainConfig) -> Validation:
-    """What a training of this configuration would find in validation before its first step."""
+def validated(config: TrainConfig, sides_px: Sequence[int] = ()) -> dict[int, Validation]:
+    """What a training of this configuration would find in validation before its first step.
+
+    Args:
+        config: with the adapter to validate as `init_adapter`.
+        sides_px: of the square the model works on; default the configuration's.
+
+    Returns:
+        Side -> what was found.
+    """
     backbone, encoder = load_parts(config.preset)
     run = setup(config, assemble(backbone, encoder, architecture_from(config)))
-    run.built.set_side(run.side_px)
-    return validate(run.forward, run.val_set, run.val_keys, config.loss, run.processes)
+    found = {}
+    for side_px in sides_px or (run.side_px,):
+        run.built.set_side(side_px)
+        run.val_set.size_px = side_px
+        found[side_px] = validate(
+            run.forward, run.val_set, run.val_keys, config.loss, run.processes
+        )
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,36 +60,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("second", type=Path)
     parser.add_argument("--data", default="data")
     parser.add_argument("--weights", default="0,0.5,0.7,1", help="shares of the second adapter")
+    parser.add_argument("--sides", help="sides in px, such as 168,224; default: the model's own")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args(arguments)
-    found: dict[float, Validation] = {}
+    sides_px = [int(side) for side in options.sides.split(",")] if options.sides else []
+    found: dict[tuple[float, int], Validation] = {}
     for weight in map(float, options.weights.split(",")):
         with tempfile.TemporaryDirectory() as scratch:
             mean = Path(scratch) / "mean"
             average_adapters(options.first, options.second, mean, weight=weight)
             changes = [f"data.root={options.data}", f"out={scratch}", f"init_adapter={mean}"]
-            found[weight] = validated(read_config(options.config, changes))
-        sys.stderr.write(f"{weight}: {found[weight].dice:.4f}\n")
+            config = read_config(options.config, changes)
+            for side_px, one in validated(config, sides_px).items():
+                found[weight, side_px] = one
+                sys.stderr.write(f"{weight} at {side_px} px: {one.dice:.4f}\n")
     groups = sorted({group for one in found.values() for group in one.dice_by_group})
     rows = [
         (
             f"{weight:g}",
+            f"{side_px}",
             f"{one.loss:.4f}",
             f"{100 * one.dice:.1f}",
             f"{100 * one.false_positive_rate:.1f}",
             *(f"{100 * one.dice_by_group[group]:.1f}" for group in groups),
         )
-        for weight, one in found.items()
+        for (weight, side_px), one in found.items()
     ]
-    head = ("share of the second", "loss", "Dice %", "absent, answered %", *groups)
+    head = ("share of the second", "side, px", "loss", "Dice %", "absent, answered %", *groups)
     # Names alone: where the folders lie on this machine is nobody's business.
     command = (
         f"python benchmarks/averages.py {options.config.name} {options.first.name} "
         f"{options.second.parent.name}/{options.second.name} --weights {options.weights}"
+        + (f" --sides {options.sides}" if options.sides else "")
     )
     text = (
         f"# Averages of {options.first.name} and {options.second.parent.name}\n\n"
-        f"{markdown(head, rows, 1)}\n\nValidation images, Dice at the model's side by the word "
+        f"{markdown(head, rows, 2)}\n\nValidation images, Dice at the model's side by the word "
         f"alone; the mean is over the columns to its right. Made by `{command}` on "
         f"{platform.platform()}, {os.cpu_count()} cores; torch {torch.__version__}; "
         f"{datetime.now(UTC).date()}. Nothing is drawn at random.\n"

@@ -62,6 +62,21 @@ def test_the_ends_are_the_adapters_themselves(tmp_path: Path) -> None:
         assert all(torch.equal(end[key], tensor) for key, tensor in own.items())
 
 
+def test_the_side_is_the_second_adapters(tmp_path: Path) -> None:
+    adapter(tmp_path / "old", 1)
+    new = adapter(tmp_path / "new", 2)
+    smaller = new.architecture.model_copy(update={"side_px": 48})
+    save_adapter(
+        tmp_path / "new",
+        new.model_copy(update={"architecture": smaller}),
+        load_file(tmp_path / "new" / "adapter.safetensors"),
+    )
+    average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / "mean")
+    assert read_adapter_config(tmp_path / "mean").architecture == smaller
+    average_adapters(tmp_path / "new", tmp_path / "old", tmp_path / "mean")
+    assert read_adapter_config(tmp_path / "mean").architecture.side_px is None
+
+
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     adapter(tmp_path / "old", 1)
     adapter(tmp_path / "new", 2)

@@ -319,7 +319,11 @@ def test_stage_two_needs_stage_one(root: Path) -> None:
 
 
 def test_what_is_not_trained_on_cannot_be_unlabelled(root: Path) -> None:
-    for looking in ({}, {"affine_p": 0, "absent_crop_p": 0.1}, {"affine_p": 0, "close_crop_p": 0.1}):
+    for looking in (
+        {},
+        {"affine_p": 0, "absent_crop_p": 0.1},
+        {"affine_p": 0, "close_crop_p": 0.1},
+    ):
         with pytest.raises(ValidationError, match="for the rater alone"):
             second(root, augment=looking)
     second(root, {"unlabelled_folders": []}, augment={})

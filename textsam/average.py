@@ -40,7 +40,7 @@ def average_adapters(
 
     Args:
         first: adapter folder; the one that the other goes on from.
-        second: adapter folder, whose name, prompts and terms the result has.
+        second: adapter folder, whose name, side, prompts and terms the result has.
         out: adapter folder to write.
         weight: of the second, in [0, 1].
 
@@ -58,21 +58,25 @@ def average_adapters(
         check_tensors(folder, configs[-1])
     old, new = configs
     for name in ("preset", "architecture", "base", "score", "authors_frame"):
-        if getattr(old, name) != getattr(new, name):
+        before, after = getattr(old, name), getattr(new, name)
+        if name == "architecture":
+            # No number depends on the side: a training may go on at another one.
+            before = before.model_copy(update={"side_px": after.side_px})
+        if before != after:
             raise AdapterError(
-                f"{first} and {second} differ in {name} ({getattr(old, name)} and "
-                f"{getattr(new, name)}); average adapters of which one goes on from the other"
+                f"{first} and {second} differ in {name} ({before} and {after}); average adapters "
+                "of which one goes on from the other"
             )
-    before, after = (load_tensors(folder / TENSORS_FILE) for folder in folders)
+    start, end = (load_tensors(folder / TENSORS_FILE) for folder in folders)
     odd = sorted(
         name
-        for name in before.keys() | after.keys()
-        if name not in before or name not in after or before[name].shape != after[name].shape
+        for name in start.keys() | end.keys()
+        if name not in start or name not in end or start[name].shape != end[name].shape
     )
     if odd:
         raise AdapterError(f"{first} and {second} do not have the same tensors: {', '.join(odd)}")
     tensors = {
-        name: (1 - weight) * before[name].float() + weight * after[name].float() for name in before
+        name: (1 - weight) * start[name].float() + weight * end[name].float() for name in start
     }
     averaged = [
         {"name": config.name, "tensors_sha256": config.tensors_sha256, "weight": share}
