@@ -13,13 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from textsam.data.ask import PromptConfig, PromptSampler
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import ConfigError, DataError
 from textsam.metrics import dice
+from textsam.progress import with_bar
 from textsam.reliability import reliability
 from textsam.score import ScoreMap, answer_score
 from textsam.score_fit import fit_score_map
@@ -306,12 +305,7 @@ def calibrate(
     )
     answers: list[Answer] = []
     with torch.inference_mode():
-        for sample in track(
-            samples,
-            description="calibrating",
-            console=Console(stderr=True),
-            disable=not progress,
-        ):
+        for sample in with_bar(samples, "calibrating", shown=progress):
             answers += _answers(open_minded, sample, passes)
     chosen = choose_refinements(answers)
     known = tuple(

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from textsam.data.augment import Augment, AugmentConfig
 from textsam.data.sample import Sample, load_sample
 from textsam.kinds import ImageKinds, Spread
+from textsam.progress import with_bar
 from textsam.segmenter import Segmenter
 from textsam.vocabulary import IMAGE_KINDS
 
@@ -130,14 +129,7 @@ def fit_kinds(
     change = Augment(settings.model_copy(update={"absent_crop_p": 0.0}))
     means, kinds = [], []
     with torch.inference_mode():
-        for number, sample in enumerate(
-            track(
-                chosen,
-                description="kinds of image",
-                console=Console(stderr=True),
-                disable=not progress,
-            )
-        ):
+        for number, sample in enumerate(with_bar(chosen, "kinds of image", shown=progress)):
             pixels, masks = load_sample(sample)
             changed, _ = change(pixels, list(masks.values()), np.random.default_rng((seed, number)))
             for picture in (pixels, np.ascontiguousarray(changed)):

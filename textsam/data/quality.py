@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 import textsam
 from textsam.data.defect_tile import draw_defect
@@ -33,6 +31,7 @@ from textsam.evaluate.tables import markdown
 from textsam.folder.sheet import lay_sheets
 from textsam.io.atomic import atomic_path
 from textsam.io.coco_shapes import decode_union
+from textsam.progress import with_bar
 
 __all__ = ["Finding", "QualityReport", "assess", "write_report"]
 
@@ -136,14 +135,7 @@ def assess(
     findings: list[Finding] = []
     tiles: dict[DefectKind, list[PIL.Image.Image]] = defaultdict(list)
     counts = [0, 0]
-    bar = track(
-        samples,
-        "looking at masks",
-        console=Console(stderr=True),
-        transient=True,
-        disable=not progress,
-    )
-    for sample in bar:
+    for sample in with_bar(samples, "looking at masks", shown=progress, stays=False):
         pixels, masks = load_sample(sample)
         for mask in masks.values():
             counts[bool(mask.any())] += 1

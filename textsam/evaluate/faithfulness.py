@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError, TextSAMError
@@ -25,6 +23,7 @@ from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.wordings import wordings
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice
+from textsam.progress import with_bar
 from textsam.prompts import canonical, certainly_absent, distractors_for, normalise
 
 if TYPE_CHECKING:
@@ -171,9 +170,7 @@ def measure_faithfulness(
         for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
             (out / name).unlink(missing_ok=True)
     due = [image for image in by_image if image not in rows]
-    for image in track(
-        due, description="faithfulness", disable=not progress, console=Console(stderr=True)
-    ):
+    for image in with_bar(due, "faithfulness", shown=progress):
         rows[image] = _ask(model, by_image[image], seed)
         if file is not None:
             file.append(rows[image])
