@@ -182,6 +182,8 @@ def test_score_and_threshold_are_chosen_together(monkeypatch: pytest.MonkeyPatch
     share = 0.375 / (0.375 + 0.025)
     assert dict(result.score_map)[0.9] == pytest.approx(0.8 * share, abs=1e-4)
     assert dict(result.score_map)[0.5] == 0.0
+    # One concept: its own map is that of all.
+    assert result.score_map_for == {"tumor": result.score_map}
     assert 0 < result.found_threshold < dict(result.score_map)[0.7] == pytest.approx(0.6)
     assert result.ece_after < 0.01 < result.ece_before
 

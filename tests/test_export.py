@@ -137,6 +137,7 @@ def test_a_misspelt_prompt_is_corrected_with_a_warning(folder: Path) -> None:
         {"refine": 0, "refine_for": {"lung": 2}},
         {"found_threshold": 1.0},
         {"score_map": ((0.0, 0.0), (0.6, 0.1), (1.0, 0.9))},
+        {"score_map_for": {"lung": ((0.0, 0.0), (0.6, 0.1), (1.0, 0.9))}},
         {"score": "iou_head", "score_map": ((0.0, 0.3), (1.0, 0.9)), "found_threshold": 0.6},
     ],
     ids=str,

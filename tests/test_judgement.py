@@ -1,7 +1,8 @@
 """What a mask is worth and whether it counts, by hand."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ NOTHING = np.zeros_like(MASK)
 class RulesOfTest:
     score: Literal["iou_head", "mask_probability"] = "iou_head"
     score_map: ScoreMap = ()
+    score_map_for: Mapping[str, ScoreMap] = field(default_factory=dict)
     found_threshold: float = 0.5
     kinds: ImageKinds | None = None
 
@@ -61,6 +63,16 @@ def test_the_map_comes_before_the_threshold() -> None:
     rules = RulesOfTest(score_map=((0.0, 0.0), (0.2, 0.6), (1.0, 1.0)))
     answer = judged(rules, 0.2)
     assert (answer.score, answer.found) == (pytest.approx(0.6), True)
+
+
+def test_a_concepts_own_map_comes_first() -> None:
+    rules = RulesOfTest(
+        score_map=((0.0, 0.0), (0.2, 0.6), (1.0, 1.0)),
+        score_map_for={"polyp": ((0.0, 0.0), (0.2, 0.3), (1.0, 1.0))},
+    )
+    assert judged(rules, 0.2).score == pytest.approx(0.3)
+    assert judged(rules, 0.2, concept="tumor").score == pytest.approx(0.6)
+    assert judged(rules, 0.2, concept=None).score == pytest.approx(0.6), "outside the vocabulary"
 
 
 def test_an_empty_mask_is_never_found() -> None:

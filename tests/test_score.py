@@ -12,7 +12,7 @@ from tiny import tiny_config, tiny_segmenter
 from textsam.errors import DataError
 from textsam.reliability import BINS, reliability
 from textsam.score import MAX_KNOTS, answer_score, check_score_map
-from textsam.score_fit import FITTED_KNOTS, MIN_ANSWERS, fit_score_map
+from textsam.score_fit import FITTED_KNOTS, MIN_ANSWERS, fit_own_maps, fit_score_map
 from textsam.segmenter import Segmenter
 
 KNOTS = ((0.2, 0.1), (0.6, 0.5), (0.8, 0.5), (0.9, 1.0))
@@ -50,6 +50,8 @@ def test_maps_that_are_none_are_refused(
         check_score_map(knots)
     with pytest.raises(ValidationError, match="score_map"):
         tiny_config(score_map=knots)
+    with pytest.raises(ValidationError, match=r"score_map_for\.tumor"):
+        tiny_config(score_map_for={"tumor": knots})
 
 
 @pytest.mark.parametrize("score", ["iou_head", "mask_probability"])
@@ -138,3 +140,33 @@ def test_too_few_answers_or_none_right_give_no_map() -> None:
     few = MIN_ANSWERS - 1
     assert fit_score_map([0.5] * few, [0.5] * few, [1.0] * few) == ()
     assert fit_score_map([0.5] * 40, [0.0] * 40, [1.0] * 40) == ()
+
+
+def test_concepts_with_answers_enough_have_maps_of_their_own() -> None:
+    # Lungs are worth what they score, nerves eight times that; tumors of such scores are false.
+    rng = np.random.default_rng(0)
+    lungs = rng.uniform(0.5, 1, 60)
+    nerves, tumors = rng.uniform(0.02, 0.1, (2, 60))
+    concepts = ["lung"] * 60 + ["nerve"] * 60 + ["tumor"] * 60 + ["cyst"] * 9 + ["vessel"] * 20
+    raw = [*lungs, *nerves, *tumors, *[0.5] * 9, *[0.3] * 20]
+    dice = [*lungs, *(8 * nerves), *[0.0] * 60, *[0.5] * 9, *[0.5] * 4, *[0.0] * 16]
+    weights = [1.0] * len(raw)
+    maps = fit_own_maps(concepts, raw, dice, weights)
+    assert set(maps) == {"lung", "nerve"}, "nine answers, and four right ones, are too few"
+    common = fit_score_map(raw, dice, weights)
+    for score in (0.04, 0.08):
+        own = answer_score(score, maps["nerve"], empty=False)
+        assert own == pytest.approx(8 * score, abs=0.1)
+        assert answer_score(score, common, empty=False) < 0.7 * own
+    for knots in maps.values():
+        assert check_score_map(knots) == knots
+
+
+def test_few_answers_of_a_concept_are_held_by_all() -> None:
+    concepts = ["lung"] * 90 + ["nerve"] * 10
+    raw = [0.9] * 45 + [0.3] * 45 + [0.3] * 10
+    dice = [0.9] * 45 + [0.3] * 45 + [0.8] * 10
+    maps = fit_own_maps(concepts, raw, dice, [1.0] * 100)
+    # Ten of its own beside 15 of all, of which 8.25 score 0.3 with a mean Dice of 0.3909.
+    wanted = (10 * 0.8 + 15 * (45 * 0.3 + 10 * 0.8) / 100) / (10 + 15 * 0.55)
+    assert answer_score(0.3, maps["nerve"], empty=False) == pytest.approx(wanted, abs=1e-4)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from textsam.errors import AdapterError
 from textsam.invalid import invalid_fields
@@ -14,7 +14,7 @@ from textsam.io.atomic import atomic_path
 from textsam.io.readable_json import readable_json
 from textsam.kinds import ImageKinds
 from textsam.refinement import RefineWith
-from textsam.score import ScoreMap, check_score_map
+from textsam.score import CheckedScoreMap
 from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
 
@@ -73,6 +73,7 @@ class AdapterConfig(Section):
             inside the mask when that head was not trained.
         score_map: knots (raw score, expected Dice) that turn that into the score an answer has; see
             `textsam.score`. Empty: it is the raw score.
+        score_map_for: concepts with knots of their own.
         kinds: tells kinds of image apart, and so what cannot be in one; None: nothing is ruled out.
         authors_frame: refinement prompts stay in the image's frame, as in the authors' code.
         base: registry name -> sha256 of the base weights it was trained on.
@@ -93,7 +94,8 @@ class AdapterConfig(Section):
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     found_threshold: float = Field(0.0, ge=0, le=1)
     score: Literal["iou_head", "mask_probability"] = "mask_probability"
-    score_map: Annotated[ScoreMap, AfterValidator(check_score_map)] = ()
+    score_map: CheckedScoreMap = ()
+    score_map_for: Mapping[str, CheckedScoreMap] = Field(default_factory=dict)
     kinds: ImageKinds | None = None
     authors_frame: bool = False
     base: Mapping[str, str] = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.reliability import reliability
 from textsam.score import ScoreMap, answer_score
-from textsam.score_fit import fit_score_map
+from textsam.score_fit import fit_own_maps, fit_score_map
 from textsam.segmenter import Segmenter
 
 __all__ = [
@@ -86,6 +86,7 @@ class Calibration:
         refine: passes that are best for most concepts.
         refine_for: concepts that want another number.
         score_map: knots from raw score to expected Dice; see `textsam.score`.
+        score_map_for: concepts with knots of their own.
         found_threshold: score, after the map, below which an answer counts as "not there".
         dice_by_passes: concept -> mean Dice after 0, 1, … refinements.
         found_rate: share of present concepts that are found.
@@ -107,6 +108,7 @@ class Calibration:
     refine: int
     refine_for: dict[str, int]
     score_map: ScoreMap
+    score_map_for: dict[str, ScoreMap]
     found_threshold: float
     dice_by_passes: dict[str, tuple[float, ...]]
     found_rate: float
@@ -247,21 +249,24 @@ def _weights(answers: Sequence[_Final]) -> NDArray[np.float64]:
     return weights
 
 
-def _ece(answers: Sequence[_Final], score_map: ScoreMap) -> float:
-    scores = [answer_score(max(a.score, 0.0), score_map, empty=a.score == _EMPTY) for a in answers]
+def _ece(answers: Sequence[_Final]) -> float:
+    scores = [max(a.score, 0.0) for a in answers]
     found = reliability(scores, [a.dice for a in answers], list(_weights(answers)))
     return 0.0 if found is None else found.ece
 
 
-def _fitted(answers: Sequence[_Final]) -> ScoreMap:
-    """The map of the answers with a mask: an empty one scores 0 whatever the map says."""
-    weights = _weights(answers)
-    rows = [i for i, answer in enumerate(answers) if answer.score != _EMPTY]
-    return fit_score_map(
-        [answers[i].score for i in rows],
-        [answers[i].dice for i in rows],
-        [float(weights[i]) for i in rows],
-    )
+def _fitted(answers: Sequence[_Final]) -> tuple[ScoreMap, dict[str, ScoreMap]]:
+    """The maps of the answers with a mask: an empty one scores 0 whatever a map says."""
+    rows = [
+        (answer.concept, answer.score, answer.dice, float(weight))
+        for answer, weight in zip(answers, _weights(answers), strict=True)
+        if answer.score != _EMPTY
+    ]
+    if not rows:
+        return (), {}
+    concepts, raw, overlaps, weights = (list(column) for column in zip(*rows, strict=True))
+    common = fit_score_map(raw, overlaps, weights)
+    return common, fit_own_maps(concepts, raw, overlaps, weights) if common else {}
 
 
 def calibrate(
@@ -327,14 +332,12 @@ def calibrate(
         for a in answers
         if (place := passes_for.get(a.concept)) is not None
     ]
-    score_map = _fitted(raw)
+    score_map, own_maps = _fitted(raw)
     final = [
-        _Final(
-            a.concept,
-            a.modality,
-            a.kind,
-            a.dice,
-            a.score if a.score == _EMPTY else answer_score(a.score, score_map, empty=False),
+        a
+        if a.score == _EMPTY
+        else replace(
+            a, score=answer_score(a.score, own_maps.get(a.concept, score_map), empty=False)
         )
         for a in raw
     ]
@@ -373,6 +376,7 @@ def calibrate(
         refine=refine,
         refine_for={concept: count for concept, count in passes_for.items() if count != refine},
         score_map=score_map,
+        score_map_for=own_maps,
         found_threshold=threshold,
         dice_by_passes={concept: means for concept, (_, means) in sorted(chosen.items())},
         found_rate=float(found.mean()),
@@ -386,8 +390,8 @@ def calibrate(
         },
         dice_without_threshold=round(float(weights @ overlap), 6),
         dice_with_threshold=round(float(weights @ (overlap * found)), 6),
-        ece_before=round(_ece(raw, ()), 6),
-        ece_after=round(_ece(raw, score_map), 6),
+        ece_before=round(_ece(raw), 6),
+        ece_after=round(_ece(final), 6),
         n_present=len(present),
         n_absent=len(absent),
     )

@@ -65,6 +65,7 @@ def finish_adapter(
             "refine": result.refine,
             "refine_for": result.refine_for,
             "score_map": result.score_map,
+            "score_map_for": result.score_map_for,
             "found_threshold": result.found_threshold,
             "training": {**record.training, "calibration": asdict(result)},
         }

@@ -27,6 +27,10 @@ class Rules(Protocol):
         """From the raw score to the Dice to expect."""
 
     @property
+    def score_map_for(self) -> Mapping[str, ScoreMap]:
+        """Concepts with a map of their own."""
+
+    @property
     def found_threshold(self) -> float:
         """Score below which the answer is "not there"."""
 
@@ -79,7 +83,8 @@ def judge(
         raw = min(max(iou, 0.0), 1.0)
     else:
         raw = 0.0 if empty else float(probability[mask].mean())
-    score = answer_score(raw, rules.score_map, empty=empty)
+    knots = rules.score_map_for.get(concept or "", rules.score_map)
+    score = answer_score(raw, knots, empty=empty)
     ruled_out = rules.kinds is not None and rules.kinds.rules_out(concept, look.probabilities)
     remarks: dict[str, object] = {}
     if ruled_out:

@@ -10,8 +10,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
-__all__ = ["MAX_KNOTS", "ScoreMap", "answer_score", "check_score_map"]
+from pydantic import AfterValidator
+
+__all__ = ["MAX_KNOTS", "CheckedScoreMap", "ScoreMap", "answer_score", "check_score_map"]
 
 ScoreMap = tuple[tuple[float, float], ...]
 """Knots (raw score, expected Dice); empty for the raw score itself."""
@@ -38,6 +41,10 @@ def check_score_map(knots: ScoreMap) -> ScoreMap:
                 "must rise and the expected Dice must not fall"
             )
     return knots
+
+
+CheckedScoreMap = Annotated[ScoreMap, AfterValidator(check_score_map)]
+"""The same where settings are read."""
 
 
 def answer_score(raw: float, knots: Sequence[tuple[float, float]], *, empty: bool) -> float:

@@ -1,4 +1,4 @@
-"""Fit the map from raw score to expected Dice on answers whose Dice is known."""
+"""Fit maps from raw score to expected Dice on answers whose Dice is known."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from scipy.optimize import isotonic_regression
 
 from textsam.score import ScoreMap
 
-__all__ = ["FITTED_KNOTS", "MIN_ANSWERS", "fit_score_map"]
+__all__ = ["FITTED_KNOTS", "MIN_ANSWERS", "fit_own_maps", "fit_score_map"]
 
 # With the fixed knot (0, 0) and one at 1 there are at most two more.
 FITTED_KNOTS = 10
 # Fewer say too little: the raw score then stays as it is.
 MIN_ANSWERS = 20
+# A concept has a map of its own from so many answers on, and so many masks of what is there.
+_MIN_OWN = 10
+_MIN_OWN_RIGHT = 5
+# All answers together count in it like so many of its own: a few odd ones do not bend it.
+_PRIOR_ANSWERS = 15
 
 
 def fit_score_map(
@@ -62,3 +67,38 @@ def fit_score_map(
     if not max(knots.values()):
         return ()
     return tuple(sorted(knots.items()))
+
+
+def fit_own_maps(
+    concepts: Sequence[str],
+    raw: Sequence[float],
+    dice: Sequence[float],
+    weights: Sequence[float],
+) -> dict[str, ScoreMap]:
+    """Maps of single concepts, for those with answers enough.
+
+    What a decoder is sure of differs between things: the mask of a thin nerve never scores as that
+    of a lung does, and may be as good as such masks get. A concept's own answers have their
+    weights; all answers together have that of `_PRIOR_ANSWERS` of them beside.
+
+    Args:
+        concepts: (N,) what each answer was asked for.
+        raw: (N,) in [0, 1], of masks that are not empty.
+        dice: (N,) of the masks, 0 where the thing is not in the image.
+        weights: (N,), positive.
+
+    Returns:
+        Concept -> map as of `fit_score_map`; without concepts of fewer than 10 answers, or fewer
+        than 5 that overlap what is there.
+    """
+    names = np.asarray(concepts)
+    weight = np.asarray(weights, dtype=np.float64)
+    maps = {}
+    for concept in sorted(set(concepts)):
+        own = names == concept
+        if own.sum() < _MIN_OWN or np.count_nonzero(np.asarray(dice)[own]) < _MIN_OWN_RIGHT:
+            continue
+        prior = weight[own].mean() * _PRIOR_ANSWERS * weight / weight.sum()
+        if fitted := fit_score_map(raw, dice, list(own * weight + prior)):
+            maps[concept] = fitted
+    return maps

@@ -192,7 +192,8 @@ def calibrate(
     )
     typer.echo(
         f"  expected calibration error {result.ece_before:.3f} of the raw score, "
-        f"{result.ece_after:.3f} mapped ({len(result.score_map) or 'no'} knots)"
+        f"{result.ece_after:.3f} mapped ({len(result.score_map) or 'no'} knots, "
+        f"{len(result.score_map_for)} concepts with their own)"
     )
     for concept, means in result.dice_by_passes.items():
         typer.echo(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from textsam.errors import AdapterError, WeightsError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
 from textsam.io.readable_json import readable_json
 from textsam.kinds import ImageKinds
-from textsam.score import ScoreMap, check_score_map
+from textsam.score import CheckedScoreMap
 from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
 
@@ -80,6 +80,7 @@ class ExportRecord(Section):
         found_threshold: score below which the answer is "not there".
         score: where the score comes from.
         score_map: knots that turn it into the score of an answer; see `textsam.score`.
+        score_map_for: concepts with knots of their own.
         kinds: tells kinds of image apart; see `AdapterConfig`.
         authors_frame: refinement prompts stay in the image's frame.
         opset: of the ONNX graphs.
@@ -102,7 +103,8 @@ class ExportRecord(Section):
     mask_threshold: float = Field(gt=0, lt=1)
     found_threshold: float = Field(ge=0, le=1)
     score: Literal["iou_head", "mask_probability"]
-    score_map: Annotated[ScoreMap, AfterValidator(check_score_map)] = ()
+    score_map: CheckedScoreMap = ()
+    score_map_for: Mapping[str, CheckedScoreMap] = Field(default_factory=dict)
     kinds: ImageKinds | None = None
     authors_frame: bool = False
     opset: int

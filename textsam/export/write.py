@@ -132,6 +132,7 @@ def export_onnx(
             found_threshold=config.found_threshold,
             score=config.score,
             score_map=config.score_map,
+            score_map_for=config.score_map_for,
             kinds=config.kinds,
             authors_frame=config.authors_frame,
             opset=opset,
