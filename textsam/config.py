@@ -40,7 +40,10 @@ WITHOUT_EFFECT = frozenset({"out", "device", "workers", "save_every", "cache"})
 _ADDED: Mapping[str, tuple[str, ...]] = {
     "": ("side_px", "text", "tokens", "self_prompt", "refine_with"),
     "prompts": ("kin_weight",),
-    "augment": ("extra", "no_up", "gain_p", "gain", "levels_p", "levels", "grain"),
+    "augment": (
+        *("extra", "no_up", "gain_p", "gain", "levels_p", "levels", "grain"),
+        *("close_crop_p", "close_crop"),
+    ),
     "loss": ("empty",),
     "optim": ("restart",),
     "tuning": ("prompt_embeddings",),
