@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import busi_arms
-from busi_arms import ARMS, CONCEPT, Job, Look, fold_config
+from busi_arms import ARMS, CONCEPT, Job, fold_config
 from busi_report import write_report
 from busi_score import Case, append_case, fold_figures, read_cases, score, write_cases
 from busi_unet import UNetSettings
@@ -137,10 +137,7 @@ def evaluate(job: Job, facts: dict[str, Any], deadline: float) -> bool:
     left = [sample for sample in samples if sample.stem not in known]
     if not left:
         return True
-    # Jobs evaluated before there was a choice of side have none to go on with.
-    known = Look(facts["side_px"], facts["refine"]) if facts.get("chosen") else None
-    predict, look = busi_arms.predictor_of(job, known)
-    facts.update(side_px=look.side_px, refine=look.passes, chosen=True)
+    predict, facts["refine"] = busi_arms.predictor_of(job, facts["refine"])
     for sample in left:
         pixels, masks = load_sample(sample)
         began = time.perf_counter()
@@ -164,8 +161,6 @@ def read_facts(job: Job) -> dict[str, Any]:
             "fold": job.fold,
             "seed": job.config.seed,
             "epochs": {"box": None, "unet": job.unet.epochs}.get(job.arm, job.config.epochs),
-            "chosen": False,
-            "side_px": None,
             "refine": None,
             "state": "training",
             "minutes": 0.0,
@@ -214,8 +209,8 @@ def report(options: argparse.Namespace) -> None:
         cases = read_cases(path.parent / "cases.csv")
         ordered = [cases[sample.stem] for sample in job.test_samples()]
         scored[facts["arm"], facts["fold"]] = ordered
-        kept = ("seed", "epochs", "side_px", "refine", "minutes", "machine", "date")
-        row = {"fold": facts["fold"], **fold_figures(ordered), **{n: facts.get(n) for n in kept}}
+        kept = ("seed", "epochs", "refine", "minutes", "machine", "date")
+        row = {"fold": facts["fold"], **fold_figures(ordered), **{n: facts[n] for n in kept}}
         results[facts["arm"]].append(row)
         dates.add(facts["date"])
         machines.add(facts["machine"])

@@ -153,26 +153,8 @@ def train_adapter(job: Job, deadline: float) -> bool:
     return run.state.step >= run.total_steps
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a trained arm looks at an image, chosen on validation images.
-
-    Attributes:
-        side_px: of the model's square input; None: the arm's own.
-        passes: of refinement; None: the arm has none.
-    """
-
-    side_px: int | None = None
-    passes: int | None = None
-
-
-def segmenter_of(job: Job, side_px: int | None = None) -> Segmenter:
-    """The model of an arm as users would run it: merged, in the device's own precision.
-
-    Args:
-        job: trained.
-        side_px: of the model's square input; default the configuration's.
-    """
+def segmenter_of(job: Job) -> Segmenter:
+    """The model of an arm as users would run it: merged, in the device's own precision."""
     built = built_for(job.config)
     if job.arm == "box":
         record = AdapterConfig(
@@ -184,35 +166,12 @@ def segmenter_of(job: Job, side_px: int | None = None) -> Segmenter:
     else:
         record = load_adapter(job.folder / "best", built)
     merge_for_inference(built.model)
-    if side_px is not None:
-        built.set_side(side_px)
     device = choose_device(job.config.device)
     precision = choose_precision("auto", device)
     built.model.to(device)
     if device.type == "cpu" and built.backbone.cpu_encoder is not None:
         built.model.image_encoder = built.backbone.cpu_encoder(built.model.image_encoder, precision)
     return Segmenter(built, record, device=device, precision=precision)
-
-
-def choose_look(job: Job, samples: Sequence[Sample]) -> Look:
-    """At which of the sides it was trained at an adapter answers, and how often it refines.
-
-    A training ends at its largest side and need not be best there: the encoder sees the image
-    through windows of so many pixels, and the smaller the image, the more of it each of them shows.
-    """
-    sides = {job.config.side_px, *(part.side_px for part in job.config.progressive)}
-    overlaps: dict[int | None, float] = {}
-    for side_px in sorted(sides, key=lambda side: side or 0):
-        segmenter = segmenter_of(job, side_px)
-        found = []
-        for sample in samples:
-            pixels, masks = load_sample(sample)
-            answer = segmenter.segment(pixels, CONCEPT, refine=0)
-            found.append(dice(answer.mask, masks[CONCEPT]))
-        overlaps[side_px] = float(np.mean(found))
-        print(f"{job.config.name}: validation Dice {overlaps[side_px]:.4f} at {side_px} px")
-    best = max(overlaps, key=lambda side: overlaps[side])
-    return Look(best, choose_passes(segmenter_of(job, best), samples))
 
 
 def choose_passes(segmenter: Segmenter, samples: Sequence[Sample]) -> int:
@@ -285,17 +244,19 @@ def train_arm(job: Job, deadline: float) -> bool:
     return train_adapter(job, deadline)
 
 
-def predictor_of(job: Job, known: Look | None) -> tuple[Predictor, Look]:
-    """What answers for a trained arm, and how it looks at an image.
+def predictor_of(job: Job, known_passes: int | None) -> tuple[Predictor, int | None]:
+    """What answers for a trained arm, and the refinement passes chosen for it (None: has none).
 
     Args:
         job: trained.
-        known: chosen earlier; None chooses.
+        known_passes: chosen earlier; None chooses.
     """
     if job.arm == "unet":
-        return UNetPredictor(UNetRun(job.config, job.unet, job.folder)), Look()
+        return UNetPredictor(UNetRun(job.config, job.unet, job.folder)), None
+    segmenter = segmenter_of(job)
     if job.arm == "box":
-        return BoxPredictor(segmenter_of(job)), Look()
-    look = known or choose_look(job, samples_of(job.config.data, "val"))
-    assert look.passes is not None
-    return WordPredictor(segmenter_of(job, look.side_px), look.passes), look
+        return BoxPredictor(segmenter), None
+    passes = known_passes
+    if passes is None:
+        passes = choose_passes(segmenter, samples_of(job.config.data, "val"))
+    return WordPredictor(segmenter, passes), passes

@@ -38,7 +38,7 @@ How to read it:
 - Published figures are those of [{SOURCE.rsplit("/", 1)[-1]}]({SOURCE}), on the same
   three splits (452 images to train, 195 to test). Its code stretches images to 256×256 and keeps
   the epoch that is best **on the test images**. Here nothing is chosen on test images: a tenth of
-  the training images chooses weights, the side the model answers at, and refinement.
+  the training images chooses weights and refinement.
 - Published figures stand beside our means over images, though the code published today counts the
   pixels of a batch of test images together before it divides (of eight, with its own command).
   They cannot come from that: between the mean IoU and the IoU that the mean Dice would have if all
@@ -46,9 +46,9 @@ How to read it:
   {{gaps}}. So they are means over single images, as the
   older code of [CMUNeXt](https://github.com/FengheTan9/CMUNeXt/blob/main/main.py) takes them, in
   batches of one. "Pooled" is what today's code would say of our masks.
-- Every arm sees the image with its longer side at 256 px at most (`text` and `no-text`: at the side
-  in the table, one of those in configs/busi.yaml); its answer is stretched to 256×256 and compared
-  with the truth stretched likewise. "Native" is at the image's own size.
+- Every arm sees the image with its longer side at 256 px at most (`text` and `no-text`: at the
+  `side_px` of configs/busi.yaml); its answer is stretched to 256×256 and compared with the truth
+  stretched likewise. "Native" is at the image's own size.
 - **LiteMedSAM's pretraining (MedSAM's collection of public data) may have included BUSI images,
   test images of these folds among them.** All rows of this benchmark but the U-Net share that
   advantage; published networks do not have it.{{word}}
@@ -75,7 +75,7 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
         "benchmark": "BUSI, the three published folds",
         "units": "percent",
         "protocol": (
-            "longer side of the image at the fold's side_px (box, unet: 256 px); "
+            "longer side of the image at the side_px of configs/busi.yaml (box, unet: 256 px); "
             "answer and truth stretched to 256x256; means over test images, then over folds; "
             "*_pooled counts eight images together"
         ),
@@ -111,13 +111,15 @@ def markdown(content: Mapping[str, Any]) -> str:
             cells = [_spread(own[f"{name}_mean"], own[f"{name}_std"]) for name in names]
             shown = f"**{title}**" if arm == "text" else title
             lines.append(f"| {shown}{_folds(own['folds'])} | {' | '.join(cells)} |")
-    head = ["arm", "fold", "n", "Dice", "IoU", "Dice, native", "NSD", "missed", "epochs"]
-    lines += ["", f"| {' | '.join([*head, 'side, px', 'passes'])} |"]
-    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    lines += [
+        "",
+        "| arm | fold | n | Dice | IoU | Dice, native | NSD | missed | epochs | passes |",
+    ]
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for arm, own in content["arms"].items():
         for row in own["folds"]:
             figures = [f"{row[n]:.2f}" for n in ("dice_256", "iou_256", "dice_native", "nsd_3px")]
-            last = [row["missed"], *(_or_dash(row[n]) for n in ("epochs", "side_px", "refine"))]
+            last = [row["missed"], _or_dash(row["epochs"]), _or_dash(row["refine"])]
             cells = [arm, row["fold"], row["n"], *figures, *last]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     made = f"`{content['command']}`, seed {content['seed']}, {content['machine']}, "

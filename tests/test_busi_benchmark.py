@@ -8,7 +8,6 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ from tiny import (
 
 from textsam.adapters import read_adapter_config
 from textsam.config import TrainConfig
-from textsam.data.sample import load_sample
-from textsam.data.sources import samples_of
 from textsam.errors import ConfigError
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -36,7 +33,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import busi  # noqa: E402
 import busi_arms  # noqa: E402
-from busi_arms import CONCEPT, Job, Look, fold_config  # noqa: E402
+from busi_arms import Job, fold_config  # noqa: E402
 from busi_report import PUBLISHED  # noqa: E402
 from busi_score import Case, append_case, fold_figures, over_folds, read_cases, score  # noqa: E402
 from busi_unet import UNetSettings  # noqa: E402
@@ -150,7 +147,7 @@ def fake(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Image.fromarray(half).save(root / "busi" / "masks" / f"{stem}.png")
     calls: list[str] = []
 
-    def predictor_of(job: Job, known: Look | None) -> tuple[Any, Look]:
+    def predictor_of(job: Job, known: int | None) -> tuple[Any, int | None]:
         def predict(
             _: NDArray[np.uint8], truth: NDArray[np.bool_]
         ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -158,7 +155,7 @@ def fake(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             mask = truth if job.fold == 1 else truth.T
             return mask.astype(np.float32), mask
 
-        return predict, known or Look(112, 1)
+        return predict, 1 if known is None else known
 
     monkeypatch.setattr(busi_arms, "train_arm", lambda *_: True)
     monkeypatch.setattr(busi_arms, "predictor_of", predictor_of)
@@ -175,47 +172,10 @@ def test_figures_of_a_made_up_model(root: Path, fake: list[str]) -> None:
     assert second["iou_256"] == pytest.approx(100 / 3, abs=1e-3)
     assert (content["dice_256_mean"], content["dice_256_std"]) == (75, 25)
     assert (content["seed"], first["refine"], first["missed"]) == (3, 1, 0)
-    assert first["side_px"] == 112
     assert content["command"].endswith("--folds 1,2 --only text --seed 3")
     assert '| **TextSAM `lite`, asked "tumor"**, folds 1, 2 only | 75.00 ± 25.00 |' in (
         root / "busi.md"
     ).read_text(encoding="utf-8")
-
-
-def test_validation_chooses_the_side_and_the_passes_at_that_side(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = fold_config(
-        root / "mini.yaml",
-        1,
-        "text",
-        root / "work",
-        [f"data.root={root}", "side_px=64", "progressive=[{side_px: 32, share: 0.5}]"],
-    )
-    job = Job("text", 1, config, UNetSettings())
-    samples = samples_of(config.data, "val")
-    asked: list[tuple[int | None, int]] = []
-
-    class Answering:
-        """Right at 32 px without a pass and at 64 px after one; elsewhere it finds nothing."""
-
-        def __init__(self, side_px: int | None) -> None:
-            self.side_px = side_px
-
-        def segment(self, pixels: NDArray[np.uint8], _: str, *, refine: int) -> Any:
-            asked.append((self.side_px, refine))
-            truth = next(
-                masks[CONCEPT]
-                for image, masks in map(load_sample, samples)
-                if np.array_equal(image, pixels)
-            )
-            right = (self.side_px, refine) in ((32, 0), (64, 1))
-            return SimpleNamespace(mask=truth if right else np.zeros_like(truth))
-
-    monkeypatch.setattr(busi_arms, "segmenter_of", lambda _, side_px: Answering(side_px))
-    look = busi_arms.choose_look(job, samples)
-    assert look == Look(side_px=32, passes=0)
-    assert {(32, 0), (64, 0), (32, 1), (32, 2)} == set(asked)
 
 
 def test_slices_go_on_where_the_last_one_stopped(root: Path, fake: list[str]) -> None:
