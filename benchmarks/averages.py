@@ -52,6 +52,11 @@ def validated(config: TrainConfig, sides_px: Sequence[int] = ()) -> dict[int, Va
     return found
 
 
+def _told(path: Path) -> str:
+    """A path as given, or its name: where folders lie on a machine is nobody's business."""
+    return path.name if path.is_absolute() else path.as_posix()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Average, validate, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -87,12 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for (weight, side_px), one in found.items()
     ]
     head = ("share of the second", "side, px", "loss", "Dice %", "absent, answered %", *groups)
-    # Names alone: where the folders lie on this machine is nobody's business.
-    command = (
-        f"python benchmarks/averages.py {options.config.name} {options.first.name} "
-        f"{options.second.parent.name}/{options.second.name} --weights {options.weights}"
-        + (f" --sides {options.sides}" if options.sides else "")
-    )
+    paths = " ".join(map(_told, (options.config, options.first, options.second)))
+    command = f"python benchmarks/averages.py {paths} --weights {options.weights}"
+    if options.sides:
+        command += f" --sides {options.sides}"
     text = (
         f"# Averages of {options.first.name} and {options.second.parent.name}\n\n"
         f"{markdown(head, rows, 2)}\n\nValidation images, Dice at the model's side by the word "

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-__all__ = ["SquareGeometry", "box_and_centroid", "resize_pixels"]
+__all__ = ["SquareGeometry", "bounds", "box_and_centroid", "resize_pixels"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ def resize_pixels(pixels: NDArray[np.generic], size_px: tuple[int, int]) -> NDAr
     ]
     resized = [np.array(c.resize(size, PILImage.Resampling.BILINEAR)) for c in channels]
     return np.stack(resized, axis=-1)
+
+
+def bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around a mask (H, W) that has a pixel."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def box_and_centroid(

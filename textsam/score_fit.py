@@ -91,12 +91,12 @@ def fit_own_maps(
         Concept -> map as of `fit_score_map`; without concepts of fewer than 10 answers, or fewer
         than 5 that overlap what is there.
     """
-    names = np.asarray(concepts)
+    names, right = np.asarray(concepts), np.asarray(dice) > 0
     weight = np.asarray(weights, dtype=np.float64)
     maps = {}
     for concept in sorted(set(concepts)):
         own = names == concept
-        if own.sum() < _MIN_OWN or np.count_nonzero(np.asarray(dice)[own]) < _MIN_OWN_RIGHT:
+        if own.sum() < _MIN_OWN or np.count_nonzero(right[own]) < _MIN_OWN_RIGHT:
             continue
         prior = weight[own].mean() * _PRIOR_ANSWERS * weight / weight.sum()
         if fitted := fit_score_map(raw, dice, list(own * weight + prior)):

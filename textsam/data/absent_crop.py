@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from textsam.frame import bounds
+
 __all__ = ["absent_crop"]
 
 # Of the object's own size: annotations are drawn tight, and shadows and halos lie around them.
@@ -42,8 +44,8 @@ def absent_crop(
     if not union.any():
         return None
     height, width = union.shape
-    ys, xs = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
-    top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
+    rows, columns = bounds(union)
+    top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
     dy, dx = round(_MARGIN * (bottom - top)), round(_MARGIN * (right - left))
     strips = [
         (0, top - dy, 0, width),

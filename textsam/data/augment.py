@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from textsam.data.absent_crop import absent_crop
 from textsam.data.close_crop import close_crop
+from textsam.data.draws import log_uniform
 from textsam.data.monai_transforms import MonaiTransforms, TransformSettings
 from textsam.errors import DataError
 from textsam.sections import Section
@@ -231,7 +232,7 @@ class Augment:
         self, height: int, width: int, rng: np.random.Generator
     ) -> tuple[float, tuple[float, ...]]:
         config = self.config
-        scale = math.exp(rng.uniform(math.log(config.scale[0]), math.log(config.scale[1])))
+        scale = log_uniform(rng, config.scale)
         angle = math.radians(rng.uniform(-config.rotate_deg, config.rotate_deg))
         dx = rng.uniform(-config.translate, config.translate) * width
         dy = rng.uniform(-config.translate, config.translate) * height
@@ -247,8 +248,8 @@ class Augment:
         curve = np.linspace(0.0, 1.0, 256)
         changed = False
         steps: tuple[tuple[float, Callable[[NDArray[np.float64]], NDArray[np.float64]]], ...] = (
-            (config.gamma_p, lambda c: c ** _log_uniform(rng, config.gamma)),
-            (config.contrast_p, lambda c: (c - 0.5) * _log_uniform(rng, config.contrast) + 0.5),
+            (config.gamma_p, lambda c: c ** log_uniform(rng, config.gamma)),
+            (config.contrast_p, lambda c: (c - 0.5) * log_uniform(rng, config.contrast) + 0.5),
             (config.brightness_p, lambda c: c + rng.uniform(*config.brightness)),
             (config.invert_p, lambda c: 1.0 - c),
         )
@@ -303,7 +304,7 @@ class Augment:
         """Noise of unit variance whose grains are as large as the settings say."""
         if self.config.grain == (1.0, 1.0):
             return _standard_normal(rng, shape)
-        size = _log_uniform(rng, self.config.grain)
+        size = log_uniform(rng, self.config.grain)
         height, width = shape[:2]
         small = (max(1, round(height / size)), max(1, round(width / size)), *shape[2:])
         coarse = _standard_normal(rng, small)
@@ -368,10 +369,6 @@ def _warp(
     return picture.transform(
         picture.size, PILImage.Transform.AFFINE, coefficients, resample=resample, fillcolor=0
     )
-
-
-def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
 
 
 @lru_cache(maxsize=1)

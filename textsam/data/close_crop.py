@@ -1,17 +1,17 @@
 """A closer look at one object: the part of an image around it, as a tighter field of view shows it.
 
-Scanners and archives crop as they please, and an object fills more of some images than of others. A
-model that answers a second time, from a crop around what it found first, is asked about such images
-too.
+Scanners and archives crop as they please, and an object fills more of some images than of others.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from textsam.data.draws import log_uniform
+from textsam.frame import bounds
 
 __all__ = ["close_crop"]
 
@@ -41,21 +41,17 @@ def close_crop(
         return None
     mask = shown[int(rng.integers(len(shown)))]
     height, width = mask.shape
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
-    longer = max(bottom - top, right - left)
-    drawn = math.exp(rng.uniform(math.log(factor[0]), math.log(factor[1])))
-    side = max(_MIN_SIDE_PX, longer, round(drawn * longer))
+    rows, columns = bounds(mask)
+    longer = max(rows.stop - rows.start, columns.stop - columns.start)
+    side = max(_MIN_SIDE_PX, longer, round(log_uniform(rng, factor) * longer))
     if side > _LARGEST_PART * max(height, width):
         return None
-    rows = _place(top, bottom, side, height, rng)
-    columns = _place(left, right, side, width, rng)
-    return rows, columns
+    return _around(rows, side, height, rng), _around(columns, side, width, rng)
 
 
-def _place(first: int, last: int, side: int, size: int, rng: np.random.Generator) -> slice:
-    """`side` places that include first to last, anywhere that they do; the whole where too few."""
+def _around(part: slice, side: int, size: int, rng: np.random.Generator) -> slice:
+    """`side` of `size` places, anywhere that they include the part; all where there are no more."""
     if side >= size:
         return slice(0, size)
-    begin = int(rng.integers(max(0, last - side), min(first, size - side) + 1))
+    begin = int(rng.integers(max(0, part.stop - side), min(part.start, size - side) + 1))
     return slice(begin, begin + side)

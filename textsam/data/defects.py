@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from textsam.frame import bounds
 from textsam.sections import Section
 
 __all__ = ["DEFECTS", "Defect", "DefectKind", "QualitySettings", "mask_defects", "overlap_defect"]
@@ -129,7 +130,7 @@ def mask_defects(
         yield Defect("full", percent, "% of the image", f"{percent:.1f} % of the image", mask)
     yield from _border(mask, settings)
     # All else depends on the mask's surroundings alone; one pixel around it closes its holes.
-    box = _box(mask)
+    box = bounds(mask)
     own = np.pad(mask[box], 1)
     lines = _outline(own, settings)
     found: list[Callable[[Mask, QualitySettings], Iterator[Defect]]] = [_specks, _blocky]
@@ -158,11 +159,6 @@ def overlap_defect(
     if area < settings.overlap_px:
         return None
     return Defect(kind, area, "px", f"{area} px are claimed twice: {names}", region)
-
-
-def _box(mask: Mask) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _placed(defect: Defect, shape: tuple[int, ...], box: tuple[slice, slice]) -> Defect:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.errors import DataError
+from textsam.frame import bounds
 
 __all__ = ["check_masks", "check_spacing", "check_tolerance", "joint_region"]
 
@@ -80,6 +81,5 @@ def joint_region(
     pixel.
     """
     either = prediction | truth
-    rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    box = bounds(either)
     return np.pad(prediction[box], 1), np.pad(truth[box], 1)
