@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from name_seeded import seeded, seeded_learned
 
 from textsam import weights
-from textsam.adapters import AdapterConfig, find_adapter
+from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter, read_adapter_config
 from textsam.api import load_model
 from textsam.checkpoint import architecture_of, record_of, save_adapter
 from textsam.model.build import Architecture, assemble, load_parts
@@ -150,8 +150,8 @@ def stage(preset: str, folder: Path, *, training: bool = False) -> Staged:
     place = folder / (f"{preset}-lora" if training else preset)
     if preset == "lite":
         if not training:
-            return Staged("lite", find_adapter("generalist"))
-        if not (place / "adapter.json").is_file():
+            _write_shipped(place)  # each time, as the shipped adapter may have changed
+        elif not (place / "adapter.json").is_file():
             _write_adapter("lite", place, Architecture(context_depth=6, token_scale=16.0))
         return Staged("lite", place)
     place = folder / preset
@@ -179,6 +179,19 @@ def _write_biomedclip(folder: Path) -> None:
     config = {"model_cfg": {"embed_dim": 512, "text_cfg": text}}
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     shutil.copy(Path(weights.resolve("minilm")) / "tokenizer.json", folder)
+
+
+def _write_shipped(folder: Path) -> None:
+    """The shipped adapter at 256 px, the only side that the package's own TinyViT takes."""
+    shipped = find_adapter("generalist")
+    record = read_adapter_config(shipped)
+    architecture = record.architecture.model_copy(update={"side_px": None})
+    save_adapter(
+        folder,
+        record.model_copy(update={"architecture": architecture}),
+        load_tensors(shipped / TENSORS_FILE),
+        dtype=torch.float16,
+    )
 
 
 def _write_adapter(
