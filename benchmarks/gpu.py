@@ -49,6 +49,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpu_files import PLACE, pack, receive
+from gpu_together import one, side_by_side
 
 if TYPE_CHECKING:
     from textsam.config import TrainConfig
@@ -240,6 +241,19 @@ def measure(arguments: argparse.Namespace) -> None:
     print(summary.table())
 
 
+def together(arguments: argparse.Namespace) -> int:
+    """Train several configurations side by side, each as long as the time allows."""
+    _use_packed()
+    script = Path(__file__).resolve()
+    return side_by_side(script, arguments.works, arguments.minutes, Path(arguments.out))
+
+
+def one_of_them(arguments: argparse.Namespace) -> int:
+    """One of the trainings side by side; `together` starts it."""
+    _use_packed()
+    return one(arguments.name, arguments.works, arguments.until, Path(arguments.out))
+
+
 def speed(arguments: argparse.Namespace) -> int:
     """Run what is left of the speed benchmark; exits with 75 while something is."""
     out = Path(arguments.out) / "speed-gpu.json"
@@ -263,6 +277,8 @@ def main() -> int:
     p.add_argument("--to", default="gpu_pack")
     p.add_argument("--side", type=int, default=384)
     p.add_argument("--native", action="append", default=[], help="a set to keep as it is")
+    p.add_argument("--without-test", action="store_true", help="leave test parts here")
+    p.add_argument("--adapter", action="append", default=[], help="a folder to go on from")
     p.add_argument("--python", default="3.12")
     p.set_defaults(call=pack)
     p = commands.add_parser("receive")
@@ -313,6 +329,17 @@ def main() -> int:
     p.add_argument("--device", default="auto")
     p.add_argument("--out", required=True)
     p.set_defaults(call=measure)
+    p = commands.add_parser("together")
+    p.add_argument("works", nargs="+", help="CONFIG[,a.b=value…]")
+    p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--out", required=True)
+    p.set_defaults(call=together)
+    p = commands.add_parser("one")
+    p.add_argument("name")
+    p.add_argument("--works", nargs="+", required=True)
+    p.add_argument("--until", type=float, required=True)
+    p.add_argument("--out", required=True)
+    p.set_defaults(call=one_of_them)
     p = commands.add_parser("speed")
     p.add_argument("--minutes", type=float, default=8.0)
     p.add_argument("--out", required=True)

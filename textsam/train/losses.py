@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "LossParts",
+    "batch_losses",
     "dice_loss",
     "distillation_loss",
     "emptiness_loss",
@@ -21,6 +22,8 @@ __all__ = [
 
 # Share of the square at which a mask that should be empty costs half.
 _HALF_SHARE = 0.01
+# Keeps an empty pair finite; small, so that it does not blur small objects.
+_SMOOTH = 1e-5
 
 
 @dataclass
@@ -96,13 +99,13 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
     return temperature**2 * (cross - entropy)
 
 
-def dice_loss(logits: Tensor, targets: Tensor, smooth: float = 1e-5) -> Tensor:
+def dice_loss(logits: Tensor, targets: Tensor, smooth: float = _SMOOTH) -> Tensor:
     """One minus soft Dice with squared denominators, per mask.
 
     Args:
         logits: (n, h, w).
         targets: (n, h, w) in {0, 1}.
-        smooth: keeps an empty pair finite; small, so that it does not blur small objects.
+        smooth: keeps an empty pair finite.
 
     Returns:
         (n,) losses in [0, 1].
@@ -169,3 +172,60 @@ def mask_losses(
         true_iou = iou_of_logits(flat, targets)
     iou = F.mse_loss(predicted_iou[:, 0], true_iou)
     return LossParts(bce=bce.mean(), dice=dice_mean, iou=iou)
+
+
+def batch_losses(
+    logits: Tensor,
+    predicted_iou: Tensor,
+    targets: Tensor,
+    *,
+    sizes_px: Sequence[tuple[int, int]],
+    counts: Sequence[int],
+    empty_weight: float = 0.0,
+) -> list[LossParts]:
+    """`mask_losses` of several images in one computation, to rounding.
+
+    Args:
+        logits: (N, 1, S, S) of all images' prompts, image after image.
+        predicted_iou: (N, 1).
+        targets: (N, S, S) in {0, 1}, 0 in the padding.
+        sizes_px: (height, width) of each image within its square; what is beyond does not count.
+        counts: how many of the N prompts are of each image, at least one.
+        empty_weight: as of `mask_losses`.
+
+    Returns:
+        The parts of each image.
+    """
+    device, side = logits.device, logits.shape[-1]
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device)
+    inside = torch.zeros(len(counts), side, side)
+    for place, (height, width) in zip(inside, sizes_px, strict=True):
+        place[:height, :width] = 1
+    areas = torch.tensor([float(h * w) for h, w in sizes_px]).to(device)[owner]
+    valid = inside.to(device)[owner]
+    flat, truth = logits[:, 0], targets.to(logits.dtype)
+
+    def mean_of(values: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """(B,) means over each image's prompts, or over the chosen ones; 0 where there is none."""
+        which = torch.ones_like(values) if chosen is None else chosen.to(values.dtype)
+        sums, ones = values.new_zeros(2, len(counts)).unbind()
+        return sums.index_add(0, owner, values * which) / ones.index_add(0, owner, which).clamp_min(
+            1
+        )
+
+    cross = F.binary_cross_entropy_with_logits(flat, truth, reduction="none")
+    bce = mean_of((cross * valid).sum((1, 2)) / areas)
+    present = targets.bool().flatten(1).any(1)  # of bytes, `any` would be a byte
+    # Outside nothing is claimed: a probability of 0 adds to no sum.
+    probability = flat.sigmoid() * valid
+    squares = probability.square().sum((1, 2))
+    overlap = (probability * truth).sum((1, 2))
+    sizes = squares + truth.square().sum((1, 2))
+    dice = mean_of(1 - (2 * overlap + _SMOOTH) / (sizes + _SMOOTH), present)
+    if empty_weight:
+        area = squares / areas
+        dice = dice + empty_weight * mean_of(area / (area + _HALF_SHARE), ~present)
+    with torch.no_grad():
+        true_iou = iou_of_logits(flat * valid, targets)
+    iou = mean_of((predicted_iou[:, 0] - true_iou).square())
+    return [LossParts(*terms) for terms in zip(bce, dice, iou, strict=True)]

@@ -15,7 +15,13 @@ from textsam.data.dataset import TrainItem
 from textsam.model.build import BuiltModel
 from textsam.refinement import RefineWith, points_and_box
 from textsam.train.cache import EmbeddingCache
-from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
+from textsam.train.losses import (
+    LossParts,
+    batch_losses,
+    distillation_loss,
+    mask_losses,
+    mixed,
+)
 from textsam.train.order import Key
 from textsam.train.settings import GeometrySettings, SelfPromptSettings
 from textsam.train.simulate import Given, given_by_truth, weighted_choice
@@ -39,6 +45,23 @@ class Answers:
     iou: list[Tensor]
     targets: Tensor
     order: list[int]
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """What the first pass over an item's n prompts is asked.
+
+    Attributes:
+        order: (n,) place of each prompt in the item.
+        tokens: (n, 256) in that order, or None for a model that takes no text.
+        given: geometry of each, all of one kind, or None.
+        worded: whether prompts with geometry get their words.
+    """
+
+    order: list[int]
+    tokens: Tensor | None
+    given: Sequence[Given | None]
+    worded: bool = True
 
 
 class Forward:
@@ -138,31 +161,39 @@ class Forward:
             tokens: (n, 256) of its prompts; None for a model that takes no text.
             rng: draws geometry; None simulates none.
         """
-        targets = item.targets.to(self.device)
-        native = None if item.native_targets is None else item.native_targets.to(self.device)
-        present = targets.flatten(1).bool().any(1)
-        order = torch.arange(len(targets), device=self.device)
-        simulated = (
-            rng is not None and rng.random() < self.geometry.probability and bool(present.any())
-        )
-        if rng is not None and simulated:
-            # Present prompts first, so that they are one group.
-            order = torch.cat([torch.nonzero(present)[:, 0], torch.nonzero(~present)[:, 0]])
-            targets = targets[order]
-            native = None if native is None else native[order]
-            tokens = None if tokens is None else tokens[order]
-            passes = [self._first(item, embedding, tokens, targets, int(present.sum()), rng)]
-        else:
-            passes = [self._ask(embedding, tokens, [None] * len(targets))]
+        posed = self._posed(item, embedding, tokens, rng)
+        passes = [self._ask(embedding, posed.tokens, posed.given, posed.worded)]
         draws = rng if rng is not None else np.random.default_rng((self.seed, 0x5E1F))
         for _ in range(1, self.self_prompt.passes):
-            passes.append(self._again(item, embedding, tokens, passes[-1], draws))
+            passes.append(self._again(item, embedding, posed.tokens, passes[-1], draws))
+        native = None if item.native_targets is None else item.native_targets[posed.order]
+        targets = self._valid(item.targets[posed.order], item) if native is None else native
         return Answers(
             logits=[self._fitted(logits, item, native) for logits, _ in passes],
             iou=[iou for _, iou in passes],
-            targets=self._valid(targets, item) if native is None else native,
-            order=order.tolist(),
+            targets=targets.to(self.device),
+            order=posed.order,
         )
+
+    def _posed(
+        self,
+        item: TrainItem,
+        embedding: Tensor,
+        tokens: Tensor | None,
+        rng: np.random.Generator | None,
+    ) -> _Posed:
+        """What the first pass over an item is asked; arguments as of `decode`."""
+        present = item.targets.flatten(1).bool().any(1)
+        count = len(present)
+        if rng is None or rng.random() >= self.geometry.probability or not bool(present.any()):
+            return _Posed(list(range(count)), tokens, [None] * count)
+        # Present prompts first, so that they are one group.
+        order = [*torch.nonzero(present)[:, 0].tolist(), *torch.nonzero(~present)[:, 0].tolist()]
+        tokens = None if tokens is None else tokens[order]
+        given, worded = self._geometry(
+            item, embedding, tokens, item.targets[order], int(present.sum()), rng
+        )
+        return _Posed(order, tokens, [*given, *[None] * (count - len(given))], worded)
 
     def _ask(
         self,
@@ -179,29 +210,37 @@ class Forward:
             given: geometry of each, all of one kind, or None.
             worded: whether prompts with geometry get their words; the others do.
         """
-        model = self.built.model
+        logits, iou, places = [], [], []
+        for members, sparse, dense in self._prompts(tokens, given, worded):
+            answer = self.built.model.decode(embedding, sparse, dense)
+            logits.append(answer[0])
+            iou.append(answer[1])
+            places += members
+        if len(logits) == 1:
+            return logits[0], iou[0]
+        back = torch.tensor(places, device=embedding.device).argsort()
+        return torch.cat(logits)[back], torch.cat(iou)[back]
+
+    def _prompts(
+        self, tokens: Tensor | None, given: Sequence[Given | None], worded: bool
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Sparse and dense prompts in groups of one shape: first those with geometry.
+
+        Arguments as of `_ask`. Yields the places of a group's prompts, and their two parts.
+        """
         groups = [
             [i for i, own in enumerate(given) if own is not None],
             [i for i, own in enumerate(given) if own is None],
         ]
-        logits, iou = [], []
         for members, geometric in zip(groups, (True, False), strict=True):
             if not members:
                 continue
             own = tokens if tokens is None or len(members) == len(given) else tokens[members]
             if geometric:
                 prompts = [one for one in given if one is not None]
-                sparse, dense = self._tokens(own if worded else None, prompts)
+                yield members, *self._tokens(own if worded else None, prompts)
             else:
-                sparse, dense = model.prompt_tokens(own, count=len(members))
-            answer = model.decode(embedding, sparse, dense)
-            logits.append(answer[0])
-            iou.append(answer[1])
-        places = [*groups[0], *groups[1]]
-        if len(logits) == 1:
-            return logits[0], iou[0]
-        back = torch.tensor(places, device=embedding.device).argsort()
-        return torch.cat(logits)[back], torch.cat(iou)[back]
+                yield members, *self.built.model.prompt_tokens(own, count=len(members))
 
     def _tokens(self, words: Tensor | None, given: Sequence[Given]) -> tuple[Tensor, Tensor]:
         """Sparse and dense prompt of objects whose geometry is of one kind."""
@@ -222,7 +261,7 @@ class Forward:
             masks = torch.stack([own.mask for own in given if own.mask is not None])
         return self.built.model.prompt_tokens(words, points, boxes, masks)
 
-    def _first(
+    def _geometry(
         self,
         item: TrainItem,
         embedding: Tensor,
@@ -230,8 +269,8 @@ class Forward:
         targets: Tensor,
         present: int,
         rng: np.random.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """The first pass with simulated geometry for the `present` first of the prompts.
+    ) -> tuple[Sequence[Given | None], bool]:
+        """Simulated geometry for the `present` first prompts, and whether their words are said.
 
         Nothing is drawn for what the settings leave no choice of, so that a run with the default
         settings draws what it always has.
@@ -242,11 +281,9 @@ class Forward:
         earlier = kind.has_mask or (policy.earlier_p > 0 and rng.random() < policy.earlier_p)
         # Without padding: a box is as little moved out of the image as a user's can be.
         inside = self._valid(targets[:present], item)
-        truths = [target.cpu().numpy().astype(bool) for target in inside]
-        nothing: list[Given | None] = [None] * (len(targets) - present)
+        truths = [target.numpy().astype(bool) for target in inside]
         if not earlier:
-            given = [given_by_truth(truth, kind, policy, rng) for truth in truths]
-            return self._ask(embedding, tokens, [*given, *nothing], worded)
+            return [given_by_truth(truth, kind, policy, rng) for truth in truths], worded
         own = None if tokens is None else tokens[:present]
         with torch.no_grad():
             if own is not None:
@@ -254,8 +291,7 @@ class Forward:
             else:
                 boxes = [given_by_truth(truth, RefineWith.BOX, policy, rng) for truth in truths]
                 before = self._ask(embedding, None, boxes)[0]
-        again = self._from_output(before, item, kind, rng)
-        return self._ask(embedding, tokens, [*again, *nothing], worded)
+        return self._from_output(before, item, kind, rng), worded
 
     def _again(
         self,
@@ -321,14 +357,68 @@ class Forward:
         with self._text_noise(keys[0]):
             tokens = self.words(distinct)
         row = {prompt: index for index, prompt in enumerate(distinct)}
+        asked = [
+            (
+                item,
+                embeddings[number : number + 1],
+                None if tokens is None else tokens[[row[prompt] for prompt in item.prompts]],
+                np.random.default_rng((self.seed, *key, 0x6E0)),
+            )
+            for number, (key, item) in enumerate(zip(keys, items, strict=True))
+        ]
+        alike = all(item.native_targets is None for item in items)
+        if len(items) > 1 and alike and self.self_prompt.passes == 1:
+            return self._together(asked)
         results = []
-        for number, (key, item) in enumerate(zip(keys, items, strict=True)):
-            own = None if tokens is None else tokens[[row[prompt] for prompt in item.prompts]]
-            rng = np.random.default_rng((self.seed, *key, 0x6E0))
+        for one in asked:
             with self._autocast():
-                answers = self.decode(item, embeddings[number : number + 1], own, rng)
+                answers = self.decode(*one)
             results.append(self._loss(answers))
         return results
+
+    def _together(
+        self, asked: Sequence[tuple[TrainItem, Tensor, Tensor | None, np.random.Generator]]
+    ) -> list[LossParts]:
+        """The losses of several items whose prompts are decoded at once.
+
+        As `decode` and `_loss` one by one, to rounding. The fewer and larger the kernels, the less
+        a GPU waits for the next.
+
+        Args:
+            asked: the arguments of `decode` of each item.
+        """
+        groups: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        rows: dict[int, list[tuple[int, int]]] = {}
+        targets = []
+        with self._autocast():
+            for number, (item, embedding, tokens, rng) in enumerate(asked):
+                posed = self._posed(item, embedding, tokens, rng)
+                targets.append(item.targets[posed.order])
+                for members, sparse, dense in self._prompts(
+                    posed.tokens, posed.given, posed.worded
+                ):
+                    length = sparse.shape[1]
+                    prompt = (embedding.expand(len(members), -1, -1, -1), sparse, dense)
+                    groups.setdefault(length, []).append(prompt)
+                    rows.setdefault(length, []).extend((number, place) for place in members)
+            logits, iou = [], []
+            for group in groups.values():
+                images, sparse = (torch.cat(part) for part in list(zip(*group, strict=True))[:2])
+                dense = torch.cat([one.expand(len(own), -1, -1, -1) for _, own, one in group])
+                answer = self.built.model.decode(images, sparse, dense)
+                logits.append(answer[0])
+                iou.append(answer[1])
+        places = [place for group in rows.values() for place in group]
+        back = sorted(range(len(places)), key=places.__getitem__)
+        square = self._enlarged(torch.cat(logits)[back], asked[0][0])
+        return batch_losses(
+            square.float(),
+            torch.cat(iou)[back].float(),
+            torch.cat(targets).to(self.device),
+            sizes_px=[item.size_px for item, *_ in asked],
+            counts=[len(own) for own in targets],
+            empty_weight=self.empty_weight,
+        )
 
     def _loss(self, answers: Answers) -> LossParts:
         passes = [

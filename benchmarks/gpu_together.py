@@ -1,0 +1,235 @@
+"""Several trainings side by side on one GPU, each as long as the time allows.
+
+One training of a small model leaves most of a large GPU idle: it waits for kernels to be launched
+and for images to be changed. Side by side they fill it. Each measures how fast it goes at each
+image side while the others measure, too; waits for them; and sets its number of epochs so that it
+ends in time. The number is written down: with it in the configuration, the training can be done
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpu_files import PLACE
+
+if TYPE_CHECKING:
+    from textsam.train.run import Run
+
+# Of the time that measured rates promise; the rest goes into validation and into slower moments.
+_USED = 0.86
+_WARM_STEPS = 4
+_TIMED_STEPS = 10
+_SLICES = 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training of those side by side.
+
+    Attributes:
+        name: of its folders; those of one group go for as many epochs as the slowest of them can.
+        config: path of a configuration.
+        settings: that replace others, `a.b=value`.
+        fold: of the BUSI benchmark, whose configuration this is; None for another training.
+    """
+
+    name: str
+    config: str
+    settings: tuple[str, ...] = ()
+    fold: int | None = None
+
+    @property
+    def group(self) -> str:
+        """Of trainings that must be alike."""
+        return self.config
+
+
+def works_of(options: Sequence[str]) -> list[Work]:
+    """Trainings from the command line: `configs/x.yaml`, with `,a.b=value` for each setting.
+
+    `configs/busi.yaml` stands for the three folds of the benchmark.
+    """
+    works = []
+    for option in options:
+        config, *settings = option.split(",")
+        if Path(config).stem == "busi":
+            works += [Work(f"text-fold{k}", config, tuple(settings), k) for k in (1, 2, 3)]
+        else:
+            works.append(Work(Path(config).stem, config, tuple(settings)))
+    return works
+
+
+def side_by_side(script: Path, options: Sequence[str], minutes: float, out: Path) -> int:
+    """Run all of them until the time is up; 0 where each has ended as it should."""
+    deadline = time.time() + 60 * minutes
+    works = works_of(options)
+    shutil.rmtree(PLACE / "rates", ignore_errors=True)
+    (PLACE / "rates").mkdir(parents=True)
+    logs = {work.name: (PLACE / "rates" / f"{work.name}.log").open("w") for work in works}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    running = {
+        work.name: subprocess.Popen(
+            [sys.executable, str(script), "one", work.name, "--until", str(deadline)]
+            + ["--out", str(out), "--works", *options],
+            env=environment,
+            stdout=logs[work.name],
+            stderr=subprocess.STDOUT,
+        )
+        for work in works
+    }
+    codes = {}
+    for name, process in running.items():
+        codes[name] = process.wait()
+        logs[name].close()
+        text = (PLACE / "rates" / f"{name}.log").read_text()
+        print(f"--- {name}: exit {codes[name]}\n{text[-1500:]}", flush=True)
+    return max(codes.values(), key=abs)
+
+
+def one(name: str, options: Sequence[str], until: float, out: Path) -> int:
+    """One of them, as a process of its own."""
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    works = works_of(options)
+    work = next(w for w in works if w.name == name)
+    run = _set_up(work)
+    rates = _measured(run)
+    told = {"rates": rates, "epoch": run.order.epoch_length, "ready": time.time()}
+    (PLACE / "rates" / f"{name}.part").write_text(json.dumps(told))
+    os.replace(PLACE / "rates" / f"{name}.part", PLACE / "rates" / f"{name}.json")
+    _wait_for(works)
+    epochs = _epochs_until(work, works, run, until)
+    _shorten(run, epochs)
+    print(f"{rates} images/s by side: {epochs} epochs, {run.total_steps} steps", flush=True)
+    _fit_until(run, until)
+    _bring_back(run, out / name, {"epochs": epochs, "rates": rates})
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    print(f"step {run.state.step} of {run.total_steps}, best {run.state.best}, {peak:.1f} GiB")
+    return 0
+
+
+def _set_up(work: Work) -> Run:
+    import torch
+    from busi_arms import fold_config
+
+    from textsam.config import read_config
+    from textsam.model.build import assemble, load_parts
+    from textsam.train.run import architecture_from, setup
+
+    settings = [*work.settings, f"data.root={PLACE / 'data'}"]
+    if work.fold is None:
+        config = read_config(work.config, [*settings, f"out={PLACE / 'runs'}"])
+    else:
+        folder = PLACE / "runs"
+        config = fold_config(Path(work.config), work.fold, "text", folder, settings)
+    torch.manual_seed(config.seed)
+    text = PLACE / "text"
+    parts = load_parts(config.preset, text_encoder=text if text.is_dir() else None)
+    return setup(config, assemble(*parts, architecture_from(config)))
+
+
+def _measured(run: Run) -> dict[int, float]:
+    """Images per second at each side of the schedule; nothing learns meanwhile."""
+    import torch
+
+    from textsam.train.run import _batches
+
+    sides = [*(part.side_px for part in run.config.progressive), run.side_px]
+    rates = {}
+    for side in dict.fromkeys(sides):
+        batches = _batches(run, side)
+        for number in range(_WARM_STEPS + _TIMED_STEPS):
+            if number == _WARM_STEPS:
+                _finish_kernels()
+                began = time.perf_counter()
+            keys, items = zip(*next(batches), strict=True)
+            weights = run.config.loss
+            parts = run.forward.losses(keys, items)
+            totals = [p.total(weights.bce, weights.dice, weights.iou) for p in parts]
+            torch.stack(totals).mean().backward()  # type: ignore[no-untyped-call]
+            run.optimiser.zero_grad(set_to_none=True)
+        _finish_kernels()
+        rates[side] = _TIMED_STEPS * run.config.batch_size / (time.perf_counter() - began)
+    run.built.set_side(run.side_px)
+    return rates
+
+
+def _finish_kernels() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _wait_for(works: Sequence[Work], patience_s: float = 60.0) -> None:
+    began = time.monotonic()
+    while time.monotonic() - began < patience_s:
+        if all((PLACE / "rates" / f"{work.name}.json").exists() for work in works):
+            return
+        time.sleep(0.2)
+    print("not all of the others have told their rates", flush=True)
+
+
+def _epochs_until(work: Work, works: Sequence[Work], run: Run, until: float) -> float:
+    """As many as the slowest of the group can do."""
+    shares = {part.side_px: part.share for part in run.config.progressive}
+    shares[run.side_px] = shares.get(run.side_px, 0.0) + 1 - sum(shares.values())
+    paths = {other: PLACE / "rates" / f"{other.name}.json" for other in works}
+    known = {other: json.loads(path.read_text()) for other, path in paths.items() if path.exists()}
+    seconds = until - max(told["ready"] for told in known.values())
+    epochs = []
+    for other, told in known.items():
+        if other.group != work.group:
+            continue
+        per_image = sum(share / told["rates"][str(side)] for side, share in shares.items())
+        epochs.append(_USED * seconds / per_image / told["epoch"])
+    fewest = min(epochs)
+    return max(0.5, float(f"{fewest:.2g}") if fewest < 100 else round(fewest, -1))
+
+
+def _shorten(run: Run, epochs: float) -> None:
+    """Give a run that has not begun another length."""
+    from textsam.train.setup import _fingerprint
+
+    run.config = run.config.model_copy(update={"epochs": epochs})
+    run.state.fingerprint = _fingerprint(run.config)
+
+
+def _fit_until(run: Run, until: float) -> None:
+    from textsam.train.run import fit
+
+    longest = -(-run.total_steps // _SLICES)
+    steps = longest
+    while run.state.step < run.total_steps and steps:
+        began, done = time.time(), run.state.step
+        fit(run, stop_after=done + steps, progress=False)
+        now = time.time()
+        # A slice that would end too late is cut; the weights are then those of a higher rate.
+        steps = min(longest, int((until - now) * (run.state.step - done) / (now - began)))
+
+
+def _bring_back(run: Run, out: Path, facts: dict[str, object]) -> None:
+    """Adapters in half precision, as files of that size can be sent, log and facts."""
+    from safetensors.torch import load_file, save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("best", "last"):
+        source = run.folder / name
+        if not source.is_dir():
+            continue
+        tensors = load_file(source / "adapter.safetensors")
+        save_file({k: v.half() for k, v in tensors.items()}, out / f"{name}.safetensors")
+        shutil.copy(source / "adapter.json", out / f"{name}.json")
+    shutil.copy(run.folder / "log.csv", out)
+    (out / "facts.json").write_text(json.dumps({**facts, "step": run.state.step}))
