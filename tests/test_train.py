@@ -122,11 +122,11 @@ def test_an_adapter_file_says_how_it_was_made(root: Path) -> None:
     assert str(root) not in text, "a card that travels names no folder of this machine"
 
 
-@pytest.mark.parametrize(("select", "best_step"), [("val_loss", 4), ("val_dice", 6)])
+@pytest.mark.parametrize(("select", "best_step"), [("val_loss", 2), ("val_dice", 4), ("last", 6)])
 def test_the_best_adapter_is_chosen_as_asked(
     root: Path, monkeypatch: pytest.MonkeyPatch, select: str, best_step: int
 ) -> None:
-    answers = iter([Validation(0.5, 0.2), Validation(0.3, 0.3), Validation(0.4, 0.6)])
+    answers = iter([Validation(0.3, 0.2), Validation(0.5, 0.6), Validation(0.4, 0.3)])
     monkeypatch.setattr(run_module, "validate", lambda *_: next(answers))
     run = begin(run_config(root, select=select, val_every=2))
     snapshots = {}

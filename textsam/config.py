@@ -70,7 +70,7 @@ class TrainConfig(Section):
             is trained at `side_px`. A step costs about as the square of the side.
         val_every: optimiser steps between validations; default once per epoch.
         val_limit: at most this many validation images, evenly spread.
-        select: what makes an adapter the best.
+        select: what makes an adapter the best; with "last" it is that of the last validation.
         workers: processes that load images.
         cache: folder for image embeddings; needs a frozen encoder and no augmentation but flips.
         init_adapter: adapter folder to continue from.
@@ -110,7 +110,7 @@ class TrainConfig(Section):
     val_every: int | None = Field(None, ge=1)
     val_limit: int | None = Field(None, ge=1)
     save_every: int = Field(100, ge=1)
-    select: Literal["val_loss", "val_dice"] = "val_loss"
+    select: Literal["val_loss", "val_dice", "last"] = "val_loss"
     workers: int = Field(0, ge=0)
     cache: str | None = None
     init_adapter: str | None = None

@@ -85,7 +85,7 @@ def _validate(run: Run, log: RunLog | None) -> Validation:
     if log is not None:
         log.write(run.state.step, result.summary())
     value = result.loss if run.config.select == "val_loss" else -result.dice
-    if run.state.best is None or value < run.state.best:
+    if run.config.select == "last" or run.state.best is None or value < run.state.best:
         run.state.best = value
         if log is not None:
             _save(run, "best")
