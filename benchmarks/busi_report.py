@@ -37,8 +37,8 @@ How to read it:
 
 - Published figures are those of [{SOURCE.rsplit("/", 1)[-1]}]({SOURCE}), on the same
   three splits (452 images to train, 195 to test). Its code stretches images to 256×256 and keeps
-  the epoch that is best **on the test images**. Here nothing is chosen on test images: a tenth of
-  the training images chooses weights and refinement.
+  the epoch that is best **on the test images**. Here nothing is chosen on test images: weights are
+  those at the end of the schedule, and a tenth of the training images chooses the refinement.
 - Published figures stand beside our means over images, though the code published today counts the
   pixels of a batch of test images together before it divides (of eight, with its own command).
   They cannot come from that: between the mean IoU and the IoU that the mean Dice would have if all

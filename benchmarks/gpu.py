@@ -15,6 +15,14 @@ There, one command per part, and then this one until it exits with 0; with 75 so
     python3 benchmarks/gpu.py session --minutes 9 --out OUT --train configs/generalist.yaml \
         --ablate configs/ablations/rank.yaml --ablate configs/ablations/context.yaml
 
+Where minutes are few, trainings side by side fill the card, each as long as the time allows; the
+next command goes on with them (`gpu_together`). They need less to be sent, too:
+
+    python benchmarks/gpu.py pack --data data --config configs/generalist.yaml --side 352 \
+        --without-test --small-text --adapter weights/generalist --to gpu_pack
+    python3 benchmarks/gpu.py together configs/generalist.yaml configs/busi.yaml,workers=2 \
+        --minutes 8.5 --out OUT
+
 `session` does the BUSI benchmark, then the trainings, each finished into an adapter folder in half
 precision, then the ablations and, with `--methods NAME`, the tables of `configs/methods/`. Each of
 its parts is also a command of its own:
@@ -30,8 +38,8 @@ its parts is also a command of its own:
 `speed` is `benchmarks/speed.py` on the card, in the slices it cuts itself into. It needs no data,
 only the wheels.
 
-Image files are stored at `--side` pixels, twice the side the `lite` model sees, so that cropping
-augmentation loses nothing; sets named with `--native` stay as they are, as figures at native size
+Image files are stored at `--side` pixels, more than the `lite` model sees, so that cropping in
+training loses little; sets named with `--native` stay as they are, as figures at native size
 need them. `gpu_pack/` is not part of the repository.
 """
 
@@ -278,6 +286,7 @@ def main() -> int:
     p.add_argument("--side", type=int, default=384)
     p.add_argument("--native", action="append", default=[], help="a set to keep as it is")
     p.add_argument("--without-test", action="store_true", help="leave test parts here")
+    p.add_argument("--small-text", action="store_true", help="MiniLM's known words; for together")
     p.add_argument("--adapter", action="append", default=[], help="a folder to go on from")
     p.add_argument("--python", default="3.12")
     p.set_defaults(call=pack)

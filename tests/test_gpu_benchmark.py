@@ -28,16 +28,20 @@ import gpu_files  # noqa: E402
 def test_a_native_set_is_packed_as_it_is(tmp_path: Path, native: list[str]) -> None:
     root, target = tmp_path / "data", tmp_path / "packed"
     target.mkdir()
-    write_images_and_masks(root / "toy", 2)
+    write_images_and_masks(root / "toy", 3)
     entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
     (root / "manifest.json").write_text(json.dumps({"toy": entry}), encoding="utf-8")
-    splits = {"toy": {"train": ["000"], "val": ["001"]}}
+    splits = {"toy": {"train": ["000"], "val": ["001"], "test": ["002"]}}
     (root / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
     config = root / "toy.yaml"
     selections = {part: [{"set": "toy", "split": part}] for part in ("train", "val")}
     settings = {"name": "x", "context": {"depth": 6}, "data": {"root": "x", **selections}}
     config.write_text(json.dumps(settings), encoding="utf-8")
-    gpu_files._pack_data(root, target, [str(config)], 24, native)
+    options = argparse.Namespace(
+        data=root, config=[str(config)], side=24, native=native, without_test=True
+    )
+    gpu_files._pack_data(options, target)
+    assert not list(target.rglob("002.*")), "the test part stays here"
     (image,) = (target / "toy" / "images").glob("000.*")
     with Image.open(target / "toy" / "masks" / "tumor" / "000.png") as file:
         mask = np.asarray(file)

@@ -28,7 +28,7 @@ from textsam.train.setup import STATE_FILE, Run, architecture_from, setup
 from textsam.train.state import write_state
 from textsam.train.validate import Validation, validate
 
-__all__ = ["Run", "architecture_from", "fit", "setup", "train"]
+__all__ = ["Run", "architecture_from", "batches_at", "fit", "setup", "train"]
 
 
 class _Keyed(Dataset[tuple[Key, TrainItem]]):
@@ -135,7 +135,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
         while state.step < last:
             if state.step >= side_until:
                 side, side_until = run.side_at(state.step)
-                batches = _batches(run, side)
+                batches = batches_at(run, side)
             began = time.perf_counter()
             values = _of_all(processes, _optimiser_step(run, batches))
             images = config.batch_size * config.accumulate
@@ -184,7 +184,7 @@ def _of_all(processes: Processes, values: dict[str, float]) -> dict[str, float]:
     return together
 
 
-def _batches(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
+def batches_at(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
     """Training batches at a side from the current step on; the model is set to that side."""
     config = run.config
     run.built.set_side(side_px)

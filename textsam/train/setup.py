@@ -84,6 +84,20 @@ class Run:
             begin = end
         return self.side_px, begin, self.total_steps
 
+    def set_epochs(self, epochs: float) -> None:
+        """Give a run another length before its first step, as if it had been set up with it.
+
+        Raises:
+            ConfigError: the run has begun, and its rates with it.
+        """
+        if self.state.step:
+            raise ConfigError(
+                f"{self.folder} is at step {self.state.step}; its epochs can be changed before the "
+                "first step alone"
+            )
+        self.config = self.config.model_copy(update={"epochs": epochs})
+        self.state.fingerprint = _fingerprint(self.config)
+
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
