@@ -33,6 +33,7 @@ its parts is also a command of its own:
     python3 benchmarks/gpu.py ablate configs/ablations/rank.yaml --minutes 9 --out OUT
     python3 benchmarks/gpu.py methods levels --minutes 9 --out OUT
     python3 benchmarks/gpu.py measure --sets busi/fold1/test --out OUT
+    python3 benchmarks/gpu.py profile configs/busi.yaml
     python3 benchmarks/gpu.py speed --out OUT
 
 `speed` is `benchmarks/speed.py` on the card, in the slices it cuts itself into. It needs no data,
@@ -262,6 +263,14 @@ def one_of_them(arguments: argparse.Namespace) -> int:
     return one(arguments.name, arguments.works, arguments.until, Path(arguments.out))
 
 
+def profile(arguments: argparse.Namespace) -> None:
+    """Say which kernels a training step spends its time in."""
+    _use_packed()
+    from gpu_profile import profile as of_steps
+
+    print(of_steps(arguments.config, tuple(arguments.set), arguments.steps))
+
+
 def speed(arguments: argparse.Namespace) -> int:
     """Run what is left of the speed benchmark; exits with 75 while something is."""
     out = Path(arguments.out) / "speed-gpu.json"
@@ -349,6 +358,11 @@ def main() -> int:
     p.add_argument("--until", type=float, required=True)
     p.add_argument("--out", required=True)
     p.set_defaults(call=one_of_them)
+    p = commands.add_parser("profile")
+    p.add_argument("config")
+    p.add_argument("--steps", type=int, default=5)
+    p.add_argument("--set", action="append", default=[])
+    p.set_defaults(call=profile)
     p = commands.add_parser("speed")
     p.add_argument("--minutes", type=float, default=8.0)
     p.add_argument("--out", required=True)

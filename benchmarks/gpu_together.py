@@ -109,9 +109,9 @@ def one(name: str, options: Sequence[str], until: float, out: Path) -> int:
     kept = PLACE / "epochs" / f"{name}.json"
     if kept.exists():  # begun by a command before this one: how long it is has been decided
         facts = json.loads(kept.read_text())
-        run = _set_up(replace(work, settings=(*work.settings, f"epochs={facts['epochs']}")))
+        run = set_up(replace(work, settings=(*work.settings, f"epochs={facts['epochs']}")))
     else:
-        run = _set_up(work)
+        run = set_up(work)
         facts = _decide(run, work, works, until)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(facts))
@@ -137,7 +137,8 @@ def _decide(run: Run, work: Work, works: Sequence[Work], until: float) -> dict[s
     return {"epochs": epochs, "rates": rates}
 
 
-def _set_up(work: Work) -> Run:
+def set_up(work: Work) -> Run:
+    """The run of a training, on the packed data."""
     import torch
     from busi_arms import fold_config
 
@@ -171,18 +172,25 @@ def _measured(run: Run) -> dict[int, float]:
             if number == _WARM_STEPS:
                 _finish_kernels()
                 began = time.perf_counter()
-            keys, items = zip(*next(batches), strict=True)
-            weights = run.config.loss
-            parts = run.forward.losses(keys, items)
-            totals = [p.total(weights.bce, weights.dice, weights.iou) for p in parts]
-            torch.stack(totals).mean().backward()  # type: ignore[no-untyped-call]
-            run.optimiser.zero_grad(set_to_none=True)
+            step_without_learning(run, next(batches))
         _finish_kernels()
         rates[side] = _TIMED_STEPS * run.config.batch_size / (time.perf_counter() - began)
     run.built.set_side(run.side_px)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # what the largest side took is for all of them
     return rates
+
+
+def step_without_learning(run: Run, batch: Sequence[tuple[Any, Any]]) -> None:
+    """Forward and backward of a batch."""
+    import torch
+
+    keys, items = zip(*batch, strict=True)
+    weights = run.config.loss
+    parts = run.forward.losses(keys, items)
+    totals = [p.total(weights.bce, weights.dice, weights.iou) for p in parts]
+    torch.stack(totals).mean().backward()  # type: ignore[no-untyped-call]
+    run.optimiser.zero_grad(set_to_none=True)
 
 
 def _finish_kernels() -> None:
