@@ -74,9 +74,11 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Of all settings that figures depend on."""
+        """Of all settings that figures depend on; of training none do where nothing is trained."""
         facts = self.config.model_dump(mode="json", exclude=without_effect(self.config))
         facts["data"].pop("root")
+        if self.arm == "box":
+            facts = {"preset": self.config.preset, "fold": self.fold}
         extra = asdict(self.unet) if self.arm == "unet" else {}
         text = json.dumps([self.arm, facts, extra], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -219,6 +219,16 @@ def test_figures_of_other_settings_are_not_mixed_in(
     assert "--epochs" not in result(root)["command"]
 
 
+def test_what_is_not_trained_does_not_depend_on_how_others_are(root: Path) -> None:
+    def fingerprint(arm: str, *overrides: str, fold: int = 1) -> str:
+        config = fold_config(root / "mini.yaml", fold, arm, root / "work", overrides)
+        return busi_arms.Job(arm, fold, config, busi_arms.UNetSettings()).fingerprint
+
+    assert fingerprint("box") == fingerprint("box", "epochs=3", "augment.blur_p=0.9")
+    assert fingerprint("box") != fingerprint("box", fold=2)
+    assert fingerprint("text") != fingerprint("text", "epochs=3")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
