@@ -21,9 +21,9 @@ from textsam.errors import AdapterError, ConfigError
 from textsam.model.build import BuiltModel
 from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
+from textsam.train.answers import Answers
 from textsam.train.losses import mask_losses
 from textsam.train.run import fit
-from textsam.train.step import Answers
 from textsam.train.validate import Validation
 
 

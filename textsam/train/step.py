@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from textsam.data.dataset import TrainItem
 from textsam.model.build import BuiltModel
 from textsam.refinement import RefineWith, points_and_box
+from textsam.train.answers import Answers, Posed
 from textsam.train.cache import EmbeddingCache
 from textsam.train.losses import (
     LossParts,
@@ -26,42 +26,7 @@ from textsam.train.order import Key
 from textsam.train.settings import GeometrySettings, SelfPromptSettings
 from textsam.train.simulate import Given, given_by_truth, weighted_choice
 
-__all__ = ["Answers", "Forward"]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the passes over one image's n prompts gave.
-
-    Attributes:
-        logits: per pass (n, 1, h, w), over the valid part of the square, or in the image's own
-            pixels where the item carries its masks in them.
-        iou: per pass (n, 1), predicted.
-        targets: (n, h, w), in the order of the answers.
-        order: (n,) place of each answer's prompt in the item.
-    """
-
-    logits: list[Tensor]
-    iou: list[Tensor]
-    targets: Tensor
-    order: list[int]
-
-
-@dataclass(frozen=True)
-class _Posed:
-    """What the first pass over an item's n prompts is asked.
-
-    Attributes:
-        order: (n,) place of each prompt in the item.
-        tokens: (n, 256) in that order, or None for a model that takes no text.
-        given: geometry of each, all of one kind, or None.
-        worded: whether prompts with geometry get their words.
-    """
-
-    order: list[int]
-    tokens: Tensor | None
-    given: Sequence[Given | None]
-    worded: bool = True
+__all__ = ["Forward"]
 
 
 class Forward:
@@ -181,19 +146,19 @@ class Forward:
         embedding: Tensor,
         tokens: Tensor | None,
         rng: np.random.Generator | None,
-    ) -> _Posed:
+    ) -> Posed:
         """What the first pass over an item is asked; arguments as of `decode`."""
         present = item.targets.flatten(1).bool().any(1)
         count = len(present)
         if rng is None or rng.random() >= self.geometry.probability or not bool(present.any()):
-            return _Posed(list(range(count)), tokens, [None] * count)
+            return Posed(list(range(count)), tokens, [None] * count)
         # Present prompts first, so that they are one group.
         order = [*torch.nonzero(present)[:, 0].tolist(), *torch.nonzero(~present)[:, 0].tolist()]
         tokens = None if tokens is None else tokens[order]
         given, worded = self._geometry(
             item, embedding, tokens, item.targets[order], int(present.sum()), rng
         )
-        return _Posed(order, tokens, [*given, *[None] * (count - len(given))], worded)
+        return Posed(order, tokens, [*given, *[None] * (count - len(given))], worded)
 
     def _ask(
         self,
