@@ -99,6 +99,11 @@ def test_the_farthest_image_fitted_on_is_as_far_as_familiar_goes() -> None:
     distances = np.einsum("nki,ij,nkj->nk", offsets, metric, offsets).min(axis=1)
     assert told.spread.reach == pytest.approx(distances.max(), rel=1e-3)
     assert told.spread.distance(told.scores(rows[7])) == pytest.approx(distances[7], rel=1e-3)
+    # With less than all of them, those that lie farthest are unfamiliar.
+    most = discriminant(rows, ["MRI"] * 30 + ["X-ray"] * 30, covered=0.9)
+    assert most.spread is not None
+    assert most.spread.reach == pytest.approx(np.sort(distances)[53], rel=1e-3)
+    assert sum(most.look(row).unfamiliar for row in rows) == 6
     # Half-way between the two, and beyond one of them, it is like none.
     for far in ([10.0, 0.0, 0.0], [-20.0, 0.0, 0.0]):
         look = told.look(np.array(far))

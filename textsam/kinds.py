@@ -51,7 +51,7 @@ class Look:
     Attributes:
         probabilities: kind -> probability; empty where nothing is known, so that nothing is ruled
             out.
-        unfamiliar: it lies farther from every kind than all images the kinds were fitted on.
+        unfamiliar: it lies farther from every kind than the images the kinds were fitted on.
     """
 
     probabilities: Mapping[str, float] = field(default_factory=dict)
@@ -73,8 +73,8 @@ class Spread(Section):
     Attributes:
         centres: K rows of K, the scores of each kind's mean.
         precision: (K, K), inverse covariance of scores within a kind.
-        reach: the largest squared Mahalanobis distance of an image fitted on from its nearest
-            centre.
+        reach: the squared Mahalanobis distance from its nearest centre within which all images
+            fitted on lie, or most of them.
     """
 
     centres: tuple[tuple[float, ...], ...]

@@ -28,7 +28,11 @@ _LEAST = 4
 
 
 def discriminant(
-    means: NDArray[np.float64], kinds: Sequence[str], threshold: float = THRESHOLD
+    means: NDArray[np.float64],
+    kinds: Sequence[str],
+    threshold: float = THRESHOLD,
+    *,
+    covered: float = 1.0,
 ) -> ImageKinds:
     """Linear discriminant analysis with one covariance, every kind equally likely and weighty.
 
@@ -36,6 +40,8 @@ def discriminant(
         means: (N, C), from `mean_embedding`.
         kinds: N names, two or more different ones.
         threshold: of the result.
+        covered: share of these images that are within reach. One odd image among them would else
+            make the reach so large that anything is familiar.
     """
     labels = np.array(kinds)
     names = sorted(set(kinds))
@@ -55,7 +61,7 @@ def discriminant(
         biases=_row(biases / _TEMPERATURE),
         threshold=threshold,
     )
-    return told.model_copy(update={"spread": _spread(told, centres, covariance, means)})
+    return told.model_copy(update={"spread": _spread(told, centres, covariance, means, covered)})
 
 
 def _spread(
@@ -63,6 +69,7 @@ def _spread(
     centres: NDArray[np.float64],
     covariance: NDArray[np.float64],
     means: NDArray[np.float64],
+    covered: float,
 ) -> Spread:
     """What (K, C) centres and a (C, C) covariance of mean embeddings are as scores."""
     weights = np.asarray(told.weights)
@@ -71,7 +78,8 @@ def _spread(
         precision=_rows(np.linalg.inv(weights @ covariance @ weights.T)),
         reach=1.0,
     )
-    reach = max(spread.distance(told.scores(mean)) for mean in means)
+    distances = [spread.distance(told.scores(mean)) for mean in means]
+    reach = float(np.quantile(distances, covered, method="inverted_cdf"))
     # Above the farthest itself, which rounding would else put outside.
     return spread.model_copy(update={"reach": float(f"{reach * 1.00001:.7g}")})
 
@@ -90,6 +98,7 @@ def fit_kinds(
     samples: Sequence[Sample],
     *,
     per_modality: int = 40,
+    covered: float = 1.0,
     augment: AugmentConfig | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -100,6 +109,7 @@ def fit_kinds(
         segmenter: whose image encoder is used.
         samples: training images; those of a modality outside the vocabulary are left out.
         per_modality: at most this many images of each, evenly spread.
+        covered: share of them, changed ones included, that count as familiar.
         augment: how training changed them.
         seed: of these changes.
         progress: show a bar.
@@ -135,4 +145,4 @@ def fit_kinds(
             for picture in (pixels, np.ascontiguousarray(changed)):
                 means.append(segmenter.mean_embedding(picture))
                 kinds.append(IMAGE_KINDS[sample.modality])
-    return discriminant(np.stack(means), kinds)
+    return discriminant(np.stack(means), kinds, covered=covered)

@@ -122,6 +122,15 @@ def calibrate(
             "apart; 0 leaves that out. Not for images unlike all of training.",
         ),
     ] = 0,
+    kinds_covered: Annotated[
+        float,
+        typer.Option(
+            min=0.5,
+            max=1,
+            help="Share of these images that count as familiar; all that lies farther is called "
+            "unfamiliar, and nothing is ruled out there.",
+        ),
+    ] = 1.0,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -158,7 +167,12 @@ def calibrate(
         if kinds:
             seen = samples_of(settings.data, "train")
             told = fit_kinds(
-                segmenter, seen, per_modality=kinds, augment=settings.augment, seed=settings.seed
+                segmenter,
+                seen,
+                per_modality=kinds,
+                covered=kinds_covered,
+                augment=settings.augment,
+                seed=settings.seed,
             )
         result = finish_adapter(
             segmenter,
