@@ -222,13 +222,13 @@ def test_an_unlabelled_truth_speaks_through_ratings_alone(root: Path) -> None:
 def test_no_geometry_of_an_unlabelled_truth(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begin(second(root, geometry={"probability": 1.0, "jitter": 0.0}))
     seen: list[str] = []
-    simulate = run.forward._first
+    simulate = run.forward._geometry
 
     def watched(*args: Any) -> Any:
         seen.append("geometry")
         return simulate(*args)
 
-    monkeypatch.setattr(run.forward, "_first", watched)
+    monkeypatch.setattr(run.forward, "_geometry", watched)
     losses(run, "many")
     assert seen == []
     losses(run, "few")
