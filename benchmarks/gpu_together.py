@@ -146,12 +146,11 @@ def set_up(work: Work) -> Run:
     from textsam.model.build import assemble, load_parts
     from textsam.train.run import architecture_from, setup
 
-    settings = [*work.settings, f"data.root={PLACE / 'data'}"]
+    settings, runs = [*work.settings, f"data.root={PLACE / 'data'}"], PLACE / "runs"
     if work.fold is None:
-        config = read_config(work.config, [*settings, f"out={PLACE / 'runs'}"])
+        config = read_config(work.config, [*settings, f"out={runs}"])
     else:
-        folder = PLACE / "runs"
-        config = fold_config(Path(work.config), work.fold, "text", folder, settings)
+        config = fold_config(Path(work.config), work.fold, "text", runs, settings)
     torch.manual_seed(config.seed)
     text = PLACE / "text"
     parts = load_parts(config.preset, text_encoder=text if text.is_dir() else None)

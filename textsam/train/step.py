@@ -362,15 +362,13 @@ class Forward:
                 for members, sparse, dense in self._prompts(
                     posed.tokens, posed.given, posed.worded
                 ):
-                    length = sparse.shape[1]
-                    prompt = (embedding.expand(len(members), -1, -1, -1), sparse, dense)
+                    length, own = sparse.shape[1], (len(members), -1, -1, -1)
+                    prompt = (embedding.expand(own), sparse, dense.expand(own))
                     groups.setdefault(length, []).append(prompt)
                     rows.setdefault(length, []).extend((number, place) for place in members)
             logits, iou = [], []
             for group in groups.values():
-                images, sparse = (torch.cat(part) for part in list(zip(*group, strict=True))[:2])
-                dense = torch.cat([one.expand(len(own), -1, -1, -1) for _, own, one in group])
-                answer = self.built.model.decode(images, sparse, dense)
+                answer = self.built.model.decode(*map(torch.cat, zip(*group, strict=True)))
                 logits.append(answer[0])
                 iou.append(answer[1])
         places = [place for group in rows.values() for place in group]
