@@ -22,6 +22,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,9 @@ def work_on(job: Job, deadline: float) -> bool:
     facts = read_facts(job)
     if facts["state"] == "done":
         return True
+    if job.arm == "averaged":
+        lend_adapter(job, facts)
+        write_facts(job, facts, began)
     if facts["state"] == "training":
         if busi_arms.train_arm(job, deadline):
             facts["state"] = "trained"
@@ -127,6 +131,16 @@ def work_on(job: Job, deadline: float) -> bool:
         facts["machine"], facts["date"] = machine(job), datetime.now(UTC).date().isoformat()
     write_facts(job, facts, began)
     return done
+
+
+def lend_adapter(job: Job, facts: dict[str, Any]) -> None:
+    """Take adapter and refinement from the same fold's `text`; raises `TextSAMError` without."""
+    lender = read_facts(replace(job, arm="text"))
+    if lender["state"] != "done":
+        raise TextSAMError(
+            f"averaged, fold {job.fold}: the adapter of `text` is not done; add text to --only"
+        )
+    facts.update(state="trained", refine=lender["refine"])
 
 
 def evaluate(job: Job, facts: dict[str, Any], deadline: float) -> bool:
@@ -145,9 +159,9 @@ def evaluate(job: Job, facts: dict[str, Any], deadline: float) -> bool:
         seconds = time.perf_counter() - began
         append_case(path, score(sample.stem, probability, mask, masks[CONCEPT], seconds))
         if time.monotonic() > deadline and sample is not left[-1]:
-            print(f"{job.config.name}: {len(read_cases(path))} of {len(samples)} test images")
+            print(f"{job.folder.name}: {len(read_cases(path))} of {len(samples)} test images")
             return False
-    print(f"{job.config.name}: all {len(samples)} test images", flush=True)
+    print(f"{job.folder.name}: all {len(samples)} test images", flush=True)
     return True
 
 

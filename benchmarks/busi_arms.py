@@ -1,6 +1,8 @@
 """The arms of the BUSI benchmark: what is trained, and what answers an image afterwards.
 
 `text`      the product: an adapter on LiteMedSAM, trained on the fold, asked "tumor".
+`averaged`  the adapter of `text`, looking at each image in several ways (`VIEWS`), as with
+            `textsam segment --views`; the probabilities are averaged. Nothing more is trained.
 `box`       LiteMedSAM as it comes, asked with the box of the truth. Nothing is trained.
 `no-text`   the same backbone, trained in the same way, asked nothing at all: SAM's decoding
             without a prompt, as in SAMed. What differs from `text` is the word.
@@ -35,12 +37,15 @@ from textsam.errors import ConfigError, DataError
 from textsam.frame import box_and_centroid
 from textsam.metrics import dice
 from textsam.model.build import BuiltModel, assemble, load_parts
-from textsam.model.tuning import merge_for_inference
+from textsam.ready import ready_segmenter
 from textsam.segmenter import Segmenter
 from textsam.train.run import architecture_from, fit, setup
+from textsam.views import views_of
 
-ARMS = ("text", "box", "no-text", "unet")
+ARMS = ("text", "averaged", "box", "no-text", "unet")
 CONCEPT = "tumor"
+# Of the ones compared on validation images (benchmarks/busi_views.py), the best.
+VIEWS = "112,224,mirrored"
 MOST_PASSES = 2
 
 Predictor = Callable[
@@ -70,7 +75,12 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the job keeps what it has done."""
-        return Path(self.config.out) / self.config.name
+        return Path(self.config.out) / f"{self.arm}-fold{self.fold}"
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter that answers, where one does."""
+        return Path(self.config.out) / self.config.name / "best"
 
     @property
     def fingerprint(self) -> str:
@@ -79,7 +89,7 @@ class Job:
         facts["data"].pop("root")
         if self.arm == "box":
             facts = {"preset": self.config.preset, "fold": self.fold}
-        extra = asdict(self.unet) if self.arm == "unet" else {}
+        extra = {"unet": asdict(self.unet), "averaged": {"views": VIEWS}}.get(self.arm, {})
         text = json.dumps([self.arm, facts, extra], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -120,7 +130,7 @@ def fold_config(
         return tuple(moved)
 
     changes: dict[str, Any] = {
-        "name": f"{arm}-fold{fold}",
+        "name": f"{'text' if arm == 'averaged' else arm}-fold{fold}",
         "out": str(work),
         "data": config.data.model_copy(
             update={"train": of_fold(config.data.train), "val": of_fold(config.data.val)}
@@ -155,8 +165,13 @@ def train_adapter(job: Job, deadline: float) -> bool:
     return run.state.step >= run.total_steps
 
 
-def segmenter_of(job: Job) -> Segmenter:
-    """The model of an arm as users would run it: merged, in the device's own precision."""
+def segmenter_of(job: Job, views: str = "") -> Segmenter:
+    """The model of an arm as users would run it: merged, in the device's own precision.
+
+    Args:
+        job: trained.
+        views: as of `textsam.load_model`.
+    """
     built = built_for(job.config)
     if job.arm == "box":
         record = AdapterConfig(
@@ -166,14 +181,10 @@ def segmenter_of(job: Job) -> Segmenter:
             prompts=(CONCEPT,),
         )
     else:
-        record = load_adapter(job.folder / "best", built)
-    merge_for_inference(built.model)
+        record = load_adapter(job.adapter, built)
     device = choose_device(job.config.device)
     precision = choose_precision("auto", device)
-    built.model.to(device)
-    if device.type == "cpu" and built.backbone.cpu_encoder is not None:
-        built.model.image_encoder = built.backbone.cpu_encoder(built.model.image_encoder, precision)
-    return Segmenter(built, record, device=device, precision=precision)
+    return ready_segmenter(built, record, device=device, precision=precision, views=views_of(views))
 
 
 def choose_passes(segmenter: Segmenter, samples: Sequence[Sample]) -> int:
@@ -255,7 +266,7 @@ def predictor_of(job: Job, known_passes: int | None) -> tuple[Predictor, int | N
     """
     if job.arm == "unet":
         return UNetPredictor(UNetRun(job.config, job.unet, job.folder)), None
-    segmenter = segmenter_of(job)
+    segmenter = segmenter_of(job, VIEWS if job.arm == "averaged" else "")
     if job.arm == "box":
         return BoxPredictor(segmenter), None
     passes = known_passes

@@ -106,7 +106,7 @@ def result(root: Path) -> dict[str, Any]:
 def test_all_arms_run_end_to_end(root: Path) -> None:
     assert run(root, "--folds", "2") == 0
     content = result(root)
-    assert set(content["arms"]) == {"text", "box", "no-text", "unet"}
+    assert set(content["arms"]) == {"text", "averaged", "box", "no-text", "unet"}
     for arm, own in content["arms"].items():
         (row,) = own["folds"]
         assert (row["fold"], row["n"]) == (2, 2)
@@ -121,8 +121,10 @@ def test_all_arms_run_end_to_end(root: Path) -> None:
             assert 0 <= row[name] <= 100
         assert own["dice_256_mean"] == row["dice_256"]
         assert own["dice_256_std"] is None, "one fold has no deviation"
-    assert content["folds"] == content["arms"]["text"]["folds"]
-    assert content["dice_256_mean"] == content["arms"]["text"]["dice_256_mean"]
+    assert content["headline"] == "averaged"
+    assert content["folds"] == content["arms"]["averaged"]["folds"]
+    assert content["dice_256_mean"] == content["arms"]["averaged"]["dice_256_mean"]
+    assert not (root / "work" / "averaged-fold2" / "best").exists(), "it has text's adapter"
     assert {"machine", "date", "seed", "command", "minutes"} <= set(content)
     assert str(root) not in json.dumps(content), "a result names no folder of this machine"
     table = (root / "busi.md").read_text(encoding="utf-8")
@@ -201,6 +203,18 @@ def test_slices_go_on_where_the_last_one_stopped(root: Path, fake: list[str]) ->
     assert [{row[name] for name in counts} for row in rows] == [{str(half)}] * 4
 
 
+def test_averages_want_the_adapter_first(
+    root: Path, fake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, "--only", "averaged", "--folds", "1") == 2
+    assert "the adapter of `text` is not done; add text to --only" in capsys.readouterr().out
+    assert run(root, "--only", "text", "--folds", "1,2") == 0
+    assert run(root, "--only", "averaged", "--folds", "1") == 0
+    assert result(root)["headline"] == "text", "of two folds one is averaged"
+    assert run(root, "--only", "averaged", "--folds", "2") == 0
+    assert result(root)["headline"] == "averaged"
+
+
 def test_work_with_other_settings_is_not_gone_on_with(
     root: Path, fake: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,7 +267,7 @@ def test_the_recipe_of_the_repository_is_one_for_every_fold(tmp_path: Path) -> N
 def test_the_arms_without_a_word_are_models_that_take_none(tmp_path: Path) -> None:
     path = BENCHMARKS.parent / "configs" / "busi.yaml"
     takes = {arm: fold_config(path, 1, arm, tmp_path).text for arm in busi_arms.ARMS}
-    assert takes == {"text": True, "box": False, "no-text": False, "unet": True}
+    assert takes == {"text": True, "averaged": True, "box": False, "no-text": False, "unet": True}
     changed = fold_config(path, 1, "no-text", tmp_path)
     # What is changed is still a configuration that a file could hold.
     assert TrainConfig.model_validate(changed.model_dump()) == changed

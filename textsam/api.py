@@ -10,18 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import torch
-
 from textsam import weights
 from textsam.adapters import AdapterConfig, check_tensors, find_adapter, read_adapter_config
 from textsam.checkpoint import architecture_of, load_learned
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
-from textsam.model.build import BuiltModel, build_model
-from textsam.model.cpu_decoder import CpuMaskDecoder
-from textsam.model.tuning import merge_for_inference
+from textsam.model.build import build_model
 from textsam.presets import Preset, preset
+from textsam.ready import ready_segmenter
 from textsam.segmenter import Segmenter
+from textsam.views import Views, views_of
 from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 if TYPE_CHECKING:
@@ -42,6 +40,7 @@ def load_model(
     sam_checkpoint: str | Path | None = None,
     text_encoder: str | Path | None = None,
     authors_frame: bool | None = None,
+    views: str | Views | None = None,
     plain: bool = False,
 ) -> Segmenter:
     """Load a model with an adapter, ready to segment.
@@ -56,17 +55,20 @@ def load_model(
             instead of the registry's.
         authors_frame: leave refinement prompts in the image's frame as the authors' code does; None
             takes what the adapter says, which is False unless it was converted so.
+        views: how images are also looked at, such as "mirrored" or "112,224,mirrored": further
+            sides of the model's square in pixels, and left and right exchanged. Probabilities of
+            all views are averaged; it takes as many times longer (docs/views.md). None: one view.
         plain: keep the network's modules as they are where they would be rearranged for speed, on a
             CPU; the answers are the same to rounding. For looking inside, or for exporting.
 
     Raises:
-        ConfigError: unknown preset.
+        ConfigError: unknown preset, or views that are none or that the model cannot have.
         AdapterError: no adapter, an incomplete or damaged one, or one of another model or base
             weights.
         WeightsError: base weights missing, corrupt or unsafe.
         DeviceError: device or precision not available.
     """
-    info = preset(model)
+    info, looks = preset(model), views_of(views)
     name = adapter if adapter is not None else info.default_adapter
     if name is None:
         raise AdapterError(
@@ -91,28 +93,18 @@ def load_model(
         text_encoder=text_encoder,
     )
     load_learned(folder, built)
-    merge_for_inference(built.model)
-    built.model.to(where)
-    if where.type == "cpu" and not plain:
-        _rearrange(built, dtype)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})
-    return Segmenter(
+    return ready_segmenter(
         built,
         config,
         device=where,
         precision=dtype,
+        views=looks,
+        plain=plain,
         fingerprint=fingerprint,
         own_weights=_own_weights(config, info, sam_checkpoint, text_encoder),
     )
-
-
-def _rearrange(built: BuiltModel, dtype: torch.dtype) -> None:
-    """Order a merged model's sums for a CPU; outputs agree to rounding."""
-    model = built.model
-    if built.backbone.cpu_encoder is not None:
-        model.image_encoder = built.backbone.cpu_encoder(model.image_encoder, dtype)
-    model.fast_decoder = CpuMaskDecoder(model.mask_decoder, model.prompt_encoder.get_dense_pe())
 
 
 def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path | None) -> None:
@@ -156,8 +148,10 @@ def _own_weights(
 
 
 @lru_cache(maxsize=2)
-def _cached_model(model: str, adapter: str | Path | None, device: str, precision: str) -> Segmenter:
-    return load_model(model, adapter, device, precision)
+def _cached_model(
+    model: str, adapter: str | Path | None, device: str, precision: str, views: Views
+) -> Segmenter:
+    return load_model(model, adapter, device, precision, views=views)
 
 
 @overload
@@ -169,6 +163,7 @@ def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it c
     adapter: str | Path | None = ...,
     device: str = ...,
     precision: str = ...,
+    views: str | Views | None = ...,
     refine: int | None = ...,
     points: Any = ...,
     boxes: Any = ...,
@@ -185,6 +180,7 @@ def segment(
     adapter: str | Path | None = ...,
     device: str = ...,
     precision: str = ...,
+    views: str | Views | None = ...,
     refine: int | None = ...,
     points: Any = ...,
     boxes: Any = ...,
@@ -200,6 +196,7 @@ def segment(
     adapter: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    views: str | Views | None = None,
     refine: int | None = None,
     points: Any = None,
     boxes: Any = None,
@@ -210,7 +207,7 @@ def segment(
     Args:
         image: path, Pillow image, or array (H, W) or (H, W, 3).
         prompt: a word, or a list of words for a list of results.
-        model, adapter, device, precision: as in `load_model`.
+        model, adapter, device, precision, views: as in `load_model`.
         refine, points, boxes, strict: as in `Segmenter.segment`.
 
     Raises:
@@ -221,5 +218,5 @@ def segment(
         >>> seg.found, seg.score, seg.area_px
     """
     with _LOCK:  # two threads must not load the model twice
-        loaded = _cached_model(model, adapter, device, precision)
+        loaded = _cached_model(model, adapter, device, precision, views_of(views))
     return loaded.segment(image, prompt, refine=refine, points=points, boxes=boxes, strict=strict)

@@ -305,9 +305,7 @@ def calibrate(
         if not 0 <= rate <= 1:
             raise ConfigError(f"the share of {kind} answers to come back empty is {rate}; give 0…1")
     config = segmenter.config.model_copy(update={"found_threshold": 0.0, "score_map": ()})
-    open_minded = Segmenter(
-        segmenter.built, config, device=segmenter.device, precision=segmenter.precision
-    )
+    open_minded = segmenter.with_config(config)
     answers: list[Answer] = []
     with torch.inference_mode():
         for sample in with_bar(samples, "calibrating", shown=progress):

@@ -45,12 +45,7 @@ def finish_adapter(
         DataError, ConfigError: as `calibrate`.
     """
     record = read_adapter_config(adapter).model_copy(update={"kinds": kinds})
-    telling = Segmenter(
-        segmenter.built,
-        segmenter.config.model_copy(update={"kinds": kinds}),
-        device=segmenter.device,
-        precision=segmenter.precision,
-    )
+    telling = segmenter.with_config(segmenter.config.model_copy(update={"kinds": kinds}))
     result = calibrate(
         telling,
         samples,

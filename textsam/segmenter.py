@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from textsam.adapters import AdapterConfig
 from textsam.batch import BatchAnswer, batches
+from textsam.decoded import mean_of_views
 from textsam.encoded import Encodings, means_of
 from textsam.errors import PromptError
 from textsam.kinds import UNLOOKED
@@ -21,7 +22,7 @@ from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
 from textsam.question import Question, as_list, understood
-from textsam.refine import Geometry, decode_passes
+from textsam.refine import Geometry
 from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
 from textsam.settle import Settle, settle_of
@@ -31,6 +32,8 @@ from textsam.spelling import (
     unknown_message,
 )
 from textsam.verdict import verdict
+from textsam.view import Asked, View
+from textsam.views import Views
 
 __all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
 
@@ -49,6 +52,9 @@ class Segmenter:
         config: of the adapter.
         device: where the model is.
         precision: of the image encoder.
+        further: the same model at other sides, at which images are also looked at; the answers of
+            all views are averaged (see `textsam.views`).
+        mirrored: whether images are also looked at mirrored, at every side.
         fingerprint: tells adapters of one name apart, e.g. a digest of the adapter's file.
         own_weights: digest of base weights that the user gave; empty: they are the registry's.
     """
@@ -60,6 +66,8 @@ class Segmenter:
         *,
         device: torch.device,
         precision: torch.dtype = torch.float32,
+        further: Sequence[BuiltModel] = (),
+        mirrored: bool = False,
         fingerprint: str = "",
         own_weights: str = "",
     ) -> None:
@@ -69,7 +77,31 @@ class Segmenter:
         self.precision = precision
         self.fingerprint = fingerprint
         self.own_weights = own_weights
+        self.further = tuple(further)
+        self.views = Views(tuple(one.preprocessor.side_px for one in further), mirrored)
         self._encodings = Encodings(built.model, device, precision)
+        self._plain = View(built, self._encodings)
+        self._views = [self._plain]
+        if mirrored:
+            self._views.append(View(built, self._encodings, mirrored=True))
+        for model in self.further:
+            encodings = Encodings(model.model, device, precision)
+            self._views.append(View(model, encodings))
+            if mirrored:
+                self._views.append(View(model, encodings, mirrored=True))
+
+    def with_config(self, config: AdapterConfig) -> Segmenter:
+        """The same model and views, judged by another configuration of its adapter."""
+        return Segmenter(
+            self.built,
+            config,
+            device=self.device,
+            precision=self.precision,
+            further=self.further,
+            mirrored=self.views.mirrored,
+            fingerprint=self.fingerprint,
+            own_weights=self.own_weights,
+        )
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -85,8 +117,8 @@ class Segmenter:
     def identity(self) -> str:
         """Hash of all that answers depend on besides image, prompt and options.
 
-        The adapter's tensors and settings, the preset, the precision, and base weights that the
-        user gave, as 64 hexadecimal digits.
+        The adapter's tensors and settings, the preset, the precision, and base weights and views
+        that the user gave, as 64 hexadecimal digits.
         """
         facts = [
             self.preset,
@@ -94,6 +126,7 @@ class Segmenter:
             self.config.model_dump(mode="json"),
             str(self.precision),
             *([self.own_weights] if self.own_weights else []),
+            *([f"views {self.views}"] if str(self.views) else []),
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -310,7 +343,6 @@ class Segmenter:
             B lists of C results.
         """
         config = self.config
-        threshold = config.mask_threshold
         gives = config.refine_with if refine_with is None else refine_with
         takes_text = self.built.model.takes_text
         count = len(questions)
@@ -320,39 +352,42 @@ class Segmenter:
             looks = [UNLOOKED for _ in images]
             if config.kinds is not None:
                 looks = [config.kinds.look(mean) for mean in means_of(embeddings, images)]
-            tokens = [
-                None if q.text is None or not takes_text else self._encodings.token(q.text)
-                for q in questions
-            ]
-            final = decode_passes(
-                self.built.model,
-                [embedding for embedding in embeddings for _ in questions],
-                tokens * len(images),
-                [image.frame for image in images for _ in questions],
-                refine=list(passes) * len(images),
-                manual=[image.to_region(own) for image in images for own in geometry],
-                threshold_logit=float(np.log(threshold / (1 - threshold))),
-                authors_frame=config.authors_frame,
+            asked = Asked(
+                texts=[q.text for q in questions],
+                tokens=[
+                    None if q.text is None or not takes_text else self._encodings.token(q.text)
+                    for q in questions
+                ],
+                geometry=geometry,
+                passes=passes,
                 gives=gives,
-                draws=[(seed, image.key, q.text or "") for image in images for q in questions],
-            )[-1]
-            return [
-                [
-                    verdict(
-                        config,
-                        image,
-                        questions[i],
-                        final,
-                        row * count + i,
-                        refined=passes[i],
-                        gives=gives,
-                        # Whoever shows a place has said what kind of thing to look for there.
-                        look=look if geometry[i] is None else UNLOOKED,
-                    )
-                    for i in range(count)
-                ]
-                for row, (image, look) in enumerate(zip(images, looks, strict=True))
+                threshold=config.mask_threshold,
+                authors_frame=config.authors_frame,
+                seed=seed,
+            )
+            by_view = [self._plain.decode(images, asked, embeddings)]
+            by_view += [
+                view.decode([view.see(image) for image in images], asked)
+                for view in self._views[1:]
             ]
+        answers = [mean_of_views(own, config.mask_threshold) for own in zip(*by_view, strict=True)]
+        return [
+            [
+                verdict(
+                    config,
+                    image,
+                    questions[i],
+                    answers[row * count + i],
+                    refined=passes[i],
+                    gives=gives,
+                    # Whoever shows a place has said what kind of thing to look for there.
+                    look=look if geometry[i] is None else UNLOOKED,
+                    views=str(self.views),
+                )
+                for i in range(count)
+            ]
+            for row, (image, look) in enumerate(zip(images, looks, strict=True))
+        ]
 
     def mean_embedding(self, image: ImageLike) -> NDArray[np.float64]:
         """(256,) mean of an image's embedding, by which kinds of image are told apart.

@@ -26,6 +26,8 @@ from textsam.cli.options import (
     SamCheckpoint,
     Settle,
     TextEncoderFolder,
+    ViewsOption,
+    chosen_views,
 )
 from textsam.cli.sources import check_one_concept, coco_selections
 from textsam.errors import ConfigError
@@ -143,6 +145,7 @@ def evaluate(
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    views: ViewsOption = None,
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
     authors_frame: AuthorsFrame = False,
@@ -167,6 +170,7 @@ def evaluate(
             "--faithfulness asks by words alone, for all that is absent, and draws no worst cases",
             *("prompts", "box_shift", "refine_with", "negatives", "worst", "slab_tolerance_px"),
         )
+    looks = chosen_views(views)
     protocol = _protocol(prompts, _shifts(box_shift))
     _check_source(context, data, sets, concept)
     if crowd not in ("union", "unknown"):
@@ -206,6 +210,7 @@ def evaluate(
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
+            views=looks,
         )
         if refine is None:
             own = segmenter.config

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from textsam.cli.errors import usage_error
+from textsam.errors import ConfigError
+from textsam.views import Views, views_of
+
 __all__ = [
     "Adapter",
     "AuthorsFrame",
@@ -18,6 +22,8 @@ __all__ = [
     "SamCheckpoint",
     "Settle",
     "TextEncoderFolder",
+    "ViewsOption",
+    "chosen_views",
 ]
 
 Model = Annotated[str, typer.Option(help="Preset: lite, vit_b, vit_l or vit_h.")]
@@ -64,3 +70,20 @@ AuthorsFrame = Annotated[
         help="Leave refinement prompts in the image's frame, as the authors' code does.",
     ),
 ]
+ViewsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--views",
+        metavar="PX,PX,…,mirrored",
+        help="Also look at each image at these sides of the model's square, and mirrored, and "
+        "average; e.g. 112,224,mirrored. It takes as many times longer.",
+    ),
+]
+
+
+def chosen_views(given: str | None) -> Views:
+    """What --views says; other words are wrong usage."""
+    try:
+        return views_of(given)
+    except ConfigError as error:
+        raise usage_error(f"--views: {error}") from error

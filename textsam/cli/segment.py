@@ -20,6 +20,8 @@ from textsam.cli.options import (
     SamCheckpoint,
     Settle,
     TextEncoderFolder,
+    ViewsOption,
+    chosen_views,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def segment(
     settle: Settle = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    views: ViewsOption = None,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="png (default), tiff, nifti, seg or coco; repeatable."),
@@ -139,6 +142,7 @@ def segment(
     _check_out(out, mask_file, source, prompts, formats)
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
+    looks = chosen_views(views)
     if shard is not None and not source.is_dir():
         raise usage_error(f"--shard divides the inputs of a folder, and {source} is none")
     limits = {
@@ -203,6 +207,7 @@ def segment(
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
             authors_frame=True if authors_frame else None,
+            views=looks,
         )
         failed = _run(
             segmenter,

@@ -99,6 +99,11 @@ def export_onnx(
             "the model's modules were rearranged for a CPU, which makes a graph of thousands of "
             "pieces; load it with plain=True to export it"
         )
+    if str(segmenter.views):
+        raise ConfigError(
+            f"the model answers by several views ({segmenter.views}), an export by one; load it "
+            "without views to export it"
+        )
     passes = segmenter.config.refine if refine is None else refine
     if passes and segmenter.config.refine_with is not RefineWith.BOX_CENTROID:
         raise ConfigError(

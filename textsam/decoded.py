@@ -1,0 +1,45 @@
+"""What a model says of one question about one image, by one view of it or by several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.settle import Ending
+
+__all__ = ["Decoded", "mean_of_views"]
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One question, answered but not judged.
+
+    Attributes:
+        probability: (H, W) float32 in [0, 1], in the frame of the image's region.
+        mask: (H, W), where the probability exceeds the adapter's threshold.
+        iou: predicted IoU.
+        settled: refinement passes, and why they ended, where they went on until the mask settled.
+    """
+
+    probability: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    iou: float
+    settled: tuple[int, Ending | None] | None = None
+
+
+def mean_of_views(views: Sequence[Decoded], threshold: float) -> Decoded:
+    """Several views' answers to one question as one: probabilities and predicted IoU averaged.
+
+    Args:
+        views: at least one; what settled is the first one's. One alone is returned as it is.
+        threshold: probability above which a pixel belongs to the mask.
+    """
+    if len(views) == 1:
+        return views[0]
+    together = np.stack([view.probability for view in views])
+    probability: NDArray[np.float32] = together.mean(axis=0, dtype=np.float32)
+    iou = float(np.mean([view.iou for view in views]))
+    return Decoded(probability, np.greater(probability, threshold), iou, views[0].settled)

@@ -1,0 +1,87 @@
+"""From a model with its adapter to a segmenter that answers, as fast as the device allows."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+
+from textsam.adapters import AdapterConfig
+from textsam.errors import ConfigError
+from textsam.model.build import BuiltModel
+from textsam.model.cpu_decoder import CpuMaskDecoder
+from textsam.model.tuning import merge_for_inference
+from textsam.segmenter import Segmenter
+from textsam.views import Views
+
+__all__ = ["at_side", "ready_segmenter"]
+
+
+def ready_segmenter(
+    built: BuiltModel,
+    config: AdapterConfig,
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+    views: Views = Views(),  # noqa: B008  # frozen
+    plain: bool = False,
+    fingerprint: str = "",
+    own_weights: str = "",
+) -> Segmenter:
+    """Merge what was learned, move the model, and put a segmenter around it.
+
+    Args:
+        built: with its adapter loaded; it is changed for good, and learns no more.
+        config: of the adapter.
+        device: where it is to be.
+        precision: of the image encoder.
+        views: ways of looking at an image besides the plain one.
+        plain: keep the modules as they are where a CPU would have them rearranged.
+        fingerprint, own_weights: as of `Segmenter`.
+
+    Raises:
+        ConfigError: a view at the adapter's own side, or at one its model cannot work at.
+    """
+    merge_for_inference(built.model)
+    built.model.to(device)
+    further = [at_side(built, side_px) for side_px in views.sides_px]
+    if device.type == "cpu" and not plain:
+        for one in (built, *further):
+            _rearrange(one, precision)
+    return Segmenter(
+        built,
+        config,
+        device=device,
+        precision=precision,
+        further=further,
+        mirrored=views.mirrored,
+        fingerprint=fingerprint,
+        own_weights=own_weights,
+    )
+
+
+def at_side(built: BuiltModel, side_px: int) -> BuiltModel:
+    """The same model at another side; all but the image encoder is shared.
+
+    Args:
+        built: merged, and not yet rearranged for a CPU; it is left as it is.
+        side_px: of the square.
+
+    Raises:
+        ConfigError: its own side, or one the image encoder cannot work at.
+    """
+    if side_px == built.preprocessor.side_px:
+        raise ConfigError(f"views name {side_px} px, the side the adapter works at; leave it out")
+    model = built.model
+    shared = (model.text_encoder, model.context, model.adapter, model.mask_decoder)
+    twin = deepcopy(built, {id(part): part for part in shared})
+    twin.set_side(side_px)
+    return twin
+
+
+def _rearrange(built: BuiltModel, dtype: torch.dtype) -> None:
+    """Order a merged model's sums for a CPU; outputs agree to rounding."""
+    model = built.model
+    if built.backbone.cpu_encoder is not None:
+        model.image_encoder = built.backbone.cpu_encoder(model.image_encoder, dtype)
+    model.fast_decoder = CpuMaskDecoder(model.mask_decoder, model.prompt_encoder.get_dense_pe())

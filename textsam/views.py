@@ -1,0 +1,49 @@
+"""Which views of an image are averaged, without torch; `textsam.view` is one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textsam.errors import ConfigError
+
+__all__ = ["Views", "views_of"]
+
+_MIRRORED = "mirrored"
+
+
+@dataclass(frozen=True)
+class Views:
+    """Ways of looking at an image besides the plain one, at the adapter's own side.
+
+    Attributes:
+        sides_px: further sides of the model's square.
+        mirrored: also with left and right exchanged, at every side.
+    """
+
+    sides_px: tuple[int, ...] = ()
+    mirrored: bool = False
+
+    def __str__(self) -> str:
+        """As `views_of` reads it; empty: no further view."""
+        return ",".join([*map(str, self.sides_px), *([_MIRRORED] if self.mirrored else [])])
+
+
+def views_of(given: str | Views | None) -> Views:
+    """Views as users write them: sides in pixels and "mirrored", parted by commas.
+
+    Args:
+        given: such as "mirrored" or "112,224,mirrored"; None or "": no further view.
+
+    Raises:
+        ConfigError: something else, or something twice.
+    """
+    if given is None or isinstance(given, Views):
+        return given or Views()
+    words = [word.strip() for word in given.split(",")] if given.strip() else []
+    wrong = [word for word in words if word != _MIRRORED and not word.isdecimal()]
+    if wrong or len(set(words)) < len(words):
+        raise ConfigError(
+            f"views is {given!r}; give sides of the model's square in pixels and 'mirrored', "
+            "each once and parted by commas, such as '112,224,mirrored'"
+        )
+    return Views(tuple(int(word) for word in words if word != _MIRRORED), _MIRRORED in words)
