@@ -41,8 +41,7 @@ How to read it:
   three splits (452 images to train, 195 to test). Its code stretches images to 256×256 and keeps
   the epoch that is best **on the test images**. Here nothing is chosen on test images: weights are
   those at the end of the schedule, and a tenth of the training images chooses the refinement.
-- Published networks look at an image once, as `text` does; `averaged` looks six times and takes
-  six times as long.
+- Published networks look at an image once, as `text` does; `averaged` looks six times.
 - Published figures stand beside our means over images, though the code published today counts the
   pixels of a batch of test images together before it divides (of eight, with its own command).
   They cannot come from that: between the mean IoU and the IoU that the mean Dice would have if all
@@ -75,7 +74,7 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
     arms = {
         arm: {"folds": list(folds), **over_folds(folds)} for arm, folds in results.items() if folds
     }
-    shown = headline(results)
+    text = arms.get("text", {"folds": [], **over_folds(())})
     content = {
         "benchmark": "BUSI, the three published folds",
         "units": "percent",
@@ -85,8 +84,7 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
             "*_pooled counts eight images together"
         ),
         **facts,
-        "headline": shown,
-        **arms.get(shown, {"folds": [], **over_folds(())}),
+        **text,
         "minutes": round(sum(row["minutes"] for arm in arms.values() for row in arm["folds"]), 1),
         "arms": arms,
         "published": [
@@ -99,13 +97,6 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     with atomic_path(out.with_suffix(".md")) as temporary:
         temporary.write_text(markdown(content), "utf-8")
-
-
-def headline(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The arm whose figures stand first: `averaged` where it has all folds of `text`."""
-    folds = {arm: {row["fold"] for row in rows} for arm, rows in results.items()}
-    text, averaged = folds.get("text", set()), folds.get("averaged", set())
-    return "averaged" if averaged and averaged >= text else "text"
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -122,7 +113,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         if arm in content["arms"]:
             own = content["arms"][arm]
             cells = [_spread(own[f"{name}_mean"], own[f"{name}_std"]) for name in names]
-            shown = f"**{title}**" if arm == content["headline"] else title
+            shown = f"**{title}**" if arm == "text" else title
             lines.append(f"| {shown}{_folds(own['folds'])} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -142,8 +133,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 def _notes(content: Mapping[str, Any]) -> str:
     """How to read the arms there are."""
-    shown = content["headline"]
-    shown = shown if shown in content["arms"] else next(iter(content["arms"]))
+    shown = "text" if "text" in content["arms"] else next(iter(content["arms"]))
     own = content["arms"][shown]
     gaps = " and ".join(
         f"{_gap(own[f'dice_256{kind}_mean'], own[f'iou_256{kind}_mean']):.1f} in {words}"

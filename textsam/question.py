@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,14 @@ import numpy as np
 
 from textsam.errors import PromptError
 from textsam.prompts import canonical, normalise
-from textsam.spelling import corrected, unknown_message
+from textsam.spelling import (
+    CorrectedPromptWarning,
+    UnknownPromptWarning,
+    corrected,
+    unknown_message,
+)
 
-__all__ = ["Question", "as_list", "understood"]
+__all__ = ["Question", "as_list", "understood", "warned"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,29 @@ def understood(asked: str, adapter_name: str, prompts: Sequence[str]) -> Questio
     concept = corrected(text, prompts)
     doubt = unknown_message(adapter_name, asked, prompts, answered=True)
     return Question(asked, concept, text if concept is None else concept, doubt)
+
+
+def warned(
+    asked: str, adapter_name: str, prompts: Sequence[str], *, strict: bool, stacklevel: int
+) -> Question:
+    """`understood`, with its doubt as a warning.
+
+    Args:
+        asked, adapter_name, prompts: as of `understood`.
+        strict: raise for a prompt that is not known, instead of warning.
+        stacklevel: whom the warning names, as in `warnings.warn`.
+
+    Raises:
+        PromptError: as `understood`; with `strict`, an unknown prompt.
+    """
+    question = understood(asked, adapter_name, prompts)
+    if question.doubt and strict:
+        raise PromptError(unknown_message(adapter_name, asked, prompts, answered=False))
+    if question.doubt:
+        misspelt = question.concept is not None
+        category = CorrectedPromptWarning if misspelt else UnknownPromptWarning
+        warnings.warn(question.doubt, category, stacklevel=stacklevel)
+    return question
 
 
 def as_list(prompt: Any) -> list[Any]:

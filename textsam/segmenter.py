@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -21,16 +20,12 @@ from textsam.kinds import UNLOOKED
 from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
 from textsam.prepare import ImageLike, Prepared, prepare
-from textsam.question import Question, as_list, understood
+from textsam.question import Question, as_list, understood, warned
 from textsam.refine import Geometry
 from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
 from textsam.settle import Settle, settle_of
-from textsam.spelling import (
-    CorrectedPromptWarning,
-    UnknownPromptWarning,
-    unknown_message,
-)
+from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
 from textsam.verdict import verdict
 from textsam.view import Asked, View
 from textsam.views import Views
@@ -204,12 +199,7 @@ class Segmenter:
                 unknown `refine_with` or, with `strict`, an unknown prompt.
         """
         single = prompt is None or isinstance(prompt, str)
-        questions = []
-        # A loop, so that the warning points at the caller.
-        for text in [None] if prompt is None else as_list(prompt):
-            questions.append(  # noqa: PERF401
-                Question("", None, None) if text is None else self._question(text, strict, 3)
-            )
+        questions = self.questions(prompt, strict=strict, stacklevel=3)
         gives = self.config.refine_with if refine_with is None else refine_with_of(refine_with)
         passes = self.passes(questions, 0 if gives is RefineWith.NONE else refine)
         prepared = self.prepare(image)
@@ -258,6 +248,8 @@ class Segmenter:
             ConfigError: a batch size below 1.
         """
         questions = self.questions(prompts, strict=strict, stacklevel=3)
+        if any(question.text is None for question in questions):
+            raise PromptError(f"the prompt is {prompts!r}; many images are asked by words alone")
         passes = self.passes(questions, refine)
         size = batch_size if batch_size is not None else 1 if self.device.type == "cpu" else 16
         return batches(
@@ -268,12 +260,16 @@ class Segmenter:
         )
 
     def questions(
-        self, prompt: str | Sequence[str], *, strict: bool = False, stacklevel: int = 2
+        self,
+        prompt: str | Sequence[str | None] | None,
+        *,
+        strict: bool = False,
+        stacklevel: int = 2,
     ) -> list[Question]:
         """What prompts mean to this adapter.
 
         Args:
-            prompt: a word or several.
+            prompt: a word or several; None asks by geometry alone.
             strict: raise for a prompt the adapter was not trained for, instead of warning.
             stacklevel: whom the warning names, as in `warnings.warn`.
 
@@ -281,8 +277,13 @@ class Segmenter:
             PromptError: an empty prompt or, with `strict`, an unknown one.
         """
         found = []
-        for text in as_list(prompt):  # a loop, so that the warning points at the caller
-            found.append(self._question(text, strict, stacklevel + 1))  # noqa: PERF401
+        # A loop, so that the warning points at the caller.
+        for text in [None] if prompt is None else as_list(prompt):
+            if text is None:
+                found.append(Question("", None, None))
+                continue
+            known = (self.adapter_name, self.prompts)
+            found.append(warned(text, *known, strict=strict, stacklevel=stacklevel + 1))
         return found
 
     def passes(
@@ -410,15 +411,3 @@ class Segmenter:
             PromptError: an empty or too long prompt.
         """
         return understood(asked, self.adapter_name, self.prompts)
-
-    def _question(self, asked: str, strict: bool, stacklevel: int) -> Question:
-        question = self.understood(asked)
-        if question.doubt and strict:
-            raise PromptError(
-                unknown_message(self.adapter_name, asked, self.prompts, answered=False)
-            )
-        if question.doubt:
-            misspelt = question.concept is not None
-            category = CorrectedPromptWarning if misspelt else UnknownPromptWarning
-            warnings.warn(question.doubt, category, stacklevel=stacklevel)
-        return question
