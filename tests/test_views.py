@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tiny import (
     LOUD,
     loud_model,
-    randomise_lora,
+    louder,
     tiny_backbone,
     tiny_config,
     tiny_model,
@@ -45,13 +45,7 @@ def vit_model(side_px: int = 64) -> BuiltModel:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         built = assemble(tiny_vit_backbone(64), tiny_text_encoder(), LOUD)
-    for parameter in built.model.text_encoder.parameters():
-        if parameter.ndim == 2:
-            parameter.data *= 12
-    for mlp in built.model.mask_decoder.output_hypernetworks_mlps:
-        for parameter in mlp.layers[-1].parameters():
-            parameter.data *= 30
-    randomise_lora(built.model)
+    louder(built)
     built.set_side(side_px)
     return built
 

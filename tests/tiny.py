@@ -186,7 +186,11 @@ def loud_model(architecture: Architecture = LOUD, seed: int = 7) -> BuiltModel:
     With the usual initialisation every word has nearly the same features and every logit and
     predicted IoU is nearly zero.
     """
-    built = tiny_model(architecture, seed=seed)
+    return louder(tiny_model(architecture, seed=seed))
+
+
+def louder(built: BuiltModel) -> BuiltModel:
+    """Words, masks and LoRA of a model as it is initialised made to differ, in place."""
     for parameter in built.model.text_encoder.parameters():
         if parameter.ndim == 2:
             parameter.data *= 12
