@@ -89,7 +89,7 @@ def test_views_are_read_as_they_are_written(text: str | None, views: Views) -> N
     "text", ["flipped", "112px", "-112", "112,,224", "mirrored,mirrored", "112,112", ",", "1.5"]
 )
 def test_other_words_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"views is .*; give sides .* such as '112,224,mirrored'"):
+    with pytest.raises(ConfigError, match=r"views is .*; give sides .* such as '112,168,mirrored'"):
         views_of(text)
 
 

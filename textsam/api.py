@@ -55,7 +55,7 @@ def load_model(
             instead of the registry's.
         authors_frame: leave refinement prompts in the image's frame as the authors' code does; None
             takes what the adapter says, which is False unless it was converted so.
-        views: how images are also looked at, such as "mirrored" or "112,224,mirrored": further
+        views: how images are also looked at, such as "mirrored" or "112,168,mirrored": further
             sides of the model's square in pixels, and left and right exchanged. Probabilities of
             all views are averaged; it takes as many times longer (docs/views.md). None: one view.
         plain: keep the network's modules as they are where they would be rearranged for speed, on a

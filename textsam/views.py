@@ -32,7 +32,7 @@ def views_of(given: str | Views | None) -> Views:
     """Views as users write them: sides in pixels and "mirrored", parted by commas.
 
     Args:
-        given: such as "mirrored" or "112,224,mirrored"; None or "": no further view.
+        given: such as "mirrored" or "112,168,mirrored"; None or "": no further view.
 
     Raises:
         ConfigError: something else, or something twice.
@@ -44,6 +44,6 @@ def views_of(given: str | Views | None) -> Views:
     if wrong or len(set(words)) < len(words):
         raise ConfigError(
             f"views is {given!r}; give sides of the model's square in pixels and 'mirrored', "
-            "each once and parted by commas, such as '112,224,mirrored'"
+            "each once and parted by commas, such as '112,168,mirrored'"
         )
     return Views(tuple(int(word) for word in words if word != _MIRRORED), _MIRRORED in words)

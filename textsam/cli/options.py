@@ -76,7 +76,7 @@ ViewsOption = Annotated[
         "--views",
         metavar="PX,PX,…,mirrored",
         help="Also look at each image at these sides of the model's square, and mirrored, and "
-        "average; e.g. 112,224,mirrored. It takes as many times longer.",
+        "average; e.g. 112,168,mirrored. It takes as many times longer.",
     ),
 ]
 
