@@ -22,6 +22,7 @@ from textsam import api
 from textsam.cli import app
 from textsam.kinds import ImageKinds, Spread
 from textsam.segmenter import Segmenter
+from textsam.views import Views
 
 RESULT_KEYS = {
     "prompt", "found", "score", "box", "centroid", "centroid_mm", "area_px", "area_mm2", "image",
@@ -65,7 +66,7 @@ def test_one_image_and_one_word(asked: list[dict[str, Any]], tmp_path: Path) -> 
     assert asked == [
         {
             "model": "lite", "adapter": None, "device": "auto", "precision": "auto",
-            "sam_checkpoint": None, "text_encoder": None, "authors_frame": None,
+            "sam_checkpoint": None, "text_encoder": None, "authors_frame": None, "views": Views(),
         }
     ]  # fmt: skip
 
@@ -74,13 +75,14 @@ def test_options_reach_the_model(asked: list[dict[str, Any]], tmp_path: Path) ->
     image = write_image(tmp_path / "scan.png")
     options = (
         "--model vit_b --adapter mine --device cpu --precision float32 --sam-checkpoint sam.pth "
-        "--text-encoder clip --authors-frame --refine 2 --json"
+        "--text-encoder clip --authors-frame --views 112,mirrored --refine 2 --json"
     )
     result = run("segment", image, "tumor", "-o", tmp_path / "out", *options.split())
     assert asked == [
         {
             "model": "vit_b", "adapter": "mine", "device": "cpu", "precision": "float32",
             "sam_checkpoint": Path("sam.pth"), "text_encoder": Path("clip"), "authors_frame": True,
+            "views": Views((112,), mirrored=True),
         }
     ]  # fmt: skip
     assert report_of(result)["results"][0]["extra"]["refine"] == 2
