@@ -146,7 +146,7 @@ def test_the_adapters_threshold_is_about_words() -> None:
 def test_neither_word_nor_geometry(segmenter: Segmenter) -> None:
     with pytest.raises(PromptError, match="None and has no geometry"):
         segmenter.segment(PIXELS, [None, None], boxes=[BOX, None])
-    with pytest.raises(PromptError, match="many images are asked by words alone"):
+    with pytest.raises(PromptError, match="must be a string"):
         segmenter.segment_batch([PIXELS], ["tumor", None])  # type: ignore[list-item]
     with pytest.raises(PromptError, match="neither text nor geometry"):
         segmenter.built.model.prompt_tokens(None)

@@ -199,7 +199,7 @@ class Segmenter:
                 unknown `refine_with` or, with `strict`, an unknown prompt.
         """
         single = prompt is None or isinstance(prompt, str)
-        questions = self.questions(prompt, strict=strict, stacklevel=3)
+        questions = self.questions(prompt, strict=strict, stacklevel=3, shown=True)
         gives = self.config.refine_with if refine_with is None else refine_with_of(refine_with)
         passes = self.passes(questions, 0 if gives is RefineWith.NONE else refine)
         prepared = self.prepare(image)
@@ -248,8 +248,6 @@ class Segmenter:
             ConfigError: a batch size below 1.
         """
         questions = self.questions(prompts, strict=strict, stacklevel=3)
-        if any(question.text is None for question in questions):
-            raise PromptError(f"the prompt is {prompts!r}; many images are asked by words alone")
         passes = self.passes(questions, refine)
         size = batch_size if batch_size is not None else 1 if self.device.type == "cpu" else 16
         return batches(
@@ -265,25 +263,28 @@ class Segmenter:
         *,
         strict: bool = False,
         stacklevel: int = 2,
+        shown: bool = False,
     ) -> list[Question]:
         """What prompts mean to this adapter.
 
         Args:
-            prompt: a word or several; None asks by geometry alone.
+            prompt: a word or several.
             strict: raise for a prompt the adapter was not trained for, instead of warning.
             stacklevel: whom the warning names, as in `warnings.warn`.
+            shown: None, alone or in the list, asks by geometry alone.
 
         Raises:
-            PromptError: an empty prompt or, with `strict`, an unknown one.
+            PromptError: no word where there has to be one, an empty prompt or, with `strict`, an
+                unknown one.
         """
+        texts: list[Any] = [None] if shown and prompt is None else as_list(prompt)
+        known = (self.adapter_name, self.prompts)
         found = []
-        # A loop, so that the warning points at the caller.
-        for text in [None] if prompt is None else as_list(prompt):
-            if text is None:
+        for text in texts:  # a loop, so that the warning points at the caller
+            if shown and text is None:
                 found.append(Question("", None, None))
-                continue
-            known = (self.adapter_name, self.prompts)
-            found.append(warned(text, *known, strict=strict, stacklevel=stacklevel + 1))
+            else:
+                found.append(warned(text, *known, strict=strict, stacklevel=stacklevel + 1))
         return found
 
     def passes(
