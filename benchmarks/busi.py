@@ -22,7 +22,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +67,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", default="data", help="folder with manifest.json and splits.json")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "busi.yaml")
+    default_further = REPOSITORY / "configs" / "busi-further.yaml"
+    parser.add_argument("--further", type=Path, default=default_further, help="--config of further")
     parser.add_argument("--folds", type=_numbers, default=[1, 2, 3], help="such as 1,2,3")
     parser.add_argument("--only", type=_arms, default=list(ARMS), help=f"of {','.join(ARMS)}")
     parser.add_argument("--epochs", type=float, help="of the adapters; default: the file's")
@@ -100,9 +101,11 @@ def make_job(options: argparse.Namespace, arm: str, fold: int) -> Job:
     overrides.append(f"device={options.device}")
     if options.epochs is not None:
         overrides.append(f"epochs={options.epochs}")
-    config = fold_config(options.config, fold, arm, options.work, overrides)
+    path = options.further if arm == "further" else options.config
+    config = fold_config(path, fold, arm, options.work, overrides)
     unet = UNetSettings(epochs=options.unet_epochs)
-    return Job(arm, fold, config, unet, options.slice)
+    begins = make_job(options, "text", fold) if arm in ("further", "averaged") else None
+    return Job(arm, fold, config, unet, options.slice, begins)
 
 
 def work_on(job: Job, deadline: float) -> bool:
@@ -115,9 +118,11 @@ def work_on(job: Job, deadline: float) -> bool:
     facts = read_facts(job)
     if facts["state"] == "done":
         return True
-    if job.arm == "averaged":
-        lend_adapter(job, facts)
-        write_facts(job, facts, began)
+    if job.begins is not None:
+        lender = lender_of(job, job.begins)
+        if job.arm == "averaged":
+            facts.update(state="trained", refine=lender["refine"])
+            write_facts(job, facts, began)
     if facts["state"] == "training":
         if busi_arms.train_arm(job, deadline):
             facts["state"] = "trained"
@@ -133,14 +138,15 @@ def work_on(job: Job, deadline: float) -> bool:
     return done
 
 
-def lend_adapter(job: Job, facts: dict[str, Any]) -> None:
-    """Take adapter and refinement from the same fold's `text`; raises `TextSAMError` without."""
-    lender = read_facts(replace(job, arm="text"))
+def lender_of(job: Job, begins: Job) -> dict[str, Any]:
+    """What is known of the job whose adapter another takes; raises `TextSAMError` if not done."""
+    lender = read_facts(begins)
     if lender["state"] != "done":
         raise TextSAMError(
-            f"averaged, fold {job.fold}: the adapter of `text` is not done; add text to --only"
+            f"{job.arm}, fold {job.fold}: the adapter of `{begins.arm}` is not done; add "
+            f"{begins.arm} to --only"
         )
-    facts.update(state="trained", refine=lender["refine"])
+    return lender
 
 
 def evaluate(job: Job, facts: dict[str, Any], deadline: float) -> bool:

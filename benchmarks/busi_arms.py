@@ -1,6 +1,7 @@
 """The arms of the BUSI benchmark: what is trained, and what answers an image afterwards.
 
 `text`      the product: an adapter on LiteMedSAM, trained on the fold, asked "tumor".
+`further`   the adapter of `text`, trained on by a second schedule on the same images of its fold.
 `averaged`  the adapter of `text`, looking at each image in several ways (`VIEWS`), as with
             `textsam segment --views`; the probabilities are averaged. Nothing more is trained.
 `box`       LiteMedSAM as it comes, asked with the box of the truth. Nothing is trained.
@@ -42,7 +43,7 @@ from textsam.segmenter import Segmenter
 from textsam.train.run import architecture_from, fit, setup
 from textsam.views import views_of
 
-ARMS = ("text", "averaged", "box", "no-text", "unet")
+ARMS = ("text", "further", "averaged", "box", "no-text", "unet")
 CONCEPT = "tumor"
 # Of the ones compared on validation images (benchmarks/busi_views.py), the best.
 VIEWS = "112,224,mirrored"
@@ -64,6 +65,7 @@ class Job:
             seed, precision and device from it.
         unet: of the U-Net's training.
         slice_steps: optimiser steps between looks at the clock.
+        begins: the job whose adapter this one begins with, or answers with; None: it needs none.
     """
 
     arm: str
@@ -71,6 +73,7 @@ class Job:
     config: TrainConfig
     unet: UNetSettings
     slice_steps: int = 25
+    begins: Job | None = None
 
     @property
     def folder(self) -> Path:
@@ -87,6 +90,8 @@ class Job:
         """Of all settings that figures depend on; of training none do where nothing is trained."""
         facts = self.config.model_dump(mode="json", exclude=without_effect(self.config))
         facts["data"].pop("root")
+        if self.arm == "further" and self.begins is not None:
+            facts["init_adapter"] = self.begins.fingerprint  # what it learned, not where it lies
         if self.arm == "box":
             facts = {"preset": self.config.preset, "fold": self.fold}
         extra = {"unet": asdict(self.unet), "averaged": {"views": VIEWS}}.get(self.arm, {})
@@ -108,10 +113,13 @@ def fold_config(
 
     Raises:
         ConfigError: it would begin with an adapter, which may have seen images of the fold's test
-            part, or it takes data from anything but training parts.
+            part, or it takes data from anything but training parts. `further` always begins with
+            the fold's own `text`, whatever the file names.
     """
     config = read_config(path, overrides)
-    if config.init_adapter is not None:
+    if arm == "further":
+        config = config.model_copy(update={"init_adapter": str(work / f"text-fold{fold}" / "best")})
+    elif config.init_adapter is not None:
         raise ConfigError(
             f"{path}: init_adapter is {config.init_adapter!r}; the benchmark begins with base "
             "weights, as an adapter may have been trained on test images of a fold"

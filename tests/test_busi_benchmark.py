@@ -71,6 +71,8 @@ def write_miniature(root: Path) -> Path:
         "progressive": [{"side_px": 32, "share": 0.5}],
     }
     (root / "mini.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    further = {**settings, "epochs": 1, "progressive": [], "init_adapter": "runs/mini/best"}
+    (root / "further.yaml").write_text(yaml.safe_dump(further), encoding="utf-8")
     return root
 
 
@@ -93,6 +95,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(root: Path, *more: str) -> int:
     arguments = ["--data", str(root), "--config", str(root / "mini.yaml"), "--device", "cpu"]
+    arguments += ["--further", str(root / "further.yaml")]
     arguments += ["--work", str(root / "work"), "--out", str(root / "busi.json"), *more]
     return busi.main(arguments)
 
@@ -106,7 +109,7 @@ def result(root: Path) -> dict[str, Any]:
 def test_all_arms_run_end_to_end(root: Path) -> None:
     assert run(root, "--folds", "2") == 0
     content = result(root)
-    assert set(content["arms"]) == {"text", "averaged", "box", "no-text", "unet"}
+    assert set(content["arms"]) == set(busi_arms.ARMS)
     for arm, own in content["arms"].items():
         (row,) = own["folds"]
         assert (row["fold"], row["n"]) == (2, 2)
@@ -121,8 +124,8 @@ def test_all_arms_run_end_to_end(root: Path) -> None:
             assert 0 <= row[name] <= 100
         assert own["dice_256_mean"] == row["dice_256"]
         assert own["dice_256_std"] is None, "one fold has no deviation"
-    assert content["folds"] == content["arms"]["text"]["folds"]
-    assert content["dice_256_mean"] == content["arms"]["text"]["dice_256_mean"]
+    assert content["folds"] == content["arms"]["further"]["folds"]
+    assert content["dice_256_mean"] == content["arms"]["further"]["dice_256_mean"]
     assert not (root / "work" / "averaged-fold2" / "best").exists(), "it has text's adapter"
     assert {"machine", "date", "seed", "command", "minutes"} <= set(content)
     assert str(root) not in json.dumps(content), "a result names no folder of this machine"
@@ -133,6 +136,10 @@ def test_all_arms_run_end_to_end(root: Path) -> None:
     trained = read_adapter_config(root / "work" / "text-fold2" / "best")
     assert (trained.prompts, trained.training["continued_from"]) == (("tumor",), None)
     assert trained.training["data"]["train"][0]["split"] == "fold2/train"
+    on = read_adapter_config(root / "work" / "further-fold2" / "best")
+    assert on.training["continued_from"] == "text-fold2, step 4"
+    assert on.training["data"] == trained.training["data"]
+    assert on.tensors_sha256 != trained.tensors_sha256
     # Nothing is left: nothing is done again.
     before = (root / "work" / "text-fold2" / "cases.csv").stat().st_mtime_ns
     assert run(root, "--folds", "2") == 0
@@ -202,13 +209,43 @@ def test_slices_go_on_where_the_last_one_stopped(root: Path, fake: list[str]) ->
     assert [{row[name] for name in counts} for row in rows] == [{str(half)}] * 4
 
 
-def test_averages_want_the_adapter_first(
-    root: Path, fake: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("arm", ["averaged", "further"])
+def test_arms_that_take_an_adapter_want_it_first(
+    root: Path, fake: list[str], capsys: pytest.CaptureFixture[str], arm: str
 ) -> None:
-    assert run(root, "--only", "averaged", "--folds", "1") == 2
+    assert run(root, "--only", arm, "--folds", "1") == 2
     assert "the adapter of `text` is not done; add text to --only" in capsys.readouterr().out
-    assert run(root, "--only", "text,averaged", "--folds", "1") == 0
-    assert set(result(root)["arms"]) == {"text", "averaged"}
+    assert run(root, "--only", f"text,{arm}", "--folds", "1") == 0
+    assert set(result(root)["arms"]) == {"text", arm}
+
+
+def test_the_product_is_what_was_trained_longest_if_on_every_fold(
+    root: Path, fake: list[str]
+) -> None:
+    assert run(root, "--only", "text", "--folds", "1,2") == 0
+    assert run(root, "--only", "further", "--folds", "1") == 0
+    content = result(root)
+    assert content["folds"] == content["arms"]["text"]["folds"]
+    assert run(root, "--only", "further", "--folds", "2") == 0
+    content = result(root)
+    assert [row["fold"] for row in content["arms"]["further"]["folds"]] == [1, 2]
+    assert content["folds"] == content["arms"]["further"]["folds"]
+
+
+def test_training_on_begins_with_its_own_fold_whatever_the_file_says(root: Path) -> None:
+    def job(override: str, fold: int = 1) -> Job:
+        config = fold_config(root / "mini.yaml", fold, "text", root, [override])
+        text = Job("text", fold, config, UNetSettings())
+        config = fold_config(root / "further.yaml", fold, "further", root)
+        return Job("further", fold, config, UNetSettings(), begins=text)
+
+    assert job("seed=0", 2).config.init_adapter == str(root / "text-fold2" / "best")
+    # Another beginning is another result, though the settings are the same.
+    assert job("seed=0").fingerprint != job("seed=5").fingerprint
+    # Nor does it matter where the beginning lies.
+    moved = job("seed=0")
+    moved.config = moved.config.model_copy(update={"init_adapter": "elsewhere"})
+    assert moved.fingerprint == job("seed=0").fingerprint
 
 
 def test_work_with_other_settings_is_not_gone_on_with(
@@ -263,7 +300,8 @@ def test_the_recipe_of_the_repository_is_one_for_every_fold(tmp_path: Path) -> N
 def test_the_arms_without_a_word_are_models_that_take_none(tmp_path: Path) -> None:
     path = BENCHMARKS.parent / "configs" / "busi.yaml"
     takes = {arm: fold_config(path, 1, arm, tmp_path).text for arm in busi_arms.ARMS}
-    assert takes == {"text": True, "averaged": True, "box": False, "no-text": False, "unet": True}
+    without = {"box", "no-text"}
+    assert takes == {arm: arm not in without for arm in busi_arms.ARMS}
     changed = fold_config(path, 1, "no-text", tmp_path)
     # What is changed is still a configuration that a file could hold.
     assert TrainConfig.model_validate(changed.model_dump()) == changed
