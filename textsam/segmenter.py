@@ -75,15 +75,13 @@ class Segmenter:
         self.further = tuple(further)
         self.views = Views(tuple(one.preprocessor.side_px for one in further), mirrored)
         self._encodings = Encodings(built.model, device, precision)
-        self._plain = View(built, self._encodings)
-        self._views = [self._plain]
-        if mirrored:
-            self._views.append(View(built, self._encodings, mirrored=True))
-        for model in self.further:
-            encodings = Encodings(model.model, device, precision)
-            self._views.append(View(model, encodings))
-            if mirrored:
-                self._views.append(View(model, encodings, mirrored=True))
+        # Of each side, its own first: the plain view, and the mirrored one.
+        self._sides: list[list[View]] = []
+        for model in (built, *self.further):
+            own = model is built
+            encodings = self._encodings if own else Encodings(model.model, device, precision)
+            ways = (False, True) if mirrored else (False,)
+            self._sides.append([View(model, encodings, mirrored=way) for way in ways])
 
     def with_config(self, config: AdapterConfig) -> Segmenter:
         """The same model and views, judged by another configuration of its adapter."""
@@ -367,11 +365,15 @@ class Segmenter:
                 authors_frame=config.authors_frame,
                 seed=seed,
             )
-            by_view = [self._plain.decode(images, asked, embeddings)]
-            by_view += [
-                view.decode([view.see(image) for image in images], asked)
-                for view in self._views[1:]
-            ]
+            plain = self._sides[0][0]
+            by_view = [plain.decode(images, asked, embeddings)]
+            for views in self._sides:
+                fitted = [views[0].fit(image) for image in images]
+                by_view += [
+                    view.decode([view.see(one) for one in fitted], asked)
+                    for view in views
+                    if view is not plain
+                ]
         answers = [mean_of_views(own, config.mask_threshold) for own in zip(*by_view, strict=True)]
         return [
             [

@@ -59,10 +59,14 @@ class View:
         self.encodings = encodings
         self.mirrored = mirrored
 
+    def fit(self, image: Prepared) -> Prepared:
+        """An image that was prepared for a model of any side, at the side of this one."""
+        if image.frame.side_px == self.built.preprocessor.side_px:
+            return image
+        return prepare(image.image, self.built.preprocessor)
+
     def see(self, image: Prepared) -> Prepared:
-        """An image that was prepared for a model of any side, plain, as this view sees it."""
-        if image.frame.side_px != self.built.preprocessor.side_px:
-            image = prepare(image.image, self.built.preprocessor)
+        """An image of this model's side, plain, as this view sees it."""
         if not self.mirrored:
             return image
         # The padding stays where it is, to the right.
