@@ -290,14 +290,14 @@ def test_one_word_gives_one_answer_and_the_image_is_encoded_once(
 ) -> None:
     exported = OnnxSegmenter(folder, threads=1)
     calls: list[int] = []
-    encoder = exported._encoder
+    (side_px, encoder), *_ = exported._encoders.items()
 
     class Counting:
         def run(self, *arguments: Any) -> Any:
             calls.append(1)
             return encoder.run(*arguments)
 
-    monkeypatch.setattr(exported, "_encoder", Counting())
+    monkeypatch.setitem(exported._encoders, side_px, Counting())
     one = exported.segment(IMAGES["wide"], "Lungs")
     assert isinstance(one, Segmentation)
     assert (one.prompt, one.extra["concept"]) == ("Lungs", "lung")
@@ -698,13 +698,17 @@ def test_the_shipped_adapter_answers_alike(tmp_path: Path) -> None:
         prepared = original.prepare(image)
         with torch.inference_mode():
             embedding = original.built.model.encode_image(prepared.pixels[None])
-            tokens = torch.stack([original._encodings.token(text) for text in original.prompts])
+            tokens = torch.stack(
+                [original._sides.encodings.token(text) for text in original.prompts]
+            )
             logits, predicted = original.built.model(embedding, tokens)
-        got = exported._encoder.run(None, {"image": prepared.pixels[None].numpy()})[0]
+        got = exported._encoders[exported.record.side_px].run(
+            None, {"image": prepared.pixels[None].numpy()}
+        )[0]
         np.testing.assert_allclose(got, embedding.numpy(), rtol=0, atol=1e-4, err_msg=name)
         n = len(original.prompts)
         empty = {"points": np.zeros((n, 0, 2), np.float32), "labels": np.zeros((n, 0), np.int64)}
-        answer = exported._decoder.run(
+        answer = exported._decoders[exported.record.side_px].run(
             None, {"embedding": got, "text_tokens": exported._tokens, **empty}
         )
         np.testing.assert_allclose(answer[0], logits.numpy(), rtol=0, atol=1e-3, err_msg=name)

@@ -190,7 +190,7 @@ def test_few_embeddings_are_kept_and_forgotten_ones_are_made_again(
     assert len(calls) == 12
     assert same(segmenter.segment(picture(0), "tumor"), first)
     assert len(calls) == 13
-    assert len(segmenter._encodings.embeddings) <= 4
+    assert len(segmenter._sides.encodings.embeddings) <= 4
 
 
 @pytest.mark.parametrize(
@@ -316,9 +316,10 @@ def test_bfloat16_is_for_the_image_encoder_alone() -> None:
     rough = segmenter.segment(picture(), "tumor", refine=0)
     difference = np.abs(rough.probability - exact.probability).max()
     assert 0 < difference < 0.1
-    embedding = next(iter(segmenter._encodings.embeddings.values()))
+    kept, fresh = (one._sides.encodings for one in (segmenter, tiny_segmenter()))
+    embedding = next(iter(kept.embeddings.values()))
     assert embedding.dtype == torch.float32
-    assert segmenter._encodings.tokens["tumor"].equal(tiny_segmenter()._encodings.token("tumor"))
+    assert kept.tokens["tumor"].equal(fresh.token("tumor"))
     assert all(p.dtype == torch.float32 for p in segmenter.built.model.parameters())
 
 

@@ -249,7 +249,7 @@ def test_calibration_asks_by_the_views(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_an_export_has_one_view(tmp_path: Path) -> None:
-    segmenter = Segmenter(tiny_model(), tiny_config(), device=CPU, mirrored=True)
+    segmenter = Segmenter(tiny_model(), tiny_config(), device=CPU, views=Views(mirrored=True))
     with pytest.raises(ConfigError, match=r"several views \(mirrored\), an export by one"):
         export_onnx(segmenter, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -66,6 +66,8 @@ class AdapterConfig(Section):
         refine: refinement steps it asks for.
         refine_with: what they take from a mask.
         refine_for: exceptions per concept.
+        side_for: concepts looked for at another side of the model's square than
+            `architecture.side_px`, in pixels: fine structures need a larger one.
         mask_threshold: probability above which a pixel belongs to the mask.
         found_threshold: score, after `score_map`, below which the answer is "not there"; the mask
             is then empty.
@@ -91,6 +93,7 @@ class AdapterConfig(Section):
     refine: int = Field(2, ge=0)
     refine_with: RefineWith = RefineWith.BOX_CENTROID
     refine_for: Mapping[str, int] = Field(default_factory=dict)
+    side_for: Mapping[str, Annotated[int, Field(ge=4)]] = Field(default_factory=dict)
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     found_threshold: float = Field(0.0, ge=0, le=1)
     score: Literal["iou_head", "mask_probability"] = "mask_probability"

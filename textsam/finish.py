@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,9 @@ from textsam.checkpoint import save_adapter
 from textsam.data.sample import Sample
 from textsam.kinds import ImageKinds
 from textsam.segmenter import Segmenter
+from textsam.sides_fit import fit_sides
 from textsam.tensors import load_tensors
+from textsam.views import Views
 
 __all__ = ["finish_adapter"]
 
@@ -29,6 +32,7 @@ def finish_adapter(
     empty_modality: float = EMPTY_MODALITY,
     empty_annotated: float = EMPTY_ANNOTATED,
     kinds: ImageKinds | None = None,
+    sides_px: Sequence[int] = (),
     progress: bool = True,
 ) -> Calibration:
     """Calibrate an adapter and write it with what was chosen, in half precision.
@@ -39,13 +43,21 @@ def finish_adapter(
         samples: validation images.
         out: adapter folder to write.
         kinds: of image, told apart from now on; what they rule out no threshold has to.
+        sides_px: of the model's square, at which the segmenter has models; each concept gets the
+            one it wants, or keeps the adapter's own. None given: those of the adapter stay.
         passes, empty_modality, empty_annotated, progress: as in `calibrate`.
 
     Raises:
-        DataError, ConfigError: as `calibrate`.
+        DataError, ConfigError: as `calibrate` and `fit_sides`.
     """
-    record = read_adapter_config(adapter).model_copy(update={"kinds": kinds})
-    telling = segmenter.with_config(segmenter.config.model_copy(update={"kinds": kinds}))
+    decided: dict[str, Any] = {"kinds": kinds}
+    record = read_adapter_config(adapter)
+    training = dict(record.training)
+    if sides_px:
+        chosen = fit_sides(segmenter, samples, sides_px, progress=progress)
+        decided["side_for"] = chosen.side_for
+        training["dice_by_side"] = chosen.dice_by_side
+    telling = segmenter.with_config(segmenter.config.model_copy(update=decided), views=Views())
     result = calibrate(
         telling,
         samples,
@@ -56,13 +68,14 @@ def finish_adapter(
     )
     finished = record.model_copy(
         update={
+            **decided,
             "prompts": result.prompts,
             "refine": result.refine,
             "refine_for": result.refine_for,
             "score_map": result.score_map,
             "score_map_for": result.score_map_for,
             "found_threshold": result.found_threshold,
-            "training": {**record.training, "calibration": asdict(result)},
+            "training": {**training, "calibration": asdict(result)},
         }
     )
     save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)

@@ -40,11 +40,13 @@ def ready_segmenter(
         fingerprint, own_weights: as of `Segmenter`.
 
     Raises:
-        ConfigError: a view at the adapter's own side, or at one its model cannot work at.
+        ConfigError: a view at the adapter's own side, or a side its model cannot work at.
     """
     merge_for_inference(built.model)
     built.model.to(device)
-    further = [at_side(built, side_px) for side_px in views.sides_px]
+    own_px = built.preprocessor.side_px
+    others = [side_px for side_px in config.side_for.values() if side_px != own_px]
+    further = [at_side(built, side_px) for side_px in dict.fromkeys((*views.sides_px, *others))]
     if device.type == "cpu" and not plain:
         for one in (built, *further):
             _rearrange(one, precision)
@@ -54,7 +56,7 @@ def ready_segmenter(
         device=device,
         precision=precision,
         further=further,
-        mirrored=views.mirrored,
+        views=views,
         fingerprint=fingerprint,
         own_weights=own_weights,
     )
@@ -71,7 +73,9 @@ def at_side(built: BuiltModel, side_px: int) -> BuiltModel:
         ConfigError: its own side, or one the image encoder cannot work at.
     """
     if side_px == built.preprocessor.side_px:
-        raise ConfigError(f"views name {side_px} px, the side the adapter works at; leave it out")
+        raise ConfigError(
+            f"views or sides name {side_px} px, the side the adapter works at; leave it out"
+        )
     model = built.model
     shared = (model.text_encoder, model.context, model.adapter, model.mask_decoder)
     twin = deepcopy(built, {id(part): part for part in shared})

@@ -10,11 +10,12 @@ from typing import Any, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from textsam.adapters import AdapterConfig
 from textsam.batch import BatchAnswer, batches
-from textsam.decoded import mean_of_views
-from textsam.encoded import Encodings, means_of
+from textsam.decoded import Decoded
+from textsam.encoded import means_of
 from textsam.errors import PromptError
 from textsam.kinds import UNLOOKED
 from textsam.manual import manual_geometry, per_prompt
@@ -25,9 +26,10 @@ from textsam.refine import Geometry
 from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
 from textsam.settle import Settle, settle_of
+from textsam.sides import Sides
 from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
 from textsam.verdict import verdict
-from textsam.view import Asked, View
+from textsam.view import Asked
 from textsam.views import Views
 
 __all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
@@ -47,11 +49,14 @@ class Segmenter:
         config: of the adapter.
         device: where the model is.
         precision: of the image encoder.
-        further: the same model at other sides, at which images are also looked at; the answers of
-            all views are averaged (see `textsam.views`).
-        mirrored: whether images are also looked at mirrored, at every side.
+        further: the same model at other sides, for `views` and for `config.side_for`.
+        views: ways of looking at an image besides the plain one; the answers of all are averaged
+            (see `textsam.views`).
         fingerprint: tells adapters of one name apart, e.g. a digest of the adapter's file.
         own_weights: digest of base weights that the user gave; empty: they are the registry's.
+
+    Raises:
+        ConfigError: views or the adapter name a side at which there is no model.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Segmenter:
         device: torch.device,
         precision: torch.dtype = torch.float32,
         further: Sequence[BuiltModel] = (),
-        mirrored: bool = False,
+        views: Views = Views(),  # noqa: B008  # frozen
         fingerprint: str = "",
         own_weights: str = "",
     ) -> None:
@@ -73,25 +78,24 @@ class Segmenter:
         self.fingerprint = fingerprint
         self.own_weights = own_weights
         self.further = tuple(further)
-        self.views = Views(tuple(one.preprocessor.side_px for one in further), mirrored)
-        self._encodings = Encodings(built.model, device, precision)
-        # Of each side, its own first: the plain view, and the mirrored one.
-        self._sides: list[list[View]] = []
-        for model in (built, *self.further):
-            own = model is built
-            encodings = self._encodings if own else Encodings(model.model, device, precision)
-            ways = (False, True) if mirrored else (False,)
-            self._sides.append([View(model, encodings, mirrored=way) for way in ways])
+        self.views = views
+        self._sides = Sides([built, *self.further], views, device=device, precision=precision)
+        self._sides.require(config.side_for.values(), f"the adapter {config.name!r}")
 
-    def with_config(self, config: AdapterConfig) -> Segmenter:
-        """The same model and views, judged by another configuration of its adapter."""
+    def with_config(self, config: AdapterConfig, *, views: Views | None = None) -> Segmenter:
+        """The same model, judged by another configuration of its adapter.
+
+        Args:
+            config: instead of its own.
+            views: instead of its own; None leaves them.
+        """
         return Segmenter(
             self.built,
             config,
             device=self.device,
             precision=self.precision,
             further=self.further,
-            mirrored=self.views.mirrored,
+            views=self.views if views is None else views,
             fingerprint=self.fingerprint,
             own_weights=self.own_weights,
         )
@@ -122,6 +126,16 @@ class Segmenter:
             *([f"views {self.views}"] if str(self.views) else []),
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def models(self) -> dict[int, BuiltModel]:
+        """Side in pixels -> the model at it, the adapter's own first."""
+        return {one.preprocessor.side_px: one for one in (self.built, *self.further)}
+
+    @property
+    def own_side_px(self) -> int:
+        """The side of the model's square for all concepts that `config.side_for` does not name."""
+        return self._sides.own_px
 
     @property
     def preset(self) -> str:
@@ -344,54 +358,58 @@ class Segmenter:
         """
         config = self.config
         gives = config.refine_with if refine_with is None else refine_with
-        takes_text = self.built.model.takes_text
-        count = len(questions)
-        geometry = list(manual) if manual is not None else [None] * count
+        geometry = list(manual) if manual is not None else [None] * len(questions)
+        by_side: dict[int, list[int]] = {}
+        for place, question in enumerate(questions):
+            by_side.setdefault(self.side_px(question), []).append(place)
+        answers: dict[int, list[Decoded]] = {}
         with torch.inference_mode():
-            embeddings = self._encodings.embed(images)
             looks = [UNLOOKED for _ in images]
+            embeddings = None
             if config.kinds is not None:
+                embeddings = self._sides.encodings.embed(images)
                 looks = [config.kinds.look(mean) for mean in means_of(embeddings, images)]
-            asked = Asked(
-                texts=[q.text for q in questions],
-                tokens=[
-                    None if q.text is None or not takes_text else self._encodings.token(q.text)
-                    for q in questions
-                ],
-                geometry=geometry,
-                passes=passes,
-                gives=gives,
-                threshold=config.mask_threshold,
-                authors_frame=config.authors_frame,
-                seed=seed,
-            )
-            plain = self._sides[0][0]
-            by_view = [plain.decode(images, asked, embeddings)]
-            for views in self._sides:
-                fitted = [views[0].fit(image) for image in images]
-                by_view += [
-                    view.decode([view.see(one) for one in fitted], asked)
-                    for view in views
-                    if view is not plain
-                ]
-        answers = [mean_of_views(own, config.mask_threshold) for own in zip(*by_view, strict=True)]
+            for side_px, places in by_side.items():
+                asked = Asked(
+                    texts=[questions[i].text for i in places],
+                    tokens=[self._token(questions[i]) for i in places],
+                    geometry=[geometry[i] for i in places],
+                    passes=[passes[i] for i in places],
+                    gives=gives,
+                    threshold=config.mask_threshold,
+                    authors_frame=config.authors_frame,
+                    seed=seed,
+                )
+                together = self._sides.decode(images, asked, side_px, embeddings)
+                # Image after image, and of each its questions.
+                answers |= {i: together[row :: len(places)] for row, i in enumerate(places)}
         return [
             [
                 verdict(
                     config,
                     image,
-                    questions[i],
-                    answers[row * count + i],
+                    question,
+                    answers[i][row],
                     refined=passes[i],
                     gives=gives,
                     # Whoever shows a place has said what kind of thing to look for there.
                     look=look if geometry[i] is None else UNLOOKED,
                     views=str(self.views),
+                    side_px=side if (side := self.side_px(question)) != self.own_side_px else None,
                 )
-                for i in range(count)
+                for i, question in enumerate(questions)
             ]
             for row, (image, look) in enumerate(zip(images, looks, strict=True))
         ]
+
+    def side_px(self, question: Question) -> int:
+        """The side of the model's square at which the adapter wants a question answered."""
+        return self.config.side_for.get(question.concept or "", self._sides.own_px)
+
+    def _token(self, question: Question) -> Tensor | None:
+        if question.text is None or not self.built.model.takes_text:
+            return None
+        return self._sides.encodings.token(question.text)
 
     def mean_embedding(self, image: ImageLike) -> NDArray[np.float64]:
         """(256,) mean of an image's embedding, by which kinds of image are told apart.
@@ -401,7 +419,7 @@ class Segmenter:
         """
         prepared = [self.prepare(image)]
         with torch.inference_mode():
-            (mean,) = means_of(self._encodings.embed(prepared), prepared)
+            (mean,) = means_of(self._sides.encodings.embed(prepared), prepared)
         return mean
 
     def understood(self, asked: str) -> Question:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from textsam.errors import ConfigError
 
-__all__ = ["Views", "views_of"]
+__all__ = ["Views", "sides_of", "views_of"]
 
 _MIRRORED = "mirrored"
 
@@ -47,3 +47,21 @@ def views_of(given: str | Views | None) -> Views:
             "each once and parted by commas, such as '112,168,mirrored'"
         )
     return Views(tuple(int(word) for word in words if word != _MIRRORED), _MIRRORED in words)
+
+
+def sides_of(given: str | None) -> tuple[int, ...]:
+    """Sides of the model's square in pixels, as users write them: parted by commas.
+
+    Args:
+        given: such as "168,336"; None or "": none.
+
+    Raises:
+        ConfigError: something else, or something twice.
+    """
+    words = [word.strip() for word in given.split(",")] if given and given.strip() else []
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise ConfigError(
+            f"sides is {given!r}; give sides of the model's square in pixels, each once and parted "
+            "by commas, such as '168,336'"
+        )
+    return tuple(map(int, words))

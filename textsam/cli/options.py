@@ -9,7 +9,7 @@ import typer
 
 from textsam.cli.errors import usage_error
 from textsam.errors import ConfigError
-from textsam.views import Views, views_of
+from textsam.views import Views, sides_of, views_of
 
 __all__ = [
     "Adapter",
@@ -23,6 +23,7 @@ __all__ = [
     "Settle",
     "TextEncoderFolder",
     "ViewsOption",
+    "chosen_sides",
     "chosen_views",
 ]
 
@@ -79,6 +80,14 @@ ViewsOption = Annotated[
         "average; e.g. 112,168,mirrored. It takes as many times longer.",
     ),
 ]
+
+
+def chosen_sides(given: str | None) -> tuple[int, ...]:
+    """What --sides says; other words are wrong usage."""
+    try:
+        return sides_of(given)
+    except ConfigError as error:
+        raise usage_error(f"--sides: {error}") from error
 
 
 def chosen_views(given: str | None) -> Views:

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from textsam.cli.errors import errors_as_exit
-from textsam.cli.options import AuthorsFrame, Device, Precision, SamCheckpoint, TextEncoderFolder
+from textsam.cli.options import (
+    AuthorsFrame,
+    Device,
+    Precision,
+    SamCheckpoint,
+    TextEncoderFolder,
+    chosen_sides,
+)
+from textsam.views import Views
 
 __all__ = ["average", "calibrate", "convert", "train"]
 
@@ -131,6 +139,13 @@ def calibrate(
             "unfamiliar, and nothing is ruled out there.",
         ),
     ] = 1.0,
+    sides: Annotated[
+        str | None,
+        typer.Option(
+            help="Sides of the model's square to try besides the adapter's own, in pixels and "
+            "parted by commas, such as 168,336,448; a concept keeps the one that is clearly best."
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -141,6 +156,7 @@ def calibrate(
     All are chosen on the validation images of the configuration; test images play no part. With
     --kinds it also learns, from training images, what cannot be in a kind of image.
     """
+    tried = chosen_sides(sides)
     with errors_as_exit():
         from textsam.adapters import read_adapter_config
         from textsam.allocator import keep_freed_memory
@@ -161,6 +177,7 @@ def calibrate(
             precision,
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
+            views=Views(tried),  # so that there are models at these sides
         )
         samples = samples_of(settings.data, "val")
         told = None
@@ -180,10 +197,13 @@ def calibrate(
             samples,
             out,
             kinds=told,
+            sides_px=tried,
             passes=passes,
             empty_modality=empty_modality,
             empty_annotated=empty_annotated,
         )
+    for concept, side_px in read_adapter_config(out).side_for.items():
+        typer.echo(f"{out}: {concept} at {side_px} px")
     typer.echo(
         f"{out}: refine {result.refine} {result.refine_for or ''}, found from score "
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "

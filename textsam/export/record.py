@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -26,6 +26,7 @@ __all__ = [
     "Normalisation",
     "Parity",
     "check_files",
+    "graph_file",
     "read_record",
     "write_record",
 ]
@@ -73,6 +74,7 @@ class ExportRecord(Section):
         prompts: concepts of the adapter; rows 0 … of the token table.
         words: further texts, normalised; the rows after those of `prompts`.
         side_px: side of the encoder's square input.
+        side_for: concepts looked for at another side, by graphs of their own; see `graph_file`.
         normalise: pixel normalisation.
         refine: refinement passes.
         refine_for: exceptions per concept.
@@ -97,6 +99,7 @@ class ExportRecord(Section):
     prompts: tuple[str, ...]
     words: tuple[str, ...] = ()
     side_px: int = Field(gt=0)
+    side_for: Mapping[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
     normalise: Normalisation
     refine: int = Field(ge=0)
     refine_for: Mapping[str, int] = Field(default_factory=dict)
@@ -111,6 +114,23 @@ class ExportRecord(Section):
     versions: Mapping[str, str] = Field(default_factory=dict)
     parity: Parity
     files: Mapping[str, str]
+
+    @property
+    def sides_px(self) -> tuple[int, ...]:
+        """All sides there are graphs for, the adapter's own first."""
+        return tuple(dict.fromkeys((self.side_px, *self.side_for.values())))
+
+    def graph_file(self, name: str, side_px: int) -> str:
+        """The file of a graph at a side, which is in the name of all but the adapter's own."""
+        return graph_file(name, None if side_px == self.side_px else side_px)
+
+
+def graph_file(name: str, side_px: int | None) -> str:
+    """`encoder.onnx` at the adapter's own side (None), `encoder-448.onnx` at another."""
+    if side_px is None:
+        return name
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}-{side_px}.{ending}"
 
 
 def read_record(folder: str | Path) -> ExportRecord:
@@ -148,7 +168,10 @@ def check_files(folder: str | Path, record: ExportRecord) -> None:
         WeightsError: a file is missing or is not the one that was written.
     """
     folder = Path(folder)
-    for name in (ENCODER_FILE, DECODER_FILE, TOKENS_FILE):
+    graphs = [
+        record.graph_file(n, s) for s in record.sides_px for n in (ENCODER_FILE, DECODER_FILE)
+    ]
+    for name in (*graphs, TOKENS_FILE):
         if name not in record.files:
             raise WeightsError(
                 f"{folder / RECORD_FILE} names no checksum of {name}; export the model again"

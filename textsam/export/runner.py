@@ -49,6 +49,14 @@ class _Pass:
     iou: float
 
 
+@dataclass(frozen=True)
+class _Embedded:
+    """An image as the encoder of a side sees it: (1, 256, h, w) embedding, and where it lies."""
+
+    embedding: NDArray[np.float32]
+    frame: SquareFrame
+
+
 class OnnxSegmenter:
     """Segment images by words with files that `export_onnx` wrote; no torch is imported.
 
@@ -81,9 +89,18 @@ class OnnxSegmenter:
         self.record: ExportRecord = read_record(folder)
         check_files(folder, self.record)
         self._tokens = _read_tokens(folder / TOKENS_FILE, self.record)
-        self._encoder = open_session(folder / ENCODER_FILE, threads=threads, providers=providers)
-        self._decoder = open_session(folder / DECODER_FILE, threads=threads, providers=providers)
-        self._last: tuple[str, NDArray[np.float32], SquareFrame] | None = None
+        self._encoders, self._decoders = (
+            {
+                side_px: open_session(
+                    folder / self.record.graph_file(name, side_px),
+                    threads=threads,
+                    providers=providers,
+                )
+                for side_px in self.record.sides_px
+            }
+            for name in (ENCODER_FILE, DECODER_FILE)
+        )
+        self._last: dict[int, tuple[str, _Embedded]] = {}
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -137,9 +154,8 @@ class OnnxSegmenter:
         for text in asked:  # a loop, so that a warning points at the caller
             questions.append((text, *self._token(text)))  # noqa: PERF401
         picture = read_image(image)
-        embedding, frame = self._embedding(picture)
         answers = [
-            self._answer(picture, embedding, frame, text, concept, token, refine)
+            self._answer(picture, text, concept, token, refine)
             for text, concept, token in questions
         ]
         return answers[0] if isinstance(prompt, str) else answers
@@ -167,27 +183,29 @@ class OnnxSegmenter:
             )
         return concept, self._tokens[row : row + 1]
 
-    def _embedding(self, image: Image) -> tuple[NDArray[np.float32], SquareFrame]:
+    def _embedded(self, image: Image, side_px: int) -> _Embedded:
         key = f"{image.sha256()} {image.region_px}"
-        if self._last is None or self._last[0] != key:
+        last = self._last.get(side_px)
+        if last is None or last[0] != key:
             pixels, frame = model_input(
-                image.pixels[_region(image)], self.record.side_px, self.record.normalise
+                image.pixels[_region(image)], side_px, self.record.normalise
             )
-            self._last = (key, self._encoder.run(None, {"image": pixels})[0], frame)
-        return self._last[1], self._last[2]
+            embedding = self._encoders[side_px].run(None, {"image": pixels})[0]
+            last = self._last[side_px] = (key, _Embedded(embedding, frame))
+        return last[1]
 
     def _decode(
         self,
-        embedding: NDArray[np.float32],
-        frame: SquareFrame,
+        embedded: _Embedded,
         token: NDArray[np.float32],
         points: NDArray[np.float64],
         labels: Sequence[int],
     ) -> _Pass:
-        logits, iou = self._decoder.run(
+        frame = embedded.frame
+        logits, iou = self._decoders[frame.side_px].run(
             None,
             {
-                "embedding": embedding,
+                "embedding": embedded.embedding,
                 "text_tokens": token,
                 "points": points.reshape(1, -1, 2).astype(np.float32),
                 "labels": np.array([labels], dtype=np.int64),
@@ -200,8 +218,6 @@ class OnnxSegmenter:
     def _answer(
         self,
         image: Image,
-        embedding: NDArray[np.float32],
-        frame: SquareFrame,
         asked: str,
         concept: str | None,
         token: NDArray[np.float32],
@@ -210,7 +226,10 @@ class OnnxSegmenter:
         record = self.record
         wanted = record.refine_for.get(concept or "", record.refine) if refine is None else refine
         times = int(wanted)
-        final = self._decode(embedding, frame, token, np.zeros((0, 2)), ())
+        side_px = record.side_for.get(concept or "", record.side_px)
+        embedded = self._embedded(image, side_px)
+        frame = embedded.frame
+        final = self._decode(embedded, token, np.zeros((0, 2)), ())
         for _ in range(times):
             geometry = box_and_centroid(final.mask)
             if geometry is None:
@@ -219,14 +238,18 @@ class OnnxSegmenter:
             points = np.vstack([centroid, box[:2], box[2:]])
             if not record.authors_frame:
                 points = frame.to_model(points)
-            final = self._decode(
-                embedding, frame, token, points, (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
-            )
+            corners = (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
+            final = self._decode(embedded, token, points, corners)
         inner = sigmoid(final.logits)
         look = UNLOOKED
         if record.kinds is not None:
-            look = record.kinds.look(mean_embedding(embedding[0], frame))
+            own = self._embedded(image, record.side_px)
+            look = record.kinds.look(mean_embedding(own.embedding[0], own.frame))
         judgement = judge(record, final.mask, inner, iou=final.iou, concept=concept, look=look)
+        extra: dict[str, object] = {"concept": concept, "refine": times}
+        if side_px != record.side_px:
+            extra["side_px"] = side_px
+        extra.update(judgement.remarks)
         mask = np.zeros(image.size_px, dtype=bool)
         probability = np.zeros(image.size_px, dtype=np.float32)
         probability[_region(image)] = inner
@@ -241,7 +264,7 @@ class OnnxSegmenter:
             image=image,
             adapter=record.adapter,
             model=record.preset,
-            extra={"concept": concept, "refine": times, **judgement.remarks},
+            extra=extra,
         )
 
 

@@ -26,9 +26,11 @@ from textsam.export.record import (
     ExportRecord,
     Normalisation,
     Parity,
+    graph_file,
     write_record,
 )
 from textsam.export.session import open_session
+from textsam.model.build import BuiltModel
 from textsam.preprocess import MinMaxPixels, PixelNormaliser, StandardPixels
 from textsam.prompts import canonical, normalise
 from textsam.refinement import RefineWith
@@ -59,6 +61,9 @@ def export_onnx(
     refine: int | None = None,
 ) -> Path:
     """Write `encoder.onnx`, `decoder.onnx`, `tokens.safetensors` and `export.json`.
+
+    Where the adapter looks for concepts at other sides, there are two graphs for each of these as
+    well (`encoder-448.onnx`).
 
     The text encoder is not exported: the tokens of all the adapter's concepts, and of `prompts`,
     are computed once and stored. Both graphs are checked with onnx's checker, and against PyTorch
@@ -118,10 +123,12 @@ def export_onnx(
     _require_libraries()
     words = _further_words(prompts, segmenter.prompts)
     with _folder_in_one_piece(target) as temporary, torch.inference_mode():
-        model, side_px = segmenter.built.model, segmenter.built.preprocessor.side_px
+        config, side_px = segmenter.config, segmenter.own_side_px
         _write_tokens(temporary / TOKENS_FILE, segmenter, words)
-        parity = _write_graphs(temporary, model.image_encoder, DecoderGraph(model, side_px), opset)
-        config = segmenter.config
+        parities = [
+            _write_graphs(temporary, built, None if at_px == side_px else at_px, opset)
+            for at_px, built in segmenter.models.items()
+        ]
         record = ExportRecord(
             preset=segmenter.preset,
             adapter=segmenter.adapter_name,
@@ -130,6 +137,7 @@ def export_onnx(
             prompts=config.prompts,
             words=words,
             side_px=side_px,
+            side_for={name: side for name, side in config.side_for.items() if side != side_px},
             normalise=rule,
             refine=config.refine if refine is None else refine,
             refine_for=config.refine_for if refine is None else {},
@@ -142,7 +150,7 @@ def export_onnx(
             authors_frame=config.authors_frame,
             opset=opset,
             versions=_versions(),
-            parity=parity,
+            parity=_worst(parities),
             files={path.name: sha256_of(path) for path in sorted(temporary.iterdir())},
         )
         write_record(temporary, record)
@@ -191,10 +199,25 @@ def _write_tokens(path: Path, segmenter: Segmenter, words: Sequence[str]) -> Non
     path.write_bytes(save({"tokens": torch.cat(rows).contiguous()}))
 
 
-def _write_graphs(folder: Path, encoder: nn.Module, decoder: DecoderGraph, opset: int) -> Parity:
-    """Write both graphs and compare them with PyTorch on the same input."""
+def _worst(parities: Sequence[Parity]) -> Parity:
+    """Of all sides, the largest of each difference."""
+    rows = [parity.model_dump() for parity in parities]
+    return Parity(**{name: max(row[name] for row in rows) for name in rows[0]})
+
+
+def _write_graphs(folder: Path, built: BuiltModel, side_px: int | None, opset: int) -> Parity:
+    """Write both graphs of a model and compare them with PyTorch on the same input.
+
+    Args:
+        folder: to write to.
+        built: the model.
+        side_px: of its square; None for the adapter's own, which no file name needs.
+        opset: of the graphs.
+    """
     generator = torch.Generator().manual_seed(0)
-    side = decoder.side_px
+    side = built.preprocessor.side_px
+    encoder, decoder = built.model.image_encoder, DecoderGraph(built.model, side)
+    paths = [folder / graph_file(name, side_px) for name in (ENCODER_FILE, DECODER_FILE)]
     image = torch.rand((1, 3, side, side), generator=generator)
     embedding = encoder(image)
     token = torch.randn((2, 256), generator=generator)
@@ -204,11 +227,9 @@ def _write_graphs(folder: Path, encoder: nn.Module, decoder: DecoderGraph, opset
     # Named once each: PyTorch finds out by itself that the other inputs share them.
     several, any_number, same = "prompts", "points", torch.export.Dim.DYNAMIC
     with plain_blocks(encoder):
-        _write_graph(
-            folder / ENCODER_FILE, encoder, (image,), ("image",), ("embedding",), None, opset
-        )
+        _write_graph(paths[0], encoder, (image,), ("image",), ("embedding",), None, opset)
     _write_graph(
-        folder / DECODER_FILE,
+        paths[1],
         decoder.eval(),
         prompt,
         ("embedding", "text_tokens", "points", "labels"),
@@ -216,7 +237,7 @@ def _write_graphs(folder: Path, encoder: nn.Module, decoder: DecoderGraph, opset
         ({}, {0: several}, {0: same, 1: any_number}, {0: same, 1: same}),
         opset,
     )
-    encode, decode = open_session(folder / ENCODER_FILE), open_session(folder / DECODER_FILE)
+    encode, decode = (open_session(path) for path in paths)
     found = encode.run(None, {"image": image.numpy()})[0]
     worst = {"embedding": _difference("embedding", found, embedding)}
     # With and without geometry, which the example above fixes neither in number nor in kind.
