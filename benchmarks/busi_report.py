@@ -43,6 +43,8 @@ How to read it:
   the epoch that is best **on the test images**. Here nothing is chosen on test images: weights are
   those at the end of the schedule, and a tenth of the training images chooses the refinement.
 - Published networks look at an image once, as `text` and `further` do; `averaged` looks six times.
+  Which six was chosen once, on the validation images of all three folds together; as the folds
+  overlap, 83 of these 158 images are test images of another fold.
 - Published figures stand beside our means over images, though the code published today counts the
   pixels of a batch of test images together before it divides (of eight, with its own command).
   They cannot come from that: between the mean IoU and the IoU that the mean Dice would have if all

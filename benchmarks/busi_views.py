@@ -4,7 +4,8 @@
 
 asks the adapters that `busi.py` has trained about the tenth of the training images they did not
 learn from, once per side and mirror image, and writes the Dice of averages of these answers to
-`--out`. No test image is read. `busi_arms.VIEWS` is what came out best.
+`--out`. No fold is asked about its own test images. `busi_arms.VIEWS` is what came out best over
+all three together; the folds overlap, so that some of these are test images of another fold.
 """
 
 from __future__ import annotations

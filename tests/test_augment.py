@@ -252,6 +252,25 @@ def test_levels_clip_both_ends_and_stretch_the_rest() -> None:
     assert (only(levels_p=1.0)(flat, [], rng())[0] == 70).all()
 
 
+def test_levels_are_those_of_the_picture_not_of_what_lies_beside_it() -> None:
+    image = np.repeat(np.arange(1, 200, dtype=np.uint8)[None, :, None], 50, axis=0).repeat(3, 2)
+    framed = np.pad(image, ((20, 0), (0, 0), (0, 0)))  # black
+    framed[:3, :60] = 255  # burnt-in text
+    plain, other = (
+        only(levels_p=1.0, levels=(0.1, 0.1))(one, [], rng())[0] for one in (image, framed)
+    )
+    shown = other[20:]
+    # A tenth of the picture at either end is clipped, with and without what was added.
+    for picture in (plain, shown):
+        assert (picture == 0).mean() == pytest.approx(0.1, abs=0.011)
+        assert (picture == 255).mean() == pytest.approx(0.1, abs=0.011)
+    assert (other[:3, :60] == 255).all()
+    assert (other[5:20] == 0).all()
+    two = np.where(np.arange(20)[:, None, None] < 9, 3, 250).repeat(20, 1).repeat(3, 2)
+    kept = two.astype(np.uint8)
+    assert np.array_equal(only(levels_p=1.0)(kept, [], rng())[0], kept)
+
+
 def test_images_without_an_up_are_turned() -> None:
     config = AugmentConfig(**{**OFF, "no_up": ("dermoscopy",)})
     image, masks = scene(96, 96)

@@ -17,6 +17,7 @@ from textsam.checkpoint import load_adapter, save_adapter
 from textsam.errors import AdapterError, ConfigError
 from textsam.model.build import Architecture
 from textsam.model.tuning import Tuning, trainable_state
+from textsam.refinement import RefineWith
 
 SHAPE = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4))
 
@@ -62,6 +63,14 @@ def test_the_ends_are_the_adapters_themselves(tmp_path: Path) -> None:
         assert all(torch.equal(end[key], tensor) for key, tensor in own.items())
 
 
+def test_what_refinement_takes_stays_and_how_often_is_open(tmp_path: Path) -> None:
+    for seed, name in enumerate(("old", "new")):
+        adapter(tmp_path / name, seed, refine=2, refine_with=RefineWith.BOX)
+    average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / "mean")
+    config = read_adapter_config(tmp_path / "mean")
+    assert (config.refine, config.refine_with) == (0, RefineWith.BOX)
+
+
 def test_the_side_is_the_second_adapters(tmp_path: Path) -> None:
     adapter(tmp_path / "old", 1)
     new = adapter(tmp_path / "new", 2)
@@ -98,6 +107,12 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path) -> 
     ):
         with pytest.raises(AdapterError, match=words):
             average_adapters(tmp_path / "old", tmp_path / second, tmp_path / "mean")
+    adapter(tmp_path / "boxes", 2, refine_with=RefineWith.BOX)
+    with pytest.raises(AdapterError, match="differ in refine_with"):
+        average_adapters(tmp_path / "old", tmp_path / "boxes", tmp_path / "mean")
+    for own in ("old", "new", "../" + tmp_path.name + "/new"):
+        with pytest.raises(ConfigError, match="is one of the adapters to average"):
+            average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / own)
     with pytest.raises(ConfigError, match=r"weight is 1\.5"):
         average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / "mean", weight=1.5)
     assert not (tmp_path / "mean").exists()

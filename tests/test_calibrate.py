@@ -121,7 +121,9 @@ def test_calibration_counts_every_question_and_ignores_the_old_settings(
     monkeypatch.setattr(calibration, "MIN_DICE", 0.0)  # an untrained model is poor
     write_images_and_masks(tmp_path, count=3)
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
-    old = _segmenter(found_threshold=1.0, score_map=((0.0, 0.0), (1.0, 0.1)))
+    falls = ((0.0, 0.0), (1.0, 0.1))
+    own = {"tumor": ((0.0, 0.3), (1.0, 0.9))}
+    old = _segmenter(found_threshold=1.0, score_map=falls, score_map_for=own)
     result = calibrate(old, samples, progress=False)
     # Each image is asked for its tumor, and for the nucleus that ultrasound cannot show.
     assert result.prompts == ("tumor", "cell nucleus")

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_runs import run, use_tiny_model
 from evaluations import rows
 from PIL import Image
-from tiny import write_images_and_masks
+from tiny import tiny_model, write_images_and_masks
+
+from textsam import api
+from textsam.adapters import AdapterConfig
+from textsam.data.folder import Selection
+from textsam.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -141,6 +147,47 @@ def test_a_set_that_is_not_there_is_a_problem_like_others(
     assert "unusable-source (1): a folder, manifest" in done.stderr
     assert "manifest.json" in done.stderr
     assert loaded == []
+
+
+def test_images_the_adapter_was_trained_on_are_counted(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stems = [f"{number:03d}" for number in range(4)]
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
+    for name, content in (
+        ("manifest", {"scans": entry}),
+        (
+            "splits",
+            {"scans": {"train": stems[:2], "test": stems[2:]}, "scans/mixed": {"test": stems[1:]}},
+        ),
+    ):
+        (data.parent / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+    def config(*splits: str) -> AdapterConfig:
+        train = [Selection(set="scans", split=split).model_dump() for split in splits]
+        other = Selection(set="elsewhere", split="train").model_dump()
+        training = {"data": {"train": [other, *train, {"set": "scans", "age": 3}]}}
+        return AdapterConfig(name="tiny", preset="lite", prompts=("tumor",), training=training)
+
+    for splits, seen in (
+        (("train",), "1 of these 3"),
+        (("train", "test"), "3 of these 3"),
+        ((), ""),
+    ):
+        own = config(*splits)
+        monkeypatch.setattr(
+            api,
+            "load_model",
+            lambda *_, own=own, **__: Segmenter(tiny_model(), own, device=torch.device("cpu")),
+        )
+        out = tmp_path / f"out{len(splits)}"
+        done = run("evaluate", data.parent, "--set", "scans/mixed/test", "-o", out)
+        assert done.exit_code == 0, done.output
+        assert ("was trained on" in done.stderr) == bool(seen)
+        assert seen in done.stderr
 
 
 @pytest.fixture

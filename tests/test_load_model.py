@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tiny import (
 
 import textsam
 from textsam import api, weights
+from textsam.adapters import read_adapter_config, write_adapter_config
 from textsam.checkpoint import save_adapter
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError, ConfigError, DeviceError, WeightsError
@@ -153,6 +155,27 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(api, "build_model", build)
     api._cached_model.cache_clear()
     return asked
+
+
+def test_segment_loads_again_what_was_written_again(
+    tmp_path: Path, parts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adapter(tmp_path / "here" / "own")
+    for _ in range(2):
+        assert textsam.segment(PICTURE, "tumor", adapter=folder, device="cpu").adapter == "tiny"
+    assert len(parts) == 1, "the model was kept"
+    config = read_adapter_config(folder)
+    write_adapter_config(folder, config.model_copy(update={"name": "another"}))
+    assert textsam.segment(PICTURE, "tumor", adapter=folder, device="cpu").adapter == "another"
+    # A relative path is another folder elsewhere.
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere / folder.name)
+    write_adapter_config(elsewhere / folder.name, config.model_copy(update={"name": "elsewhere's"}))
+    for place, name in ((folder.parent, "another"), (elsewhere, "elsewhere's")):
+        monkeypatch.chdir(place)
+        answer = textsam.segment(PICTURE, "tumor", adapter=folder.name, device="cpu")
+        assert answer.adapter == name
 
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)

@@ -335,3 +335,9 @@ def test_a_section_that_is_off_leaves_no_trace(root: Path) -> None:
     assert "preference" not in run_config(root).model_dump()
     assert "preference" not in run_config(root).model_dump_json()
     assert second(root).model_dump()["preference"]["strategy"] == "ranking"
+
+
+def test_stage_two_weighs_empty_masks_as_the_run_says(root: Path) -> None:
+    for weight in (0.0, 5.0):
+        run = begin(second(root, loss={"empty": weight}))
+        assert forward_of(run).empty_weight == weight

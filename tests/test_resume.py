@@ -206,6 +206,23 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_state(
     assert same(learned(again), kept)
 
 
+@pytest.mark.parametrize("grad_clip", [None, 1.0])
+def test_a_gradient_that_is_no_number_stops_the_run_and_spares_its_state(
+    root: Path, grad_clip: float | None
+) -> None:
+    config = run_config(root, save_every=1, optim={"grad_clip": grad_clip})
+    kept = learned(train(config, stop_after=2))
+    run = begin(config)
+    parameter = run.optimiser.param_groups[0]["params"][0]
+    parameter.register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(TextSAMError, match=r"step 3: the gradient.s norm is (nan|inf).*/last"):
+        fit(run, progress=False)
+    again = begin(config)
+    assert again.state.step == 2
+    assert same(learned(again), kept)
+    assert same(learned(run), kept), "the step was not taken"
+
+
 def cached_config(root: Path, **changes: Any) -> TrainConfig:
     return run_config(
         root,

@@ -353,6 +353,19 @@ def test_a_region_is_all_the_model_sees_and_the_answer_is_of_the_whole_image() -
     by_hand = segmenter.segment(image, "tumor", points=[(30, 25)], boxes=(12, 6, 40, 30))
     shifted = segmenter.segment(cut, "tumor", points=[(20, 20)], boxes=(2, 1, 30, 25))
     assert np.array_equal(by_hand.mask[5:45, 10:66], shifted.mask)
+    # A box may reach beyond the region; what is meant lies inside.
+    wide = segmenter.segment(image, "tumor", boxes=(0, 0, 40, 30))
+    clipped = segmenter.segment(image, "tumor", boxes=(9.5, 4.5, 40, 30))
+    assert np.array_equal(wide.probability, clipped.probability)
+    for geometry, words in (
+        (
+            {"points": [(30, 25), (3, 3)]},
+            r"the point \(3, 3\) is outside .* x 10 to 65 and y 5 to 44",
+        ),
+        ({"boxes": (70, 6, 80, 30)}, r"the box \[70\.0, .*--no-crop"),
+    ):
+        with pytest.raises(PromptError, match=words):
+            segmenter.segment(image, "tumor", **geometry)
     # The same pixels with another region are another image.
     other = segmenter.segment(Image(whole, "scan"), "tumor", refine=2)
     assert not np.array_equal(other.probability, segmenter.segment(image, "tumor").probability)

@@ -22,7 +22,7 @@ from textsam.model.build import BuiltModel
 from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
 from textsam.train.answers import Answers
-from textsam.train.losses import mask_losses
+from textsam.train.losses import emptiness_loss, mask_losses
 from textsam.train.run import fit
 from textsam.train.validate import Validation
 
@@ -207,6 +207,14 @@ def test_validation_counts_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) 
         for key, i in items.items()
     ]
     assert result.loss == pytest.approx(float(sum(p.bce + p.dice for p in parts)) / 3)
+    # The loss is that of training, with what empty masks weigh there.
+    run.forward.empty_weight = 3.0
+    weighed = run_module.validate(run.forward, items, list(items), run.config.loss)  # type: ignore[arg-type]
+    assert weighed.dice == result.dice
+    empty = [said[0, 0, 0][1:, 0], said[0, 2, 0][1:, 0]]
+    more = 3.0 * sum(float(emptiness_loss(logits).mean()) for logits in empty) / 3
+    assert weighed.loss - result.loss == pytest.approx(more, rel=1e-4)
+    assert more > 0.1
     assert run.built.model.training
 
 

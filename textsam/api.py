@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from textsam import weights
-from textsam.adapters import AdapterConfig, check_tensors, find_adapter, read_adapter_config
+from textsam.adapters import (
+    CONFIG_FILE,
+    TENSORS_FILE,
+    AdapterConfig,
+    check_tensors,
+    find_adapter,
+    read_adapter_config,
+)
 from textsam.checkpoint import architecture_of, load_learned
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
@@ -149,9 +156,27 @@ def _own_weights(
 
 @lru_cache(maxsize=2)
 def _cached_model(
-    model: str, adapter: str | Path | None, device: str, precision: str, views: Views
+    model: str,
+    adapter: Path | None,
+    device: str,
+    precision: str,
+    views: Views,
+    _written: tuple[tuple[int, int], ...],
 ) -> Segmenter:
     return load_model(model, adapter, device, precision, views=views)
+
+
+def _kept(
+    model: str, adapter: str | Path | None, device: str, precision: str, views: Views
+) -> Segmenter:
+    """The model as loaded before, unless its adapter's folder has been written again since."""
+    name = adapter if adapter is not None else preset(model).default_adapter
+    if name is None:
+        return load_model(model, adapter, device, precision, views=views)  # says what is missing
+    folder = find_adapter(name).resolve()
+    states = [(folder / file).stat() for file in (CONFIG_FILE, TENSORS_FILE)]
+    written = tuple((state.st_mtime_ns, state.st_size) for state in states)
+    return _cached_model(model, folder, device, precision, views, written)
 
 
 @overload
@@ -204,6 +229,8 @@ def segment(
 ) -> Segmentation | list[Segmentation]:
     """Segment an image by words; the model is loaded at the first call and kept.
 
+    It is loaded again when the files of its adapter have changed.
+
     Args:
         image: path, Pillow image, or array (H, W) or (H, W, 3).
         prompt: a word, or a list of words for a list of results.
@@ -218,5 +245,5 @@ def segment(
         >>> seg.found, seg.score, seg.area_px
     """
     with _LOCK:  # two threads must not load the model twice
-        loaded = _cached_model(model, adapter, device, precision, views_of(views))
+        loaded = _kept(model, adapter, device, precision, views_of(views))
     return loaded.segment(image, prompt, refine=refine, points=points, boxes=boxes, strict=strict)

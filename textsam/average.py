@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textsam.adapters import TENSORS_FILE, AdapterConfig, check_tensors, read_adapter_config
+from textsam.adapters import (
+    TENSORS_FILE,
+    AdapterConfig,
+    check_tensors,
+    find_adapter,
+    read_adapter_config,
+)
 from textsam.checkpoint import save_adapter
 from textsam.errors import AdapterError, ConfigError
 from textsam.tensors import load_tensors
@@ -17,6 +23,7 @@ _KEPT = {
     "preset",
     "architecture",
     "prompts",
+    "refine_with",
     "score",
     "authors_frame",
     "base",
@@ -39,25 +46,28 @@ def average_adapters(
     The result is not calibrated: it has no score map, threshold, refinement or kinds of image.
 
     Args:
-        first: adapter folder; the one that the other goes on from.
-        second: adapter folder, whose name, side, prompts and terms the result has.
-        out: adapter folder to write.
+        first: adapter folder, or the name of a shipped adapter; the one that the other goes on
+            from.
+        second: likewise; its name, side, prompts and terms are the result's.
+        out: adapter folder to write, none of these two.
         weight: of the second, in [0, 1].
 
     Raises:
-        ConfigError: a weight outside of [0, 1].
+        ConfigError: a weight outside of [0, 1], or `out` is one of the adapters.
         AdapterError: a folder that is none, or adapters of another shape or base, or with another
-            choice of what the score comes from.
+            choice of what the score comes from or of what refinement takes from a mask.
     """
     if not 0 <= weight <= 1:
         raise ConfigError(f"weight is {weight}; give the second adapter's share, in [0, 1]")
-    folders = (Path(first), Path(second))
+    folders = (find_adapter(first), find_adapter(second))
+    if Path(out).resolve() in [folder.resolve() for folder in folders]:
+        raise ConfigError(f"{out} is one of the adapters to average; write to another folder")
     configs = []
     for folder in folders:
         configs.append(read_adapter_config(folder))
         check_tensors(folder, configs[-1])
     old, new = configs
-    for name in ("preset", "architecture", "base", "score", "authors_frame"):
+    for name in ("preset", "architecture", "base", "score", "refine_with", "authors_frame"):
         before, after = getattr(old, name), getattr(new, name)
         if name == "architecture":
             # No number depends on the side: a training may go on at another one.
@@ -83,7 +93,9 @@ def average_adapters(
         for config, share in zip(configs, (1 - weight, weight), strict=True)
     ]
     config = AdapterConfig(
-        **new.model_dump(include=_KEPT), training={**new.training, "averaged": averaged}
+        **new.model_dump(include=_KEPT),
+        refine=0,
+        training={**new.training, "averaged": averaged},
     )
     save_adapter(out, config, tensors)
     return config

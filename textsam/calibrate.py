@@ -285,7 +285,7 @@ def calibrate(
     `FULL_SAY` answers has less.
 
     Args:
-        segmenter: its own score map and found threshold are set aside.
+        segmenter: its own score maps and found threshold are set aside.
         samples: validation images, not those reported on.
         passes: most refinements tried.
         empty_modality: share of the concepts that the kind of image cannot show that must come back
@@ -304,7 +304,9 @@ def calibrate(
     for kind, rate in rates.items():
         if not 0 <= rate <= 1:
             raise ConfigError(f"the share of {kind} answers to come back empty is {rate}; give 0…1")
-    config = segmenter.config.model_copy(update={"found_threshold": 0.0, "score_map": ()})
+    config = segmenter.config.model_copy(
+        update={"found_threshold": 0.0, "score_map": (), "score_map_for": {}}
+    )
     open_minded = segmenter.with_config(config)
     answers: list[Answer] = []
     with torch.inference_mode():

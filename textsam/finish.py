@@ -13,6 +13,7 @@ from textsam.adapters import TENSORS_FILE, read_adapter_config
 from textsam.calibrate import EMPTY_ANNOTATED, EMPTY_MODALITY, Calibration, calibrate
 from textsam.checkpoint import save_adapter
 from textsam.data.sample import Sample
+from textsam.errors import ConfigError
 from textsam.kinds import ImageKinds
 from textsam.segmenter import Segmenter
 from textsam.sides_fit import fit_sides
@@ -48,8 +49,10 @@ def finish_adapter(
         passes, empty_modality, empty_annotated, progress: as in `calibrate`.
 
     Raises:
-        DataError, ConfigError: as `calibrate` and `fit_sides`.
+        DataError, ConfigError: as `calibrate` and `fit_sides`, or `out` is the adapter itself.
     """
+    if out.resolve() == adapter.resolve():
+        raise ConfigError(f"{out} is the adapter to calibrate; write to another folder")
     decided: dict[str, Any] = {"kinds": kinds}
     record = read_adapter_config(adapter)
     training = dict(record.training)

@@ -33,7 +33,10 @@ def per_prompt(name: str, values: Any, count: int) -> list[Any]:
 
 
 def manual_geometry(
-    points: Sequence[Any], boxes: Sequence[Any], size_px: tuple[int, int]
+    points: Sequence[Any],
+    boxes: Sequence[Any],
+    size_px: tuple[int, int],
+    region_px: tuple[int, int, int, int] | None = None,
 ) -> list[Geometry | None]:
     """Points and a box for each of C prompts, as `Segmenter.segment` takes them.
 
@@ -41,9 +44,14 @@ def manual_geometry(
         points: C of (x, y), (x, y, label), a list of these, or None.
         boxes: C of (x_min, y_min, x_max, y_max) or None.
         size_px: (height, width) of the image.
+        region_px: (x_min, y_min, x_max, y_max) of the part of the image that the model sees, last
+            pixels included; None: all of it. A box that reaches beyond it means what lies inside.
+
+    Returns:
+        Geometry in the image's frame.
 
     Raises:
-        PromptError: numbers that are no point or box, or lie outside the image.
+        PromptError: numbers that are no point or box, or lie outside the image or the region.
     """
     geometries: list[Geometry | None] = []
     for given_points, given_box in zip(points, boxes, strict=True):
@@ -51,7 +59,11 @@ def manual_geometry(
             geometries.append(None)
             continue
         coordinates, labels = _read_points(given_points, size_px)
-        geometries.append(Geometry(coordinates, labels, _read_box(given_box, size_px)))
+        box = _read_box(given_box, size_px)
+        if region_px is not None:
+            _check_region(coordinates, region_px)
+            box = None if box is None else _within(box, region_px)
+        geometries.append(Geometry(coordinates, labels, box))
     return geometries
 
 
@@ -100,3 +112,27 @@ def _check_inside(what: str, points: NDArray[np.float64], size_px: tuple[int, in
                 f"the {what} ({x:g}, {y:g}) is outside the image of {width}×{height} px "
                 "(width × height); coordinates are (x, y) in pixels, from 0"
             )
+
+
+def _check_region(points: NDArray[np.float64], region_px: tuple[int, int, int, int]) -> None:
+    x_min, y_min, x_max, y_max = region_px
+    for x, y in points:
+        if not (x_min - 0.5 <= x <= x_max + 0.5 and y_min - 0.5 <= y <= y_max + 0.5):
+            raise _outside(f"the point ({x:g}, {y:g})", region_px)
+
+
+def _within(box: NDArray[np.float64], region_px: tuple[int, int, int, int]) -> NDArray[np.float64]:
+    """The part of a box that lies in the region."""
+    low, high = np.array(region_px[:2]) - 0.5, np.array(region_px[2:]) + 0.5
+    if (box[2:] < low).any() or (box[:2] > high).any():
+        raise _outside(f"the box {box.tolist()}", region_px)
+    return np.concatenate([np.clip(box[:2], low, high), np.clip(box[2:], low, high)])
+
+
+def _outside(what: str, region_px: tuple[int, int, int, int]) -> PromptError:
+    x_min, y_min, x_max, y_max = region_px
+    return PromptError(
+        f"{what} is outside the part of the image that is looked at, x {x_min} to {x_max} and y "
+        f"{y_min} to {y_max} px; give one inside, or have the whole image looked at (--no-crop, or "
+        "an Image without region_px)"
+    )

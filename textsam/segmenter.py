@@ -219,6 +219,7 @@ class Segmenter:
             [points] if single else per_prompt("points", points, len(questions)),
             [boxes] if single else per_prompt("boxes", boxes, len(questions)),
             prepared.image.size_px,
+            prepared.image.region_px,
         )
         if any(q.text is None and own is None for q, own in zip(questions, manual, strict=True)):
             raise PromptError(

@@ -13,6 +13,7 @@ from textsam.cli.evaluate_data import (
     samples_in_coco,
     samples_in_folder,
     samples_in_manifest,
+    say_trained_on,
     say_unknown_modalities,
 )
 from textsam.cli.options import (
@@ -212,6 +213,8 @@ def evaluate(
             authors_frame=True if authors_frame else None,
             views=looks,
         )
+        if data is not None and sets:
+            say_trained_on(segmenter.config, data, samples)
         if refine is None:
             own = segmenter.config
             refines = not protocol.geometric and bool(own.refine or any(own.refine_for.values()))

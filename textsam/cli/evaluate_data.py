@@ -13,6 +13,7 @@ import typer
 from textsam.cli.errors import usage_error
 
 if TYPE_CHECKING:
+    from textsam.adapters import AdapterConfig
     from textsam.data.coco import CocoSelection
     from textsam.data.folder import Selection
     from textsam.data.problems import Problems
@@ -23,6 +24,7 @@ __all__ = [
     "samples_in_coco",
     "samples_in_folder",
     "samples_in_manifest",
+    "say_trained_on",
     "say_unknown_modalities",
 ]
 
@@ -105,6 +107,18 @@ def say_unknown_modalities(samples: Sequence[Sample]) -> None:
     images = Counter(sample.modality for sample in samples if sample.modality not in MODALITIES)
     for modality, count in images.items():
         typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
+
+
+def say_trained_on(adapter: AdapterConfig, root: Path, samples: Sequence[Sample]) -> None:
+    """Warn of images to evaluate on that the adapter was trained on."""
+    from textsam.evaluate.seen import trained_on
+
+    if seen := trained_on(adapter.training, root, samples):
+        typer.echo(
+            f"warning: {adapter.name!r} was trained on {len(seen)} of these {len(samples)} images, "
+            f"e.g. {seen[0]}; what it does on them says nothing about others",
+            err=True,
+        )
 
 
 def _spread(samples: list[Sample], limit: int | None) -> list[Sample]:

@@ -86,7 +86,9 @@ def convert(
 
 
 def average(
-    first: Annotated[Path, typer.Argument(help="Adapter folder that the other goes on from.")],
+    first: Annotated[
+        Path, typer.Argument(help="Adapter folder, or a name, that the other goes on from.")
+    ],
     second: Annotated[Path, typer.Argument(help="Adapter folder, e.g. RUN/best.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Adapter folder to write.")],
     weight: Annotated[
@@ -97,12 +99,12 @@ def average(
     with errors_as_exit():
         from textsam.average import average_adapters
 
-        config = average_adapters(first, second, out, weight=weight)
+        config = average_adapters(str(first), str(second), out, weight=weight)
     typer.echo(f"{out}: {config.name}, not calibrated")
 
 
 def calibrate(
-    adapter: Annotated[Path, typer.Argument(help="Adapter folder, e.g. RUN/best.")],
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder, e.g. RUN/best, or a name.")],
     config: Annotated[Path, typer.Argument(help="Configuration whose validation images to use.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Adapter folder to write.")],
     assignments: Annotated[
@@ -158,7 +160,7 @@ def calibrate(
     """
     tried = chosen_sides(sides)
     with errors_as_exit():
-        from textsam.adapters import read_adapter_config
+        from textsam.adapters import find_adapter, read_adapter_config
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
         from textsam.config import read_config
@@ -169,10 +171,11 @@ def calibrate(
         keep_freed_memory()
 
         settings = read_config(config, assignments or ())
-        record = read_adapter_config(adapter)
+        folder = find_adapter(str(adapter))
+        record = read_adapter_config(folder)
         segmenter = load_model(
             record.preset,
-            adapter,
+            folder,
             device,
             precision,
             sam_checkpoint=sam_checkpoint,
@@ -193,7 +196,7 @@ def calibrate(
             )
         result = finish_adapter(
             segmenter,
-            adapter,
+            folder,
             samples,
             out,
             kinds=told,

@@ -339,8 +339,18 @@ def _smooth_gain(
 
 
 def _clip_levels(work: NDArray[np.uint8], dark: float, bright: float) -> NDArray[np.uint8]:
-    """Clip these fractions of all values at either end and stretch the rest to [0, 255]."""
-    counts = np.cumsum(np.bincount(work.ravel(), minlength=256)) / work.size
+    """Clip these fractions of the values at either end and stretch the rest to [0, 255].
+
+    Fractions are of the values between the smallest and the largest: black beside the picture and
+    burnt-in white, often more than is to be clipped, would keep the ends where they are.
+    """
+    histogram = np.bincount(work.ravel(), minlength=256)
+    ends = np.flatnonzero(histogram)[[0, -1]]
+    histogram[ends] = 0
+    inside = int(histogram.sum())
+    if not inside:
+        return work
+    counts = np.cumsum(histogram) / inside
     low = int(np.searchsorted(counts, dark, side="right"))
     high = int(np.searchsorted(counts, 1 - bright, side="left"))
     if high <= low:

@@ -110,6 +110,7 @@ class PreferenceForward(Forward):
             seed=plain.seed,
             self_prompt=plain.self_prompt,
             cache=plain.cache,
+            empty_weight=plain.empty_weight,
         )
         self.settings = settings
         self.unlabelled = unlabelled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -239,9 +240,16 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     # Each process has the mean over its slice; slices are equal, so the mean of means is the mean.
     run.processes.average_gradients(parameters)
-    if config.optim.grad_clip is not None:
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.optim.grad_clip)
-        sums["grad_norm"] = float(norm)
+    clip = config.optim.grad_clip
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
+    if not math.isfinite(norm):  # a finite loss can have such a gradient
+        raise TextSAMError(
+            f"step {run.state.step + 1}: the gradient's norm is {norm}, so the step was not taken; "
+            "lower optim.lr, and go on under another name with "
+            f"init_adapter: {run.folder / 'last'}"
+        )
+    if clip is not None:
+        sums["grad_norm"] = norm
     run.optimiser.step()
     sums["lr_factor"] = factor
     peak = peak_memory_mib(run.processes.device)

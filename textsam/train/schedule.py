@@ -17,7 +17,8 @@ def rate_factor(
 ) -> float:
     """Factor on the base rate at optimiser step `step`, counted from 0.
 
-    Linear warm-up, then a cosine from 1 to `final_fraction` at the last step, or constant.
+    Linear warm-up, then constant, or a cosine from 1 that would be `final_fraction` one step after
+    the last. A warm-up that is longer than the schedule never comes to 1.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)

@@ -98,7 +98,7 @@ def validate(
             answers = forward.decode(item, embedding, tokens, draws)
             # As it will be used: the last pass is the answer.
             logits, targets = answers.logits[-1], answers.targets
-            parts = mask_losses(logits, answers.iou[-1], targets)
+            parts = mask_losses(logits, answers.iou[-1], targets, empty_weight=forward.empty_weight)
             seen = _Seen(number, float(parts.total(loss.bce, loss.dice, loss.iou)), [], [])
             masks = logits[:, 0] > 0
             concepts = [item.concepts[place] for place in answers.order]
