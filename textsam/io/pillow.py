@@ -172,7 +172,7 @@ def stored_orientation(path: Path) -> int:
             orientation = PIL.Image.Image.getexif(picture).get(_ORIENTATION, 1)
     except ImageError:
         return 1  # DICOM or NIfTI; what is wrong with any other file is said by who reads it
-    return orientation if orientation in range(1, 9) else 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
 def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
