@@ -102,6 +102,7 @@ full = "".join(encode_rle(np.ones((H, W), bool))["counts"])
         ([BOX, [1, 1, 5, 1, "5", 5]], "degenerate-polygon"),
         ([[1, 1, 5, 1, float("nan"), 5]], "degenerate-polygon"),
         ([[1, 1, 5, 1, 5, 1e9]], "degenerate-polygon"),
+        ([[1, 1, 5, 1, 5, 10**400]], "degenerate-polygon"),
         ([[-2, 1, 5, 1, 5, 5]], "degenerate-polygon"),
         ([[1, 1, W + 2, 1, 5, 5]], "degenerate-polygon"),
         ([[1, 1, 5, 1, 5, 5, 1]], "unclosed-polygon"),
@@ -301,6 +302,103 @@ def test_every_fault_of_a_file_is_in_one_report(tmp_path: Path) -> None:
     # Without a collector the first is raised, and how many there are.
     with pytest.raises(DataError, match=r"8\.png|again\.png.*\(and 11 more problems\)"):
         samples_from_coco(tmp_path, ALL)
+
+
+def test_what_no_image_can_be_is_told_with_its_annotations(tmp_path: Path) -> None:
+    what = content(count=1)
+    what["annotations"] = what["annotations"][:1]
+    file = write(tmp_path, what)
+    million = 10**6
+    what["images"] += [
+        {"id": 2, "file_name": ".", "height": H, "width": W},
+        {"id": 3, "file_name": "./", "height": H, "width": W},
+        {"id": 4, "file_name": "4.png", "height": 10**30, "width": W},
+        {"id": 5, "file_name": "5.png", "height": million, "width": million},
+    ]
+    code = {"size": [million, million], "counts": [0, million**2]}
+    for number, image, segmentation in (
+        (12, 2, [BOX]),
+        (14, 4, [BOX]),
+        (15, 5, code),
+        (16, 1, [[1, 1, 5, 1, 5, 10**400]]),
+    ):
+        what["annotations"].append(
+            {"id": number, "image_id": image, "category_id": 3, "segmentation": segmentation}
+        )
+    what["categories"] = what["categories"][:1]
+    file.write_text(json.dumps(what), encoding="utf-8")
+    report = check_coco({"train": ALL}, tmp_path)
+    assert {p.path for p in report.errors} == {str(file)}
+    large = "is said to have"
+    expected = {
+        ("bad-annotation", "images[1]: the file_name '.' names no file"),
+        ("bad-annotation", "images[2]: the file_name './' names no file"),
+        ("bad-annotation", f"images[3] (4.png) {large} 40x1e30 or more px"),
+        ("bad-annotation", f"images[4] (5.png) {large} 1000000x1000000 px"),
+        ("size-mismatch", f"annotation 14 of image 4: the image {large} 40x1e30 or more px"),
+        ("size-mismatch", f"annotation 15 of image 5: the image {large} 1000000x1000000 px"),
+        ("degenerate-polygon", "annotation 16 of image 1: a polygon has a coordinate that is no"),
+    }
+    assert len(report.errors) == len(expected)
+    for kind, words in expected:
+        assert any(p.kind == kind and p.message.startswith(words) for p in report.errors), words
+
+
+def test_a_size_beyond_what_is_drawn_is_refused_whatever_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEXTSAM_MAX_PIXELS", str(10**40))
+    for segmentation in ([BOX], {"size": [10**6, 10**6], "counts": [0, 10**12]}):
+        with pytest.raises(ShapeError, match="1000000x1000000 px"):
+            rles_of(segmentation, (10**6, 10**6))
+    monkeypatch.setenv("TEXTSAM_MAX_PIXELS", str(H * W - 1))
+    with pytest.raises(ShapeError, match="more than the limit of 1,199 pixels"):
+        rles_of([BOX], (H, W))
+
+
+def test_a_file_that_says_nothing_of_any_image_is_no_source(tmp_path: Path) -> None:
+    write(tmp_path, content() | {"images": [], "annotations": []})
+    nothing_looked_for = ALL.model_copy(update={"exhaustive": False, "annotations": "none.json"})
+    write(tmp_path, content() | {"annotations": []}, "none.json")
+    for selection in (ALL, nothing_looked_for):
+        (problem,) = check_coco({"train": selection}, tmp_path).errors
+        assert (problem.kind, problem.part) == ("unusable-source", "train")
+        assert "gives no samples" in problem.message
+        with pytest.raises(DataError, match="gives no samples"):
+            samples_from_coco(tmp_path, selection)
+    # After another file's fault, too.
+    problems = Problems()
+    problems.add("missing-image", "elsewhere", "gone")
+    with pytest.raises(DataError, match="gives no samples"):
+        samples_from_coco(tmp_path, ALL, problems=problems)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_image_that_exif_turns_is_written_upright_beside_its_masks(
+    orientation: int, tmp_path: Path
+) -> None:
+    side = 32
+    (tmp_path / "pictures").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (side, side), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "pictures/1.tif", exif=exif)
+    what = content(count=1) | {"annotations": content()["annotations"][:1]}
+    what["categories"] = what["categories"][:1]
+    what["images"] = [{"id": 1, "file_name": "1.tif", "height": side, "width": side}]
+    (tmp_path / "all.json").write_text(json.dumps(what), encoding="utf-8")
+    folder = coco_to_set({"val": ALL}, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
+    (written,) = (folder / "images").iterdir()
+    if orientation == 1:
+        assert written.read_bytes() == (tmp_path / "pictures/1.tif").read_bytes()
+    else:
+        assert written.name == "1.png"
+    turn = {1: 0, 3: 2, 6: -1}[orientation]
+    (sample,) = samples_from_manifest(tmp_path / "root", [Selection(set="zoo", split="val")])
+    image, masks = load_sample(sample)
+    np.testing.assert_array_equal(image[..., 0], np.rot90(pixels, turn))
+    np.testing.assert_array_equal(masks["cat"], np.pad(box(), ((0, 2), (0, 0)))[:, :side])
+    assert check_root(tmp_path / "root").errors == []
 
 
 def test_a_class_that_only_empty_codes_show_is_empty(tmp_path: Path) -> None:
@@ -549,7 +647,7 @@ def test_a_part_without_images_is_called_that(tmp_path: Path) -> None:
     empty = json.loads(file.read_text()) | {"images": [], "annotations": []}
     (tmp_path / "val.json").write_text(json.dumps(empty), encoding="utf-8")
     parts = {"train": named, "val": named.model_copy(update={"annotations": "val.json"})}
-    with pytest.raises(DataError, match="the part 'val' has no images"):
+    with pytest.raises(DataCheckError, match=r"\[val\] .*val\.json: .* gives no samples"):
         coco_to_set(parts, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
     assert not (tmp_path / "root").exists()
 

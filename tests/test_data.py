@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,12 @@ def test_bad_splits_are_refused(root: Path, change: Any, message: str) -> None:
         (lambda m: m["bus"].update(classes={"../x/y": "tumor"}), "class key '../x/y'"),
         (lambda m: m["bus"].update(absent="tumor"), "'absent' must be a list"),
         (lambda m: m.update(bus=3), "'bus' must be a JSON object"),
+        (
+            lambda m: m["bus"].update(absnet=["lung"]),
+            "'bus' has a key 'absnet', which means nothing; did you mean 'absent'",
+        ),
+        (lambda m: m["bus"].update(Modality=m["bus"].pop("modality")), "did you mean 'modality'"),
+        (lambda m: m["bus"].update(zzz=1), "nothing; There are modality, classes, absent, terms"),
     ],
 )
 def test_bad_manifests_are_refused(root: Path, change: Any, message: str) -> None:
@@ -353,9 +360,60 @@ def test_a_palette_mask_gives_its_indices(tmp_path: Path) -> None:
     assert np.unique(read_mask(tmp_path / "p.png")).tolist() == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, lambda a: np.rot90(a, 1)),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_are_turned_by_exif_as_images_are(
+    orientation: int, turn: Any, suffix: str, tmp_path: Path
+) -> None:
+    stored = square((40, 64), 4, 30, 12)
+    stored[4, 0] = 255
+    exif = PILImage.Exif()
+    exif[0x0112] = orientation
+    for name in ("i", "m"):
+        PILImage.fromarray(stored).save(tmp_path / f"{name}{suffix}", exif=exif)
+    target = Target("tumor", tmp_path / f"m{suffix}")
+    image, masks = load_sample(Sample("set", "unknown", "i", tmp_path / f"i{suffix}", (target,)))
+    np.testing.assert_array_equal(masks["tumor"], turn(stored) > 0)
+    np.testing.assert_array_equal(image[..., 0] > 0, masks["tumor"])
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif"])
+def test_a_mask_of_several_pages_is_refused_and_not_cut_to_the_first(
+    suffix: str, tmp_path: Path
+) -> None:
+    first, second = (PILImage.fromarray(square((40, 64), 4, 30, side)) for side in (0, 12))
+    path = tmp_path / f"m{suffix}"
+    first.save(path, save_all=True, append_images=[second])
+    with pytest.raises(DataError, match=r"m\.\w+ holds several pages or frames \(2\)"):
+        read_mask(path)
+    second.save(path)
+    assert (read_mask(path) > 0).sum() == 144
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_page_of_a_mask(tmp_path: Path) -> None:
+    path = tmp_path / "m.tif"
+    small, whole = (PILImage.fromarray(square(s, 0, 0, 6)) for s in ((20, 32), (40, 64)))
+    small.save(path, save_all=True, append_images=[whole], tiffinfo={254: 0})
+    # NewSubfileType (tag 254, one 32-bit number) of the first page: bit 0 says it is a small copy.
+    page, copy = (struct.pack("<HHII", 254, 4, 1, kind) for kind in (0, 1))
+    data = path.read_bytes()
+    assert data.count(page) == 2
+    path.write_bytes(data.replace(page, copy, 1))
+    assert read_mask(path).shape == (40, 64)
+
+
 def test_masks_that_the_target_does_not_explain_are_refused(tmp_path: Path) -> None:
     labels = square((32, 32), 4, 4, 8, 1)
-    with pytest.raises(DataError, match=r"values 0, 1 and none above 127"):
+    with pytest.raises(DataError, match=r"values 0, 1 and none above 127.*class in a manifest"):
         load_sample(one(tmp_path, labels))
     assert load_sample(one(tmp_path, labels, 1))[1]["tumor"].sum() == 64
     labels[0, 0] = 7

@@ -18,6 +18,7 @@ from tiny import write_images_and_masks
 
 from textsam.data import check as check_module
 from textsam.data.check import check_samples
+from textsam.data.folder import samples_from_folder
 from textsam.data.problems import DataCheckError, DataReport
 from textsam.data.sample import Sample, Target
 from textsam.data.sources import STAMP_FILE, checked_data
@@ -102,6 +103,133 @@ def test_every_fault_of_a_folder_is_in_one_report(folder: Path) -> None:
         report.raise_errors()
     assert isinstance(caught.value, DataError)
     assert caught.value.report is report
+
+
+def test_masks_of_several_pages_are_broken(folder: Path) -> None:
+    (folder / "masks/1.png").unlink()
+    pages = [Image.fromarray(blob(value)) for value in (0, 255)]
+    pages[0].save(folder / "masks/1.tif", save_all=True, append_images=pages[1:])
+    (problem,) = check_folder(folder).errors
+    assert (problem.kind, Path(problem.path).name) == ("broken-mask", "1.tif")
+    assert "several pages or frames (2)" in problem.message
+
+
+def save_turned(path: Path, pixels: NDArray[Any], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "shape", "mask_shape", "kind"),
+    [
+        # Alike, or turned in the same way.
+        (6, 6, (40, 40), (40, 40), None),
+        (3, 3, (32, 40), (32, 40), None),
+        (9, 1, (40, 40), (40, 40), None),
+        # Sizes tell: the mask was drawn on the image upright, or as it is stored.
+        (6, 1, (32, 40), (40, 32), None),
+        (1, 8, (40, 32), (32, 40), None),
+        (6, 1, (32, 40), (32, 40), "size-mismatch"),
+        # Sizes do not tell.
+        (6, 1, (40, 40), (40, 40), "orientation-mismatch"),
+        (1, 6, (40, 40), (40, 40), "orientation-mismatch"),
+        (3, 1, (32, 40), (32, 40), "orientation-mismatch"),
+        (6, 8, (32, 40), (32, 40), "orientation-mismatch"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_mask_that_is_turned_otherwise_than_its_image_is_told_where_sizes_are_silent(
+    image: int,
+    mask: int,
+    shape: tuple[int, int],
+    mask_shape: tuple[int, int],
+    kind: str | None,
+    suffix: str,
+    tmp_path: Path,
+) -> None:
+    save_turned(tmp_path / f"images/a{suffix}", noise(1, shape), image)
+    save_turned(tmp_path / f"masks/a{suffix}", blob(shape=mask_shape), mask)
+    report = check_folder(tmp_path)
+    assert kinds(report) == ({} if kind is None else {kind: 1})
+    for problem in report.errors:
+        assert Path(problem.path) == tmp_path / f"masks/a{suffix}"
+        assert f"EXIF orientation {mask}" in problem.message
+        assert f"{image} (1 turns nothing)" in problem.message
+    assert len(report.errors) == (kind is not None)
+
+
+def test_files_of_other_kinds_are_told_and_never_denied(folder: Path) -> None:
+    # An image for 0's mask and a mask for 1's image that cannot be read here, and a whole pair.
+    (folder / "images/0.png").rename(folder / "images/0.webp")
+    (folder / "masks/1.png").rename(folder / "masks/1.gif")
+    for part in ("images", "masks"):
+        (folder / part / "9.dcm").write_bytes(b"")
+        (folder / part / ".DS_Store").write_bytes(b"")
+        (folder / part / "Thumbs.db").write_bytes(b"")
+        (folder / part / "inside").mkdir()
+    report = check_folder(folder)
+    suffixes = ".bmp, .jpeg, .jpg, .png, .tif, .tiff"
+    assert [(p.kind, p.path, p.message) for p in report.errors] == [
+        (
+            "missing-mask",
+            str(folder / "images/1.png"),
+            f"{folder / 'masks'} has 1.gif alone, none of {suffixes}; save it as PNG",
+        ),
+        (
+            "mask-without-image",
+            str(folder / "masks/0.png"),
+            f"{folder / 'images'} has 0.webp alone, none of {suffixes}; save it as PNG",
+        ),
+    ]
+    assert [(p.kind, p.path, p.message) for p in report.warnings] == [
+        (
+            "unsupported-file",
+            str(folder / part),
+            f"2 file(s) are none of {suffixes} and left out: {names}",
+        )
+        for part, names in (("images", "0.webp, 9.dcm"), ("masks", "1.gif, 9.dcm"))
+    ]
+    with pytest.raises(DataError, match=r"1 of 3 images have no mask: 1 \(but .*1\.gif, none of"):
+        samples_from_folder(folder, "tumor")
+    for path in (folder / "images").glob("*.png"):
+        path.rename(path.with_suffix(".webp"))
+    (problem,) = check_folder(folder).errors
+    assert "holds no image" in problem.message
+    assert "5 other file(s): 0.webp, 1.webp, 2.webp, 3.webp, 9.dcm" in problem.message
+
+
+def test_files_of_other_kinds_in_a_set_of_a_manifest(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for part in ("images", "masks"):
+        (root / "bus").mkdir(exist_ok=True)
+        (folder / part).rename(root / "bus" / part)
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "CC0"}
+    (root / "manifest.json").write_text(json.dumps({"bus": entry}))
+    (root / "splits.json").write_text(json.dumps({"bus": {"train": ["0", "1"], "test": ["2"]}}))
+    (root / "bus/images/0.png").rename(root / "bus/images/0.gif")
+    (root / "bus/masks/1.png").rename(root / "bus/masks/1.gif")
+    report = check_root(root)
+    # Once for each folder, not for each split.
+    assert [(p.kind, p.path) for p in report.warnings] == [
+        ("unsupported-file", str(root / "bus/images")),
+        ("unsupported-file", str(root / "bus/masks")),
+    ]
+    told = {p.kind: p.message for p in report.errors}
+    assert f"(but {root / 'bus/images/0.gif'}, none of" in told["missing-image"]
+    assert f"(but {root / 'bus/masks/1.gif'}, none of" in told["missing-mask"]
+
+
+def test_what_is_said_of_masks_of_ones_can_be_done(folder: Path) -> None:
+    save(folder / "masks/0.png", blob(1))
+    text = check_folder(folder).text()
+    assert (
+        "not-a-mask (1): masks of 0 and small values where 0 and 255 are expected; write 255"
+        in text
+    )
+    assert '"classes": {"1": CONCEPT}' in text
 
 
 def test_labels_that_no_class_explains_are_found_once_per_file(folder: Path) -> None:

@@ -104,6 +104,29 @@ def test_png_files_are_copied_and_folders_of_patients_become_part_of_the_name(
     assert image.read_bytes() == (tmp_path / "raw/val/images/C004 a/1.png").read_bytes()
 
 
+def test_a_png_that_exif_turns_is_written_upright_as_its_mask_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for number, (split, names) in enumerate(PATIENTS.items()):
+        for place, patient in enumerate(names):
+            for frame in range(FRAMES):
+                seed = 1 + frame + FRAMES * (place + 10 * number)
+                write_frame(
+                    tmp_path / "raw" / split, f"{patient}/{frame}", seed, ".png", inside=255
+                )
+    name = f"{PATIENTS['val'][0]}/1.png"
+    before = {}
+    for part in ("images", "masks"):
+        path = tmp_path / "raw/val" / part / name
+        before[part] = np.asarray(Image.open(path))
+        Image.fromarray(before[part]).save(path, exif=exif)
+    prepare_eus(tmp_path / "raw", tmp_path / "eus", expected=MINI)
+    for part in ("images", "masks"):
+        after = Image.open(tmp_path / "eus/val" / part / name.replace("/", "__"))
+        assert after.getexif().get(0x0112, 1) == 1
+        np.testing.assert_array_equal(np.asarray(after), np.rot90(before[part], 2))
+
+
 def test_all_that_is_wrong_is_said_at_once_and_nothing_written(raw: Path, tmp_path: Path) -> None:
     (raw / "train/masks/C001_0000.tif").unlink()
     (raw / "val/images/C004_0001.tif").unlink()

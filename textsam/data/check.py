@@ -31,6 +31,7 @@ from textsam.data.sample import (
 )
 from textsam.errors import DataError, ImageError
 from textsam.io.coco_shapes import covers_a_pixel
+from textsam.io.pillow import stored_orientation
 from textsam.io.raster import read_image
 from textsam.prompts import MODALITIES, nearest_modality
 
@@ -41,21 +42,29 @@ _MOST_VALUES = 8
 
 @dataclass(frozen=True)
 class _ImageFacts:
-    """What reading an image gave: its size (H, W) and a hash of its pixels, or an error."""
+    """What reading an image gave: its size (H, W) and a hash of its pixels, or an error.
+
+    orientation: of EXIF, that was applied; the size is that of the image upright.
+    """
 
     size_px: tuple[int, int] = (0, 0)
     digest: str = ""
     error: str = ""
+    orientation: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class _MaskFacts:
-    """What reading a mask gave: size (H, W), distinct values, a hash of its pixels; or an error."""
+    """What reading a mask gave: size (H, W), distinct values, a hash of its pixels; or an error.
+
+    orientation: as of an image.
+    """
 
     size_px: tuple[int, ...] = (0, 0)
     values: NDArray[np.int64] | None = None
     digest: str = ""
     error: str = ""
+    orientation: int = 1
 
 
 class Checker:
@@ -154,6 +163,7 @@ class Checker:
         seen: set[tuple[Path, Kind]] = set()
         for target in sample.targets:
             size: tuple[int, ...]
+            orientation = 1
             faults: list[tuple[Kind, str]] = []
             if isinstance(target, CocoTarget):
                 path, size = target.annotations_path, target.size_px
@@ -162,12 +172,20 @@ class Checker:
                 faults += _mask_faults(target, mask)
                 # The size of a broken mask is not known, so it is not compared.
                 size = image.size_px if mask.error else mask.size_px
+                orientation = image.orientation if mask.error else mask.orientation
             if not image.error and size != image.size_px:
                 message = (
                     f"{size[1]}x{size[0]} px (width x height), the image {sample.image_path} "
                     f"{image.size_px[1]}x{image.size_px[0]} px"
                 )
+                if orientation != image.orientation:
+                    message += (
+                        f"; turned upright by EXIF orientation {orientation}, the image by "
+                        f"{image.orientation} (1 turns nothing)"
+                    )
                 faults.append(("size-mismatch", message))
+            elif isinstance(target, Target) and not image.error:
+                faults += _orientation_faults(orientation, image, sample.image_path)
             for kind, message in faults:
                 # Several targets share a label map; what is wrong with it is said once.
                 if (path, kind) not in seen:
@@ -269,7 +287,7 @@ def _image_facts(path: Path) -> _ImageFacts:
         image = read_image(path)
     except ImageError as error:
         return _ImageFacts(error=_without(str(error), path))
-    return _ImageFacts(image.size_px, image.sha256())
+    return _ImageFacts(image.size_px, image.sha256(), orientation=stored_orientation(path))
 
 
 def _mask_facts(path: Path) -> _MaskFacts:
@@ -287,7 +305,31 @@ def _mask_facts(path: Path) -> _MaskFacts:
     pixels = np.ascontiguousarray(mask, dtype=np.uint8 if small else "<i8")
     digest = hashlib.sha256(f"{mask.shape}\n".encode())
     digest.update(pixels.data)
-    return _MaskFacts(mask.shape, values.astype(np.int64), digest.hexdigest())
+    return _MaskFacts(
+        mask.shape,
+        values.astype(np.int64),
+        digest.hexdigest(),
+        orientation=stored_orientation(path),
+    )
+
+
+def _orientation_faults(
+    orientation: int, image: _ImageFacts, image_path: Path
+) -> Iterator[tuple[Kind, str]]:
+    """Of a mask as large as its image: whether both were turned alike, where sizes do not show it.
+
+    Of two that are not square and of which one was turned by its side, equal sizes show that the
+    mask was made for the image upright.
+    """
+    height, width = image.size_px
+    one_on_its_side = (orientation >= 5) != (image.orientation >= 5)
+    if orientation != image.orientation and not (one_on_its_side and height != width):
+        message = (
+            f"has EXIF orientation {orientation}, the image {image_path} {image.orientation} (1 "
+            "turns nothing), and their sizes do not tell whether the one fits the other; save "
+            "both upright, without the tag"
+        )
+        yield "orientation-mismatch", message
 
 
 def _without(message: str, path: Path) -> str:

@@ -18,7 +18,7 @@ from pydantic import Field
 from textsam.data.problems import WARNINGS, Problems
 from textsam.data.sample import CocoTarget, Sample
 from textsam.errors import DataError
-from textsam.io.coco_shapes import ShapeError, is_closed, merged, rles_of
+from textsam.io.coco_shapes import ShapeError, exceeds_limit, is_closed, merged, rles_of
 from textsam.sections import Section
 
 __all__ = ["CocoSelection", "samples_from_coco"]
@@ -68,16 +68,20 @@ def samples_from_coco(
 
     Raises:
         DataError: no such file, no JSON of the three lists, a category of `concepts` that it does
-            not have; and, with `problems` None, an image that is not there, is listed twice or lies
-            outside the folder, an annotation of an unknown image or category, and a segmentation
-            that cannot be drawn. pycocotools is needed for polygons.
+            not have, no image of which it says anything; and, with `problems` None, an image that
+            is not there, is listed twice, lies outside the folder or is too large to be read, an
+            annotation of an unknown image or category, and a segmentation that cannot be drawn.
+            pycocotools is needed for polygons.
     """
     path = Path(root) / selection.annotations
     own = Problems() if problems is None else problems
+    before = len(own.found)
     samples = _Reader(path, Path(root) / selection.images, selection, own).samples(
         dataset or path.stem
     )
-    errors = [problem for problem in own.found if problem.kind not in WARNINGS]
+    errors = [problem for problem in own.found[before:] if problem.kind not in WARNINGS]
+    if not samples and not errors:
+        raise DataError(f"{path} gives no samples: it lists no image of which it says anything")
     if problems is None and errors:
         first, more = errors[0], len(errors) - 1
         raise DataError(
@@ -177,8 +181,15 @@ class _Reader:
             if number in sizes:
                 self._add("bad-annotation", f"{where} ({name}) has the id {number} of another one")
                 continue
-            parts = PurePosixPath(name)
+            # The sizes of images that are not used are kept: their annotations are judged as well.
             sizes[number] = (entry["height"], entry["width"])
+            parts = PurePosixPath(name)
+            if not parts.parts:
+                self._add("bad-annotation", f"{where}: the file_name {name!r} names no file")
+                continue
+            if too_large := exceeds_limit(sizes[number]):
+                self._add("bad-annotation", f"{where} ({name}) {too_large}")
+                continue
             if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
                 self._add("bad-annotation", f"{where}: {name} lies outside {self.folder}")
                 continue

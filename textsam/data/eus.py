@@ -27,6 +27,7 @@ from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample, Target, read_mask
 from textsam.data.staging import staged_folder
 from textsam.errors import ConfigError, DataError
+from textsam.io.pillow import stored_orientation
 from textsam.io.raster import read_image, write_mask, write_picture
 
 __all__ = ["PATIENT_PATTERN", "PUBLISHED", "Expected", "PreparedEus", "prepare_eus"]
@@ -93,8 +94,9 @@ def prepare_eus(
 ) -> PreparedEus:
     """Check the raw images and write them as `out`/{train,val,test}/{images,masks}/NAME.png.
 
-    Images become 8-bit PNG (PNG files are copied as they are), masks 0 and 255; masks of 0 and 1
-    are accepted. A file in a folder inside `images/` gets the folder's name before its own.
+    Images become 8-bit PNG, upright (PNG files without an EXIF orientation are copied as they are),
+    masks 0 and 255; masks of 0 and 1 are accepted. A file in a folder inside
+    `images/` gets the folder's name before its own.
 
     Args:
         raw: holds {train,val,test}/{images,masks}/; with `patients_of`, images/ and masks/.
@@ -340,7 +342,8 @@ def _record(
 def _write(pair: _Pair, folder: Path, checker: Checker) -> None:
     image = folder / "images" / f"{pair.stem}.png"
     image.parent.mkdir(parents=True, exist_ok=True)
-    if pair.image.suffix.lower() == ".png":
+    # Masks are written upright and without a tag that says how, so images must be, too.
+    if pair.image.suffix.lower() == ".png" and stored_orientation(pair.image) == 1:
         shutil.copyfile(pair.image, image)
     else:
         pixels = np.rint(read_image(pair.image).pixels).astype(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -18,7 +19,10 @@ from textsam.sections import Section
 __all__ = ["IMAGE_SUFFIXES", "Selection", "samples_from_folder", "samples_from_manifest"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+_SUFFIXES = ", ".join(sorted(IMAGE_SUFFIXES))
 _PARTS = ("train", "val", "test")
+# What Windows puts beside pictures by itself; names with a dot in front are hidden anyway.
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
 class Selection(Section):
@@ -42,13 +46,44 @@ class Selection(Section):
     limit: int | None = Field(default=None, ge=1)
 
 
-def _index(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+@dataclass(frozen=True)
+class _Listing:
+    """The files of a folder by stem: those that can be used, and those of other suffixes."""
+
+    folder: Path
+    usable: dict[str, list[Path]]
+    others: dict[str, list[Path]]
+
+    def lacks(self, stem: str) -> str:
+        """What to say where there is no usable file of this stem."""
+        others = self.others.get(stem)
+        if not others:
+            return f"{self.folder} has no {stem}.*"
+        names = ", ".join(path.name for path in others)
+        return f"{self.folder} has {names} alone, none of {_SUFFIXES}; save it as PNG"
+
+    def tell_others(self, problems: Problems) -> None:
+        """Warn of files that are left out."""
+        names = sorted(path.name for paths in self.others.values() for path in paths)
+        if names:
+            problems.add(
+                "unsupported-file",
+                self.folder,
+                f"{len(names)} file(s) are none of {_SUFFIXES} and left out: {_listed(names)}",
+            )
+
+
+def _index(folder: Path) -> _Listing:
+    listing = _Listing(folder, {}, {})
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                found.setdefault(path.stem, []).append(path)
-    return found
+            if path.name.startswith("."):
+                continue
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                listing.usable.setdefault(path.stem, []).append(path)
+            elif path.name.lower() not in _SYSTEM_FILES and path.is_file():
+                listing.others.setdefault(path.stem, []).append(path)
+    return listing
 
 
 def _only(stem: str, paths: Sequence[Path], problems: Problems | None) -> Path:
@@ -68,12 +103,12 @@ class _Folders:
     """Index of image and mask folders, each listed once."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, dict[str, list[Path]]] = {}
+        self.known: dict[Path, _Listing] = {}
 
-    def __call__(self, folder: Path) -> dict[str, list[Path]]:
-        if folder not in self._known:
-            self._known[folder] = _index(folder)
-        return self._known[folder]
+    def __call__(self, folder: Path) -> _Listing:
+        if folder not in self.known:
+            self.known[folder] = _index(folder)
+        return self.known[folder]
 
 
 def _mask_folder_and_label(key: str, info: DatasetInfo) -> tuple[str, int | None]:
@@ -134,21 +169,22 @@ def _samples(
     labels = tuple(sorted(int(k) for k in info.classes if "/" not in k))
     folders = _Folders()
     samples: list[Sample] = []
-    missing_images: list[str] = []
-    missing_masks: list[str] = []
+    missing_images: dict[str, str] = {}
+    missing_masks: dict[str, str] = {}
     for stem in _kept(read_split(root, f"{info.name}/{selection.split}"), selection):
-        found = [(b, p) for b in bases for p in folders(b / "images").get(stem, [])]
+        found = [(b, p) for b in bases for p in folders(b / "images").usable.get(stem, [])]
         if not found:
-            missing_images.append(stem)
+            missing_images[stem] = _unusable([folders(b / "images") for b in bases], stem)
             continue
         image_path = _only(stem, [p for _, p in found], problems)
         base = found[0][0]
         targets: list[Target] = []
         for key, concept in classes.items():
             folder, label = _mask_folder_and_label(key, info)
-            paths = folders(base / folder).get(stem)
+            paths = folders(base / folder).usable.get(stem)
             if not paths:
-                missing_masks.append(f"{base / folder / stem}.png")
+                mask = f"{base / folder / stem}.png"
+                missing_masks[mask] = _unusable([folders(base / folder)], stem)
                 continue
             mask_path = _only(stem, paths, problems)
             targets.append(Target(concept, mask_path, label, () if label is None else labels))
@@ -165,21 +201,33 @@ def _samples(
         )
     where = f"The split {info.name}/{selection.split}"
     if problems is not None:
-        for stem in missing_images:
-            problems.add("missing-image", stem, f"{where} lists it; it is not below {set_folder}")
-        for path in missing_masks:
-            problems.add("missing-mask", path, f"{where} needs it")
+        for listing in folders.known.values():
+            listing.tell_others(problems)
+        for stem, instead in missing_images.items():
+            told = f"{where} lists it; it is not below {set_folder}{instead}"
+            problems.add("missing-image", stem, told)
+        for path, instead in missing_masks.items():
+            problems.add("missing-mask", path, f"{where} needs it{instead}")
         return samples
     if missing_images:
         raise DataError(
             f"{where}: {len(missing_images)} images are not below {set_folder}: "
-            f"{_listed(missing_images)}."
+            f"{_listed([stem + instead for stem, instead in missing_images.items()])}."
         )
     if missing_masks:
         raise DataError(
-            f"{where}: {len(missing_masks)} masks are missing: {_listed(missing_masks)}."
+            f"{where}: {len(missing_masks)} masks are missing: "
+            f"{_listed([path + instead for path, instead in missing_masks.items()])}."
         )
     return samples
+
+
+def _unusable(listings: Sequence[_Listing], stem: str) -> str:
+    """What to add where a file is missing and one of its name cannot be used."""
+    others = [str(path) for listing in listings for path in listing.others.get(stem, ())]
+    if not others:
+        return ""
+    return f" (but {', '.join(others)}, none of {_SUFFIXES}; save it as PNG)"
 
 
 def samples_from_manifest(
@@ -190,8 +238,8 @@ def samples_from_manifest(
     Images are `SET/images/STEM.*` or `SET/{train,val,test}/images/STEM.*` with `masks/STEM.*` (or
     `masks/CLASS/STEM.*`, as the manifest says) beside `images`; a stem is looked for in all of
     these, whatever the split is called. Nothing but folder listings is read.
-    problems: takes what is missing, ambiguous or selected twice, file by file, and the search goes
-        on with what is there; None raises.
+    problems: takes what is missing, ambiguous or selected twice, file by file, and names of files
+        that are left out for their suffix; the search goes on with what is there. None raises.
     Raises DataError for an unknown set, split or class, for files that are missing (named and
     counted) or ambiguous, and for an image that is selected twice.
     """
@@ -239,7 +287,8 @@ def samples_from_folder(
         assumed absent.
     dataset: name in tables; default: the folder's name.
     weight: how often each sample is wanted in training, relative to others.
-    problems: takes what does not pair, file by file, and the pairs are returned; None raises.
+    problems: takes what does not pair, file by file, and names of files that are left out for
+        their suffix; the pairs are returned. None raises.
     Raises DataError when a folder is missing or empty, when images have no mask or masks no image
     (named and counted), and when two files share a stem.
     """
@@ -252,24 +301,28 @@ def samples_from_folder(
             inside = [p for p in _PARTS if (base / p / "images").is_dir()]
             hint = f" Its parts are: {', '.join(inside)}; name one as the split." if inside else ""
             raise DataError(f"{base} has no folder {name!r}.{hint}")
-    images, masks = _index(base / "images"), _index(base / "masks")
+    image_files, mask_files = _index(base / "images"), _index(base / "masks")
+    images, masks = image_files.usable, mask_files.usable
+    if problems is not None:
+        image_files.tell_others(problems)
+        mask_files.tell_others(problems)
     if not images:
-        raise DataError(f"{base / 'images'} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        others = sorted(p.name for paths in image_files.others.values() for p in paths)
+        instead = f" but {len(others)} other file(s): {_listed(others)}" if others else ""
+        raise DataError(f"{base / 'images'} holds no image ({_SUFFIXES}){instead}.")
     lacking = sorted(set(images) - set(masks))
     orphans = sorted(set(masks) - set(images))
     if problems is not None:
         for stem in lacking:
-            problems.add("missing-mask", images[stem][0], f"{base / 'masks'} has no {stem}.*")
+            problems.add("missing-mask", images[stem][0], mask_files.lacks(stem))
         for stem in orphans:
-            problems.add("mask-without-image", masks[stem][0], f"{base / 'images'} has no {stem}.*")
+            problems.add("mask-without-image", masks[stem][0], image_files.lacks(stem))
     elif lacking:
-        raise DataError(
-            f"{base}: {len(lacking)} of {len(images)} images have no mask: {_listed(lacking)}."
-        )
+        named = _listed([stem + _unusable([mask_files], stem) for stem in lacking])
+        raise DataError(f"{base}: {len(lacking)} of {len(images)} images have no mask: {named}.")
     elif orphans:
-        raise DataError(
-            f"{base}: {len(orphans)} of {len(masks)} masks have no image: {_listed(orphans)}."
-        )
+        named = _listed([stem + _unusable([image_files], stem) for stem in orphans])
+        raise DataError(f"{base}: {len(orphans)} of {len(masks)} masks have no image: {named}.")
     return [
         Sample(
             dataset=dataset or folder.resolve().name,

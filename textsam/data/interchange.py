@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 import textsam
@@ -26,7 +27,8 @@ from textsam.errors import DataError
 from textsam.io.atomic import atomic_path
 from textsam.io.coco import encode_rle
 from textsam.io.coco_polygons import exact_polygons
-from textsam.io.raster import write_mask
+from textsam.io.pillow import stored_orientation
+from textsam.io.raster import write_mask, write_picture
 
 __all__ = ["coco_to_set", "samples_to_coco"]
 
@@ -43,7 +45,8 @@ def coco_to_set(
     """Write COCO files as one set of a data root: images, PNG masks, manifest and splits.
 
     Masks are 0/255: `masks/STEM.png` for one concept, `masks/CONCEPT/STEM.png` for several, which
-    may overlap. Folders inside a `file_name` become part of the stem ("a/b.png" is "a__b").
+    may overlap. Images are copied; those with an EXIF orientation are written upright, as PNG.
+    Folders inside a `file_name` become part of the stem ("a/b.png" is "a__b").
 
     Args:
         parts: "train", "val" or "test" -> file and folder of its images. All have one modality.
@@ -58,8 +61,8 @@ def coco_to_set(
 
     Raises:
         DataCheckError: faults in files, all of them listed; nothing is written.
-        DataError: the set exists, its parts differ in modality or categories, one has no images, or
-            a selection is not exhaustive, which folders of masks cannot say.
+        DataError: the set exists, its parts differ in modality or categories, or a
+            selection is not exhaustive, which folders of masks cannot say.
     """
     root = Path(root)
     modality = _modality(parts)
@@ -228,8 +231,6 @@ def _same_concepts(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
         dict.fromkeys(t.concept for part in samples.values() for s in part for t in s.targets)
     )
     for name, those in samples.items():
-        if not those:
-            raise DataError(f"the part {name!r} has no images; leave it out, or correct its file")
         own = {target.concept for sample in those for target in sample.targets}
         if missing := sorted(set(concepts) - own):
             raise DataError(
@@ -262,10 +263,17 @@ def _mask_folders(concepts: Sequence[str]) -> dict[str, str]:
 
 def _write_sample(sample: Sample, folder: Path, folders: Mapping[str, str]) -> None:
     stem = _stem(sample)
-    image = folder / "images" / f"{stem}{sample.image_path.suffix.lower()}"
+    pixels, masks = load_sample(sample)
+    turned = stored_orientation(sample.image_path) != 1
+    suffix = ".png" if turned else sample.image_path.suffix.lower()
+    image = folder / "images" / f"{stem}{suffix}"
     image.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(sample.image_path, image)
-    for concept, mask in load_sample(sample)[1].items():
+    if turned:
+        # Upright as the masks are, which have no tag that would say so of them.
+        write_picture(PIL.Image.fromarray(pixels), image)
+    else:
+        shutil.copyfile(sample.image_path, image)
+    for concept, mask in masks.items():
         write_mask(mask, folder / folders[concept] / f"{stem}.png")
 
 

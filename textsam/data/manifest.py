@@ -1,15 +1,17 @@
 """`manifest.json` and `splits.json`: what a collection of image-mask sets contains.
 
-`manifest.json`: set name -> {"modality", "classes", "terms", "note"?, "absent"?}. A key of
-"classes" is a pixel value of the set's mask files ("255", or "1", "2", … of a label map) or a
+`manifest.json`: set name -> {"modality", "classes", "terms", "note"?, "images"?, "absent"?}. A key
+of "classes" is a pixel value of the set's mask files ("255", or "1", "2", … of a label map) or a
 mask folder ("masks/mitochondria"); its value is the concept. "absent" lists concepts that no image
-of the set shows.
+of the set shows. "note" and "images", how many there are, are for readers alone. Other keys are
+refused: a misspelt one would be left out unseen.
 
 `splits.json`: "SET" or "SET/FOLD" -> {"train": [stems], "val": […], "test": […]}.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ __all__ = ["DatasetInfo", "read_manifest", "read_split", "split_names"]
 MANIFEST_NAME = "manifest.json"
 SPLITS_NAME = "splits.json"
 NORMAL_SUFFIX = "_normal"
+_KEYS = ("modality", "classes", "absent", "terms", "note", "images")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,14 @@ def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
     entry = content[name]
     if not isinstance(entry, dict):
         raise DataError(f"{where} must be a JSON object, got {entry!r}.")
+    for key in entry:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key.casefold(), _KEYS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise DataError(
+                f"{where} has a key {key!r}, which means nothing; {hint}There are "
+                f"{', '.join(_KEYS)}. Anything else can be said in 'note'."
+            )
     classes = entry.get("classes", {})
     if not isinstance(classes, dict) or not all(isinstance(v, str) and v for v in classes.values()):
         raise DataError(f"{where}: 'classes' must map pixel values or folders to concepts.")

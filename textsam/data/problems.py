@@ -34,6 +34,7 @@ Kind = Literal[
     "broken-image",
     "broken-mask",
     "size-mismatch",
+    "orientation-mismatch",
     "unknown-label",
     "not-a-mask",
     "unknown-reference",
@@ -52,6 +53,7 @@ Kind = Literal[
     "repeated-image",
     "crowd-left-out",
     "unknown-modality",
+    "unsupported-file",
 ]
 
 KINDS: Mapping[Kind, str] = MappingProxyType(
@@ -62,10 +64,12 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "mask-without-image": "masks without an image",
         "duplicate-stem": "several files of one name: which one is meant is not known",
         "broken-image": "images that cannot be read, or not to their end",
-        "broken-mask": "masks that cannot be read, or are no grey image",
+        "broken-mask": "masks that cannot be read, have several pages, or are no grey image",
         "size-mismatch": "masks or annotations of another size than their image",
+        "orientation-mismatch": "masks that EXIF turns otherwise than their image",
         "unknown-label": "pixel values that no class of the set has",
-        "not-a-mask": "masks of 0 and small values where 0 and 255 are expected; give the label",
+        "not-a-mask": "masks of 0 and small values where 0 and 255 are expected; write 255 inside, "
+        'or give the value as a class in a manifest, as in "classes": {"1": CONCEPT}',
         "unknown-reference": "annotations of an image or a category that the file does not list",
         "bad-annotation": "entries of an annotation file that are incomplete or of a wrong type",
         "unclosed-polygon": "polygons whose outline does not close",
@@ -82,6 +86,7 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "repeated-image": "one image, by its pixels, under two names in one part",
         "crowd-left-out": "concepts that are not asked where a crowd of them is",
         "unknown-modality": "kinds of image of which it is not known what cannot be in them",
+        "unsupported-file": "files beside images or masks that are left out for their suffix",
     }
 )
 """Kind of problem -> what it is, in words."""
@@ -94,6 +99,7 @@ WARNINGS: frozenset[Kind] = frozenset(
         "crowd-left-out",
         "patient-left-out",
         "unknown-modality",
+        "unsupported-file",
     }
 )
 """Kinds that keep no data from being used."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,11 @@ from PIL import Image as PILImage
 
 from textsam.errors import DataError, ImageError
 from textsam.io.coco_shapes import decode_union
+from textsam.io.limits import Limits
+from textsam.io.pillow import upright
 from textsam.io.raster import read_image
+from textsam.io.sniff import HEAD_BYTES, sniff
+from textsam.io.tiff import page_directories, stream_of_page
 
 __all__ = [
     "CocoTarget",
@@ -97,19 +103,22 @@ class Sample:
 
 
 def read_mask(path: Path) -> NDArray[Any]:
-    """A mask file as stored: (H, W) integers; a palette image gives its indices.
+    """A mask file: (H, W) integers as stored; a palette image gives its indices.
 
-    Raises DataError if the file is missing, unreadable, or a real colour image.
+    An EXIF orientation is applied as it is to images.
+    Raises DataError if the file is missing, unreadable, of several pages or frames, or a real
+    colour image.
     """
     try:
-        with PILImage.open(path) as file:
+        with _opened(path) as file:
             file.load()
             mode = file.mode
-            raw = np.asarray(file)
+            raw = upright(np.asarray(file), file)
     except FileNotFoundError:
         raise DataError(f"The mask {path} does not exist.") from None
-    except (OSError, *_DAMAGE) as error:
-        raise DataError(f"The mask {path} cannot be read: {error}") from error
+    except (OSError, ImageError, *_DAMAGE) as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"The mask {path} cannot be read: {told}") from error
     if mode in ("LA", "RGB", "RGBA"):
         colour = raw[..., : 1 if mode == "LA" else 3]
         if not (colour == colour[..., :1]).all():
@@ -122,11 +131,38 @@ def read_mask(path: Path) -> NDArray[Any]:
     return raw.astype(np.uint8) * 255 if raw.dtype == np.bool_ else raw
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[PILImage.Image]:
+    """The one picture of a mask file. Which pages count is as for images."""
+    with path.open("rb") as stream:
+        if sniff(stream.read(HEAD_BYTES)) == "tiff":
+            pages = page_directories(stream, str(path), Limits())
+            count = len(pages)
+            with PILImage.open(stream_of_page(stream, pages[0].offset, str(path))) as file:
+                _refuse_pages(path, count)
+                yield file
+            return
+        stream.seek(0)
+        with PILImage.open(stream) as file:
+            # MPO is a photograph with previews, of which the photograph is read.
+            _refuse_pages(path, 1 if file.format == "MPO" else getattr(file, "n_frames", 1))
+            yield file
+
+
+def _refuse_pages(path: Path, count: int) -> None:
+    if count > 1:
+        raise DataError(
+            f"The mask {path} holds several pages or frames ({count}), and it is not known which "
+            "one is meant. Save that one as a PNG file."
+        )
+
+
 def _foreground(target: Target, raw: NDArray[Any]) -> NDArray[np.bool_]:
     if not_binary(target, raw):
         raise DataError(
             f"The mask {target.mask_path} holds the values {_listed(raw)} and none above 127: "
-            "it is not a 0/255 mask. Give the label of the class."
+            "it is not a 0/255 mask. Write 255 inside, or give the value as a class in a manifest, "
+            'as in "classes": {"1": CONCEPT}.'
         )
     unknown = unknown_labels(target, raw)
     if unknown.size:

@@ -17,11 +17,22 @@ from numpy.typing import NDArray
 
 from textsam.errors import DataError
 from textsam.io.coco import encode_runs
+from textsam.io.limits import max_pixels_limit
 
-__all__ = ["ShapeError", "covers_a_pixel", "decode_union", "is_closed", "rles_of"]
+__all__ = [
+    "ShapeError",
+    "covers_a_pixel",
+    "decode_union",
+    "exceeds_limit",
+    "is_closed",
+    "merged",
+    "rles_of",
+]
 
 TOLERANCE_PX = 1.0
 """How far a polygon may reach beyond its image: tools round to either side of its edge."""
+
+_MOST_PIXELS = 2**32 - 1  # pycocotools counts in 32 bits
 
 ShapeKind = Literal["degenerate-polygon", "bad-rle", "size-mismatch", "unclosed-polygon"]
 
@@ -43,6 +54,27 @@ def is_closed(ring: Sequence[float]) -> bool:
     return len(ring) >= 4 and list(ring[:2]) == list(ring[-2:])
 
 
+def exceeds_limit(size_px: tuple[int, int]) -> str:
+    """What to say of an image (H, W) of more pixels than are read; empty for any other.
+
+    Raises:
+        ConfigError: the environment variable TEXTSAM_MAX_PIXELS is no positive whole number.
+    """
+    height, width = size_px
+    limit = min(max_pixels_limit(), _MOST_PIXELS)
+    if height * width <= limit:
+        return ""
+    return (
+        f"is said to have {_short(width)}x{_short(height)} px (width x height), more than the "
+        f"limit of {limit:,} pixels; correct the size, or raise TEXTSAM_MAX_PIXELS"
+    )
+
+
+def _short(number: int) -> str:
+    """A whole number from a file, that may have a thousand digits."""
+    return str(number) if number < 10**12 else f"1e{len(str(number)) - 1} or more"
+
+
 def rles_of(segmentation: Any, size_px: tuple[int, int]) -> tuple[bytes, ...]:
     """A COCO segmentation as compressed run lengths, whose union is its mask.
 
@@ -55,10 +87,13 @@ def rles_of(segmentation: Any, size_px: tuple[int, int]) -> tuple[bytes, ...]:
         ShapeError: of kind "unclosed-polygon" for a ring that ends within a point;
             "degenerate-polygon" for fewer than three distinct points, an area of zero, and
             points that are no numbers or lie more than `TOLERANCE_PX` outside the image;
-            "size-mismatch" for a code of another size; "bad-rle" for one that is damaged or
+            "size-mismatch" for a code of another size, and for an image of more pixels than
+            `textsam.io.limits.max_pixels_limit` allows; "bad-rle" for one that is damaged or
             does not fill its size.
         DataError: pycocotools is not installed (polygons alone need it).
     """
+    if too_large := exceeds_limit(size_px):
+        raise ShapeError("size-mismatch", f"the image {too_large}")
     if isinstance(segmentation, dict):
         return (_checked_code(segmentation, size_px),)
     if not isinstance(segmentation, list) or not segmentation:
@@ -114,8 +149,10 @@ def _checked_ring(ring: Any, size_px: tuple[int, int]) -> list[float]:
         raise ShapeError(
             "unclosed-polygon", f"a polygon of {len(ring)} numbers ends within a point"
         )
-    if not all(math.isfinite(value) for value in ring):
-        raise ShapeError("degenerate-polygon", "a polygon has a coordinate that is no number")
+    if not all(_finite(value) for value in ring):
+        raise ShapeError(
+            "degenerate-polygon", "a polygon has a coordinate that is no number, or beyond measure"
+        )
     xs, ys = np.asarray(ring[::2], dtype=np.float64), np.asarray(ring[1::2], dtype=np.float64)
     distinct = len(set(zip(ring[::2], ring[1::2], strict=True)))
     if distinct < 3:
@@ -137,6 +174,13 @@ def _checked_ring(ring: Any, size_px: tuple[int, int]) -> list[float]:
     return [float(value) for value in ring]
 
 
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
 def _checked_code(code: dict[str, Any], size_px: tuple[int, int]) -> bytes:
     size, counts = code.get("size"), code.get("counts")
     if size != list(size_px):
@@ -150,8 +194,9 @@ def _checked_code(code: dict[str, Any], size_px: tuple[int, int]) -> bytes:
     elif isinstance(counts, list) and all(type(value) is int for value in counts):
         if any(not 0 <= value <= size_px[0] * size_px[1] for value in counts):
             raise ShapeError("bad-rle", "the run-length code has a run of an impossible length")
-        runs = np.asarray(counts, dtype=np.int64)
+        # Judged as it will be read: a code has fewer bits to a run than a list.
         text = encode_runs(counts).encode()
+        runs = _runs(text)
     else:
         raise ShapeError("bad-rle", "'counts' is neither text nor a list of whole numbers")
     total = int(runs.sum())

@@ -32,7 +32,7 @@ from textsam.io.clamped import ClampedReader
 from textsam.io.pixels import check_size
 from textsam.io.tiff import stream_of_page
 
-__all__ = ["array_from_pillow", "check_header", "decode_file"]
+__all__ = ["array_from_pillow", "check_header", "decode_file", "stored_orientation", "upright"]
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _READABLE = "PNG, JPEG, BMP and TIFF"
@@ -126,7 +126,7 @@ def decode_file(
             deep = _deep_rawmode(picture, source)
             if deep is None:
                 return array_from_pillow(picture, source)
-            return _upright(_read_deep(picture, deep, stream, source), picture)
+            return upright(_read_deep(picture, deep, stream, source), picture)
 
 
 def check_header(path: Path, max_pixels: int, *, directory: int | None = None) -> None:
@@ -157,6 +157,24 @@ def _checked(
     return picture
 
 
+def stored_orientation(path: Path) -> int:
+    """The EXIF orientation that a raster file carries and `upright` applies, from 1 to 8.
+
+    The header alone is read: what a PNG says after its pixels is not seen.
+
+    Returns:
+        1, which turns nothing, where there is none, and for files of other kinds, which have none.
+    """
+    try:
+        with _opened(path, None, str(path)) as stream:
+            picture = _open(stream, str(path))
+            # Not the method of PNG files, which decodes them to look behind their pixels.
+            orientation = PIL.Image.Image.getexif(picture).get(_ORIENTATION, 1)
+    except ImageError:
+        return 1  # DICOM or NIfTI; what is wrong with any other file is said by who reads it
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
 def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
     """The values of a Pillow image, upright; see `decode_file` for shapes and dtypes.
 
@@ -168,7 +186,7 @@ def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
     """
     with _decoding_errors(source), _truncation_refused:
         picture.load()
-        return _upright(_values(picture, source), picture)
+        return upright(_values(picture, source), picture)
 
 
 def _open(stream: IO[bytes], source: str) -> PIL.Image.Image:
@@ -349,8 +367,16 @@ def _set_rawmode(picture: PIL.Image.Image, new: str) -> None:
     picture.tile = tiles  # type: ignore[attr-defined]
 
 
-def _upright(values: NDArray[Any], picture: PIL.Image.Image) -> NDArray[Any]:
-    """Apply the EXIF orientation (EXIF 2.32, tag 0x0112); Pillow does so itself for TIFF."""
+def upright(values: NDArray[Any], picture: PIL.Image.Image) -> NDArray[Any]:
+    """Apply the EXIF orientation (EXIF 2.32, tag 0x0112); Pillow does so itself for TIFF.
+
+    Args:
+        values: (H, W) or (H, W, C) as stored.
+        picture: what they were decoded from, after decoding.
+
+    Returns:
+        The same values, with sides exchanged where the orientation says so.
+    """
     orientation = picture.getexif().get(_ORIENTATION, 1)
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
