@@ -78,7 +78,7 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
     arms = {
         arm: {"folds": list(folds), **over_folds(folds)} for arm, folds in results.items() if folds
     }
-    product = arms.get(product_of(arms), {"folds": [], **over_folds(())})
+    text = arms.get("text", {"folds": [], **over_folds(())})
     content = {
         "benchmark": "BUSI, the three published folds",
         "units": "percent",
@@ -88,7 +88,7 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
             "*_pooled counts eight images together"
         ),
         **facts,
-        **product,
+        **text,
         "minutes": round(sum(row["minutes"] for arm in arms.values() for row in arm["folds"]), 1),
         "arms": arms,
         "published": [
@@ -101,13 +101,6 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     with atomic_path(out.with_suffix(".md")) as temporary:
         temporary.write_text(markdown(content), "utf-8")
-
-
-def product_of(arms: Mapping[str, Any]) -> str:
-    """The arm whose figures are the benchmark's: `further` where it has all folds of `text`."""
-    folds = {arm: {row["fold"] for row in own["folds"]} for arm, own in arms.items()}
-    has_all = folds.get("further", set()) >= folds.get("text", set())
-    return "further" if "further" in arms and has_all else "text"
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -124,7 +117,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         if arm in content["arms"]:
             own = content["arms"][arm]
             cells = [_spread(own[f"{name}_mean"], own[f"{name}_std"]) for name in names]
-            shown = f"**{title}**" if arm == product_of(content["arms"]) else title
+            shown = f"**{title}**" if arm == "text" else title
             lines.append(f"| {shown}{_folds(own['folds'])} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -144,8 +137,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 def _notes(content: Mapping[str, Any]) -> str:
     """How to read the arms there are."""
-    product = product_of(content["arms"])
-    shown = product if product in content["arms"] else next(iter(content["arms"]))
+    shown = "text" if "text" in content["arms"] else next(iter(content["arms"]))
     own = content["arms"][shown]
     gaps = " and ".join(
         f"{_gap(own[f'dice_256{kind}_mean'], own[f'iou_256{kind}_mean']):.1f} in {words}"

@@ -124,8 +124,8 @@ def test_all_arms_run_end_to_end(root: Path) -> None:
             assert 0 <= row[name] <= 100
         assert own["dice_256_mean"] == row["dice_256"]
         assert own["dice_256_std"] is None, "one fold has no deviation"
-    assert content["folds"] == content["arms"]["further"]["folds"]
-    assert content["dice_256_mean"] == content["arms"]["further"]["dice_256_mean"]
+    assert content["folds"] == content["arms"]["text"]["folds"]
+    assert content["dice_256_mean"] == content["arms"]["text"]["dice_256_mean"]
     assert not (root / "work" / "averaged-fold2" / "best").exists(), "it has text's adapter"
     assert {"machine", "date", "seed", "command", "minutes"} <= set(content)
     assert str(root) not in json.dumps(content), "a result names no folder of this machine"
@@ -217,19 +217,6 @@ def test_arms_that_take_an_adapter_want_it_first(
     assert "the adapter of `text` is not done; add text to --only" in capsys.readouterr().out
     assert run(root, "--only", f"text,{arm}", "--folds", "1") == 0
     assert set(result(root)["arms"]) == {"text", arm}
-
-
-def test_the_product_is_what_was_trained_longest_if_on_every_fold(
-    root: Path, fake: list[str]
-) -> None:
-    assert run(root, "--only", "text", "--folds", "1,2") == 0
-    assert run(root, "--only", "further", "--folds", "1") == 0
-    content = result(root)
-    assert content["folds"] == content["arms"]["text"]["folds"]
-    assert run(root, "--only", "further", "--folds", "2") == 0
-    content = result(root)
-    assert [row["fold"] for row in content["arms"]["further"]["folds"]] == [1, 2]
-    assert content["folds"] == content["arms"]["further"]["folds"]
 
 
 def test_training_on_begins_with_its_own_fold_whatever_the_file_says(root: Path) -> None:
