@@ -461,6 +461,16 @@ def test_a_full_disk_is_one_error(
     assert result.stderr.count("No space left") == 1
 
 
+    (tmp_path / "one").mkdir()
+    alone = run("segment", tmp_path / "in" / "0.png", "tumor", "-o", tmp_path / "one")
+    # Nothing is kept that could be gone on with.
+    assert (alone.exit_code, "--resume" in alone.stderr) == (1, False)
+    assert alone.stderr == (
+        f"error: {tmp_path / 'one' / '0_tumor.png'}: cannot be written (No space left on device); "
+        "free space\n"
+    )
+
+
 @pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")
 def test_names_cannot_fake_lines_or_stop_a_run(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     names = ["b\nerror: all is lost.png", "c\x1b[2J.png", "\udcff.png", "\u00fc.png"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from textsam.cli.errors import EXIT_FAILED, errors_as_exit, usage_error
+from textsam.cli.errors import EXIT_FAILED, check_out, errors_as_exit, usage_error
 from textsam.cli.options import (
     Adapter,
     AuthorsFrame,
@@ -138,7 +138,8 @@ def segment(
     --resume goes on from, summary.csv and report.json. Exit code 0: all done (an absent object is
     done: its mask is empty); 1: at least one image failed; 2: wrong usage.
     """
-    mask_file = out if out.suffix.lower() in _MASK_SUFFIXES else None
+    named_mask = out.suffix.lower() in _MASK_SUFFIXES and not out.is_dir()
+    mask_file = out if named_mask else None
     _check_out(out, mask_file, source, prompts, formats)
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
@@ -235,6 +236,7 @@ def _check_out(
             f"-o {out}: only a mask as {', '.join(_MASK_SUFFIXES)} can be named so; give such a "
             "name, or a folder, in which --format names the files"
         )
+    check_out(out if mask_file is None else out.parent)
     if mask_file is None:
         return
     if source.is_dir() or len(prompts) > 1:
