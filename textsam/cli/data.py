@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textsam.cli.errors import EXIT_FAILED, check_out, errors_as_exit, refuse_without_use, usage_error
+from textsam.cli.errors import (
+    EXIT_FAILED,
+    check_out,
+    errors_as_exit,
+    refuse_without_use,
+    usage_error,
+)
 from textsam.cli.sources import (
     check_one_concept,
     check_sources,

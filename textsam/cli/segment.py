@@ -23,10 +23,10 @@ from textsam.cli.options import (
     ViewsOption,
     chosen_views,
 )
+from textsam.cli.segment_input import open_single, refuse_for_file
 
 if TYPE_CHECKING:
     from textsam.folder.formats import Format
-    from textsam.folder.options import Options
     from textsam.folder.plan import Plan
     from textsam.segmenter import Segmenter
 
@@ -52,6 +52,7 @@ _NOT_FOR_MASKS = (
 
 
 def segment(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="An image, a volume, or a folder of these.")
     ],
@@ -156,6 +157,7 @@ def segment(
     if mask_file is not None:
         chosen = (_MASK_SUFFIXES[mask_file.suffix.lower()],)
     with errors_as_exit() as warned:
+        refuse_for_file(context, source)
         from textsam.errors import ConfigError
         from textsam.folder.options import Options
         from textsam.folder.plan import make_plan
@@ -177,8 +179,6 @@ def segment(
                 strict=strict,
                 limits=kept,
             )
-            if mask_file is not None:
-                _check_one_image(source, out, options)
             plan = make_plan(
                 source,
                 prompts,
@@ -196,6 +196,8 @@ def segment(
                 typer.echo(f"no input falls in this shard ({shard} of {source})", err=True)
         except ConfigError as error:
             raise usage_error(str(error)) from error
+        if not source.is_dir():
+            open_single(plan, model, adapter, as_json=as_json, warned=warned)
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
 
@@ -245,23 +247,6 @@ def _check_out(
         )
     if formats:
         raise usage_error(f"-o {out} says the format; leave out --format, or give a folder")
-
-
-def _check_one_image(source: Path, out: Path, options: Options) -> None:
-    from textsam.errors import TextSAMError
-    from textsam.io.open import open_stack
-
-    if options.frame is not None:
-        return
-    try:
-        count = len(open_stack(source, axis=options.axis, limits=options.limits))
-    except TextSAMError:
-        return  # said when it is read
-    if count > 1:
-        raise usage_error(
-            f"-o {out} is a file, and {source} holds {count} images: there is more than one mask "
-            "to write; give a folder, or --frame"
-        )
 
 
 def _shard(text: str | None) -> tuple[int, int]:

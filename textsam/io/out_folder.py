@@ -19,11 +19,11 @@ def check_out_folder(folder: str | Path) -> None:
         OutputError: it is so; the message names the path and says what to give.
     """
     folder = Path(folder)
-    place = Path(os.path.abspath(folder))
+    place = folder.absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        if place == Path(os.path.abspath(folder)):
+        if place == folder.absolute():
             raise OutputError(f"{folder} is a file; give a folder")
         raise OutputError(f"{folder} cannot be made, as {place} is a file; give another folder")
     if not os.access(place, os.W_OK | os.X_OK):
