@@ -22,6 +22,7 @@ __all__ = [
     "OutputError",
     "PacsError",
     "PromptError",
+    "ReaderError",
     "TextSAMError",
     "WeightsError",
 ]
@@ -47,6 +48,10 @@ class ImageError(TextSAMError):
 
 class LimitError(ImageError):
     """An input image asks for more bytes, pixels or images than the limits allow."""
+
+
+class ReaderError(ImageError):
+    """A callable that was to give an image raised an error of another family, its `__cause__`."""
 
 
 class OutputError(TextSAMError):
