@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from tiny import tiny_segmenter
 
-from textsam.errors import ConfigError, DeviceError, ImageError, PromptError
+from textsam.errors import ConfigError, DeviceError, ImageError, PromptError, ReaderError
 from textsam.io.raster import Image, read_image
 from textsam.prepare import Prepared
 from textsam.refine import decode_passes
@@ -96,6 +96,46 @@ def test_a_callable_is_called_where_the_image_is_needed(tmp_path: Path) -> None:
     PILImage.fromarray(image.pixels).save(path)
     again = next(tiny_segmenter().segment_batch([partial(read_image, path)], "tumor"))
     assert np.array_equal(again.answers[0].mask, got[0].answers[0].mask)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_callable_that_raises_anything_is_an_answer(batch_size: int) -> None:
+    image, fault = Image(pictures(1)[0], "a"), KeyError("no such slice")
+
+    def broken() -> Image:
+        raise fault
+
+    images: list[Any] = [lambda: image, broken, lambda: image.pixels, lambda: image]
+    got = list(tiny_segmenter().segment_batch(images, "tumor", batch_size=batch_size))
+    assert [answer.error is None for answer in got] == [True, False, False, True]
+    assert type(got[1].error) is ReaderError
+    assert got[1].error.__cause__ is fault
+    assert "image 1: the callable that reads it raised KeyError ('no such slice')" in str(
+        got[1].error
+    )
+    assert type(got[2].error) is ImageError
+    assert "image 2: the callable that reads it returned ndarray" in str(got[2].error)
+
+
+def test_one_image_is_not_several(tmp_path: Path) -> None:
+    path = tmp_path / "scan.png"
+    pixels = pictures(1)[0]
+    PILImage.fromarray(pixels).save(path)
+    segmenter = tiny_segmenter()
+    singles: list[Any] = [
+        str(path), path, str(path).encode(), pixels, pixels[..., 0], Image(pixels, "a"),
+        PILImage.fromarray(pixels), lambda: Image(pixels, "a"), None,
+    ]  # fmt: skip
+    for single in singles:
+        with pytest.raises(ImageError, match="a single image; give several"):
+            segmenter.segment_batch(single, "tumor")
+    with pytest.raises(ImageError, match=r"images is '.*scan\.png'"):
+        segmenter.segment_batch(str(path), "tumor")
+    # Several images, or the slices of a volume, may be one array.
+    several: list[Any] = [np.stack([pixels] * 2), np.stack([pixels[..., 0]] * 2), (path, path)]
+    for many in several:
+        got = list(segmenter.segment_batch(many, "tumor"))
+        assert [answer.error for answer in got] == [None, None]
 
 
 def test_images_are_read_a_few_ahead_and_no_more() -> None:

@@ -27,6 +27,66 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return use_tiny_model(monkeypatch)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("segment", "a.png", "tumor"),
+        ("segment", "a.png", "tumor", "--resume"),
+        ("evaluate", ".", "--concept", "tumor"),
+        ("evaluate", "--compare", "a", "b"),
+        ("export",),
+        ("convert", "a.pth"),
+        ("average", "a", "b"),
+        ("calibrate", "a", "b.yaml"),
+        ("ablate", "a.yaml"),
+        ("data", "quality", ".", "--concept", "tumor"),
+    ],
+    ids=" ".join,
+)
+def test_an_output_folder_that_is_a_file(
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: tuple[str, ...],
+    inside: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(Path("a.png"))
+    Path("afile").write_bytes(b"kept")
+    result = run(*call, "-o", "afile/out" if inside else "afile")
+    assert result.exit_code == 2, result.output
+    file = tmp_path / "afile"
+    said = f"afile/out cannot be made, as {file} is a file; give another folder"
+    said = said if inside else "afile is a file; give a folder"
+    assert result.stderr == f"error: -o {said}\n"
+    assert asked == []
+    assert file.read_bytes() == b"kept"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "afile"}
+
+
+def test_a_mask_in_a_folder_that_is_a_file(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.png")
+    result = run("segment", image, "tumor", "-o", image / "mask.png")
+    assert (result.exit_code, asked) == (2, [])
+    assert result.stderr == f"error: -o {image} is a file; give a folder\n"
+    # A folder that is named like a mask is a folder.
+    (tmp_path / "out.png").mkdir()
+    assert run("segment", image, "tumor", "-o", tmp_path / "out.png").exit_code == 0
+    assert (tmp_path / "out.png" / "a_tumor.png").is_file()
+
+
+@pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() == 0, reason="needs permissions that count for this user"
+)
+def test_an_output_folder_without_permission(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.png")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    result = run("segment", image, "tumor", "-o", tmp_path / "closed" / "out")
+    assert (result.exit_code, asked) == (2, [])
+    assert "takes no files from this user" in result.stderr
+
+
 def test_an_unknown_adapter_or_preset(tmp_path: Path) -> None:
     image = write_image(tmp_path / "scan.png")
     result = run("segment", image, "tumor", "-o", tmp_path / "out", "--adapter", "nobody's")

@@ -299,6 +299,7 @@ def test_the_tolerance_of_the_slab(
     done = run(*call)
     assert done.exit_code == 1
     assert "slab_tolerance_px was 2.0 and is 3.0" in done.stderr
+    assert "give another folder (-o) or remove this one" in done.stderr
     evaluated(data, tmp_path / "again", *by_two)
     done = run("evaluate", "--compare", tmp_path / "two", tmp_path / "again")
     assert done.exit_code == 0, done.output

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from cli_runs import run, use_tiny_model, write_image
@@ -202,8 +203,80 @@ def test_a_missing_image(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     report = report_of(result)
     assert report["results"] == []
     assert [failure["input"] for failure in report["failures"]] == [str(missing)]
-    assert str(missing) in result.stderr
+    assert report["inputs"] == {"done": 0, "failed": 1, "skipped": 0, "no picture": 0}
+    assert (report["model"], report["adapter"]) == ("lite", "generalist")
+    assert result.stderr.count(str(missing)) == 1
     assert not (tmp_path / "out").exists()
+    assert asked == [], "no model is loaded for nothing"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--frame", "3"), "there is no image 3; it has 3"),
+        (("--max-bytes", "9"), "the limit is 9"),
+        (("--max-pixels", "9"), "the limit of 9"),
+        (("--format", "seg"), "none of the formats asked for"),
+        (("--max-bytes", "9", "--resume"), "the limit is 9"),
+    ],
+)
+def test_a_bad_input_is_found_before_a_model_is_loaded(
+    asked: list[dict[str, Any]], tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    stack = write_tiff(tmp_path / "stack.tif", 3)
+    result = run("segment", stack, "tumor", "-o", tmp_path / "out", *options)
+    assert (result.exit_code, words in result.stderr) == (1, True), result.output
+    assert result.stderr.count("error:") == 1
+    assert asked == []
+    assert not (tmp_path / "out").exists()
+    mask = run("segment", stack, "tumor", "-o", tmp_path / "m.png", "--frame", "3")
+    assert (mask.exit_code, asked) == (1, [])
+
+
+def write_volume(path: Path) -> Path:
+    voxels = np.random.default_rng(0).integers(0, 255, (12, 10, 9)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+    return path
+
+
+def test_options_without_a_say_on_the_file(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image, stack = write_image(tmp_path / "a.png"), write_tiff(tmp_path / "stack.tif", 2)
+    volume, dicom = write_volume(tmp_path / "v.nii.gz"), bundled("CT_small.dcm")
+    out = tmp_path / "out"
+    for source, useless in (
+        (image, ("--recursive", "--series", "--axis 2", "--window 3", "--window=-1", "--no-crop")),
+        (image, ("--frame 0",)),
+        (stack, ("--recursive", "--series", "--axis 0", "--window 0", "--no-crop")),
+        (volume, ("--recursive", "--series", "--window 1", "--no-crop")),
+        (dicom, ("--recursive", "--series", "--axis 2")),
+        (tmp_path / "missing.png", ("--recursive", "--series")),
+    ):
+        for option in useless:
+            result = run("segment", source, "tumor", "-o", out, *option.split())
+            assert result.exit_code == 2, (source, option, result.output)
+            name = option.split()[0].split("=")[0]
+            assert result.stderr.startswith(f"error: {source} ")
+            assert result.stderr.endswith(f"; leave out {name}\n")
+    both = run("segment", image, "tumor", "-o", out, "--window", "3", "--no-crop")
+    assert both.stderr == f"error: {image} is no DICOM file; leave out --window, --no-crop\n"
+    assert (asked, out.exists()) == ([], False)
+
+
+def test_options_with_a_say_on_the_file(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    stack, volume = write_tiff(tmp_path / "stack.tif", 2), write_volume(tmp_path / "v.nii.gz")
+    out, dicom = tmp_path / "out", bundled("CT_small.dcm")
+    for source, options in (
+        (stack, ("--frame", "1")),
+        (volume, ("--axis", "0", "--frame", "1")),
+        (dicom, ("--window", "-1", "--no-crop", "--frame", "0")),
+    ):
+        result = run("segment", source, "tumor", "-o", out, *options)
+        assert result.exit_code == 0, (source, result.output)
+    # A folder may hold files of every kind.
+    write_image(tmp_path / "in" / "a.png")
+    options = ("--recursive", "--series", "--axis", "0", "--window", "0", "--no-crop")
+    result = run("segment", tmp_path / "in", "tumor", "-o", tmp_path / "all", *options)
+    assert result.exit_code == 0, result.output
 
 
 def test_what_is_not_there_is_an_answer(
@@ -459,6 +532,15 @@ def test_a_full_disk_is_one_error(
     result = run("segment", tmp_path / "in", "tumor", "-o", tmp_path / "out")
     assert result.exit_code == 1
     assert result.stderr.count("No space left") == 1
+
+    (tmp_path / "one").mkdir()
+    alone = run("segment", tmp_path / "in" / "0.png", "tumor", "-o", tmp_path / "one")
+    # Nothing is kept that could be gone on with.
+    assert (alone.exit_code, "--resume" in alone.stderr) == (1, False)
+    assert alone.stderr == (
+        f"error: {tmp_path / 'one' / '0_tumor.png'}: cannot be written (No space left on device); "
+        "free space\n"
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")

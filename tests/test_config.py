@@ -84,6 +84,20 @@ def test_overrides_replace_values_with_their_types(tmp_path: Path) -> None:
     assert config.loss.iou == 0.5
 
 
+@pytest.mark.parametrize(
+    "name", ["../../evil", "a/b", "a\\b", "/tmp", "..", ".a", "", "a b", "a\n"]
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    message = refusal(write(tmp_path, name=name))
+    assert f"{name!r} cannot be the name of a folder; use letters, digits" in message
+    assert "cannot be the name" in refusal(write(tmp_path), "name=../evil")
+
+
+@pytest.mark.parametrize("name", ["text-fold1", "recipe_112.a", "lite+kinds", "größe", "7"])
+def test_a_name_is_kept(tmp_path: Path, name: str) -> None:
+    assert read_config(write(tmp_path, name=name)).name == name
+
+
 def test_a_rate_may_be_written_without_a_decimal_point(tmp_path: Path) -> None:
     # YAML 1.1 takes 3e-4 for text.
     assert read_config(write(tmp_path), ["optim.lr=3e-4"]).optim.lr == 3e-4

@@ -100,8 +100,8 @@ def test_limits_are_those_given(tmp_path: Path) -> None:
     for less, message in [
         (Limits(max_bytes=size - 1), f"has {size:,} bytes"),
         (Limits(max_pixels=127), "more than the limit of 127"),
-        (Limits(max_images=2), "holds 3 images"),
-        (Limits(max_inflated_bytes=127), "needs 128 bytes at once"),
+        (Limits(max_images=2), r"holds 3 images.*\(--max-images\)"),
+        (Limits(max_inflated_bytes=127), r"needs 128 bytes at once.*\(--max-inflated-bytes\)"),
     ]:
         with pytest.raises(ImageError, match=message):
             open_dicom(path, limits=less)

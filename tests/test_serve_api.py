@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from dicom_files import ramp, save
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from serving import ask, encoded, error_of, mask_of, multipart, picture, png, se
 from tiny import tiny_segmenter
 
 import textsam
+from textsam.io.open import open_stack
 from textsam.segmenter import Segmenter
 from textsam.serve.answers import run_lengths
 
@@ -238,6 +240,19 @@ def test_a_slice_of_a_volume(client: TestClient, gzipped: bool) -> None:
     across = ask(client, nifti(gzipped=gzipped), frame=20, axis=0).json()["image"]
     assert (across["frame"], across["frames"]) == (20, 30)
     assert sorted(across["spacing_mm"]) == [3.0, 4.0]
+
+
+def test_a_window_of_grey_values(client: TestClient, tmp_path: Path) -> None:
+    values = ramp(24, 24, np.int16)
+    path = save(tmp_path / "a.dcm", values, WindowCenter=100, WindowWidth=50)
+    seen = {n: ask(client, path.read_bytes(), window=n).json()["image"]["sha256"] for n in (0, -1)}
+    assert seen == {n: open_stack(path, window=n)[0].sha256() for n in (0, -1)}
+    assert seen[0] != seen[-1]
+    refused = ask(client, path.read_bytes(), window=4)
+    assert error_of(refused) == (422, "ImageError")
+    # What the message offers is taken.
+    assert "window=-1 to show all values" in refused.json()["error"]["message"]
+    assert ask(client, path.read_bytes(), window=-2).status_code == 422
 
 
 def test_two_pages_of_a_tiff(client: TestClient, segmenter: Segmenter) -> None:

@@ -17,10 +17,11 @@ from torch import Tensor
 from textsam.adapters import read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter
 from textsam.data.dataset import TrainItem
-from textsam.errors import AdapterError, ConfigError
+from textsam.errors import AdapterError, ConfigError, OutputError
 from textsam.model.build import BuiltModel
 from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
+from textsam.train import setup as setup_module
 from textsam.train.answers import Answers
 from textsam.train.losses import emptiness_loss, mask_losses
 from textsam.train.run import fit
@@ -78,6 +79,18 @@ def test_only_what_should_learn_changes(root: Path) -> None:
     kinds = ("context.", "adapter.", "mask_decoder.iou_token", "image_encoder.", "mask_decoder.t")
     assert all(any(name.startswith(kind) for name in changed) for kind in kinds)
     assert len(before) > 2 * len(changed)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_data_are_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = root / "afile"
+    file.write_bytes(b"kept")
+    read: list[object] = []
+    monkeypatch.setattr(setup_module, "checked_data", lambda *_, **__: read.append(1))
+    with pytest.raises(OutputError, match=r"afile.toy cannot be made, as .*afile is a file"):
+        begin(run_config(root, out=str(file)))
+    assert (read, file.read_bytes()) == ([], b"kept")
 
 
 def should_learn(name: str) -> bool:

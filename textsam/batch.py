@@ -8,11 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from textsam.errors import ConfigError, DeviceError, TextSAMError
+from textsam.errors import ConfigError, DeviceError, ImageError, ReaderError, TextSAMError
+from textsam.io.image import Image
 from textsam.prepare import ImageLike, Prepared
 
 if TYPE_CHECKING:
@@ -65,15 +68,37 @@ def batches(
         images: read from lazily, at most two batches ahead.
         prepare: reads one image; called by several threads.
         answer: images prepared -> results, one list per image.
+            A callable that raises is an answer with an error, a `ReaderError` where what it raises
+            is none of ours.
         batch_size: images per call of `answer`. Halved, for good, whenever the device runs out of
             memory; an image that does not fit alone is an answer with an error.
 
     Raises:
         ConfigError: a batch size below 1.
+        ImageError: `images` is a single image.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; give at least 1")
+    if _is_single(images):
+        shown = repr(images) if isinstance(images, str | os.PathLike) else type(images).__name__
+        raise ImageError(
+            f"images is {shown}, a single image; give several, such as a list of paths or "
+            "[image], or use segment"
+        )
     return _answers(images, prepare, answer, batch_size)
+
+
+def _is_single(images: Any) -> bool:
+    """Whether somebody gave an image in place of several; a path is several characters, too."""
+    if isinstance(images, str | bytes | os.PathLike):
+        return True
+    if isinstance(images, np.ndarray):  # of images or slices, along its first axis, or one image
+        return images.ndim < 3 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+    try:
+        iter(images)
+    except TypeError:
+        return True
+    return False
 
 
 def _answers(
@@ -133,7 +158,7 @@ def _read_ahead(
 ) -> Iterator[_Read]:
     def read(index: int, image: ImageLike) -> _Read:
         try:
-            prepared = prepare(image)
+            prepared = prepare(partial(_called, index, image) if callable(image) else image)
         except TextSAMError as error:
             return _Read(index, _name(image), None, error)
         return _Read(index, prepared.image.source, prepared, None)
@@ -149,6 +174,25 @@ def _read_ahead(
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _called(index: int, read: Callable[[], Image]) -> Image:
+    """What a callable gives; whatever else it raises becomes an error of this one image."""
+    try:
+        image = read()
+    except TextSAMError:
+        raise
+    except Exception as error:
+        raise ReaderError(
+            f"image {index}: the callable that reads it raised {type(error).__name__} ({error}); "
+            "correct the callable or what it reads"
+        ) from error
+    if not isinstance(image, Image):
+        raise ImageError(
+            f"image {index}: the callable that reads it returned {type(image).__name__}; return "
+            "what textsam.io.raster.read_image gives"
+        )
+    return image
 
 
 def _name(image: ImageLike) -> str:

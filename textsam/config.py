@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from textsam.data.ask import PromptConfig
 from textsam.data.augment import AugmentConfig
@@ -55,7 +56,7 @@ class TrainConfig(Section):
     """One training run.
 
     Attributes:
-        name: name of the adapter made.
+        name: name of the adapter made, and of its folder in `out`: letters, digits, ., -, + and _.
         preset: "lite", "vit_b", "vit_l" or "vit_h".
         side_px: side of the square the model works on, in training and ever after; default the
             preset's own. A smaller one is faster, about as its square, and sees less. Only for
@@ -119,6 +120,16 @@ class TrainConfig(Section):
     refine: int = Field(2, ge=0)
     refine_with: RefineWith | None = None
     terms: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise ValueError(
+                f"{name!r} cannot be the name of a folder; use letters, digits, ., -, + and _, "
+                "and no . at the beginning"
+            )
+        return name
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ shown to a user as it stands.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,9 +22,20 @@ __all__ = [
     "OutputError",
     "PacsError",
     "PromptError",
+    "ReaderError",
     "TextSAMError",
     "WeightsError",
 ]
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "give a folder that can be written",
+    errno.ENOTDIR: "give a folder, and not a file",
+    errno.EEXIST: "give a folder, and not a file",
+}
 
 
 class TextSAMError(Exception):
@@ -38,16 +50,29 @@ class LimitError(ImageError):
     """An input image asks for more bytes, pixels or images than the limits allow."""
 
 
+class ReaderError(ImageError):
+    """A callable that was to give an image raised an error of another family, its `__cause__`."""
+
+
 class OutputError(TextSAMError):
     """An output cannot be written: a full disk, missing permissions, a folder that is a file."""
 
     @classmethod
     def of(cls, path: Path, error: BaseException) -> OutputError:
-        """The error for a file of a run over many inputs, not written because of `error`."""
-        return cls(
-            f"{path}: cannot be written ({error}); free space or check the permissions, then go on "
-            "with --resume"
-        )
+        """The error for a file that was not written.
+
+        Args:
+            path: the file.
+            error: why. Of an error that comes from one of the system, that one is told, as what
+                lies between has a path and a remedy of its own.
+        """
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__cause__
+        if reason is None:
+            return cls(f"{path}: cannot be written ({error})")
+        remedy = _REMEDIES.get(reason.errno or 0, "check the folder, its permissions and the space")
+        return cls(f"{path}: cannot be written ({reason.strerror or reason}); {remedy}")
 
 
 class PacsError(TextSAMError):

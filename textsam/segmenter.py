@@ -259,6 +259,7 @@ class Segmenter:
         Raises:
             PromptError: as `segment`, before the first image is read.
             ConfigError: a batch size below 1.
+            ImageError: `images` is a single image, not several.
         """
         questions = self.questions(prompts, strict=strict, stacklevel=3)
         passes = self.passes(questions, refine)

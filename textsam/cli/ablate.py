@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textsam.cli.errors import EXIT_FAILED, errors_as_exit, usage_error
+from textsam.cli.errors import EXIT_FAILED, check_out, errors_as_exit, usage_error
 from textsam.cli.options import SamCheckpoint, TextEncoderFolder
 
 __all__ = ["ablate"]
@@ -61,6 +61,8 @@ def ablate(
         raise usage_error("--cluster and --job belong to --engine submitit")
     if engine == "submitit" and names:
         raise usage_error("--devices belongs to the local engine; a cluster's jobs take their own")
+    if not dry_run:
+        check_out(out)
     with errors_as_exit():
         from textsam.ablate.engines import Engine, InProcess, Processes, Submitit
         from textsam.ablate.job import Outcome

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textsam.cli.errors import EXIT_FAILED, errors_as_exit, refuse_without_use, usage_error
+from textsam.cli.errors import (
+    EXIT_FAILED,
+    check_out,
+    errors_as_exit,
+    refuse_without_use,
+    usage_error,
+)
 from textsam.cli.sources import (
     check_one_concept,
     check_sources,
@@ -145,6 +151,7 @@ def quality(
     if (data is None) == (coco is None):
         raise usage_error("give a data root, a folder or a configuration, or --coco")
     check_sources(context, data, sets, concept)
+    check_out(out)
     with errors_as_exit():
         from textsam.config import read_config
         from textsam.data.coco import samples_from_coco

@@ -5,13 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from textsam.errors import TextSAMError
+from textsam.errors import OutputError, TextSAMError
 
-__all__ = ["EXIT_FAILED", "EXIT_USAGE", "errors_as_exit", "refuse_without_use", "usage_error"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_USAGE",
+    "check_out",
+    "errors_as_exit",
+    "refuse_without_use",
+    "usage_error",
+]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -46,6 +54,20 @@ def errors_as_exit() -> Iterator[list[str]]:
     except TextSAMError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
+
+
+def check_out(folder: Path, option: str = "-o") -> None:
+    """Refuse a folder to write into that is none, before there is anything to write.
+
+    Raises:
+        typer.Exit: it is a file, or cannot be made or written into; exit code 2.
+    """
+    from textsam.io.out_folder import check_out_folder
+
+    try:
+        check_out_folder(folder)
+    except OutputError as error:
+        raise usage_error(f"{option} {error}") from error
 
 
 def refuse_without_use(context: typer.Context, reason: str, *names: str) -> None:

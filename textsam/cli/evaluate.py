@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from textsam.cli.errors import errors_as_exit, refuse_without_use, usage_error
+from textsam.cli.errors import check_out, errors_as_exit, refuse_without_use, usage_error
 from textsam.cli.evaluate_data import (
     check_files,
     samples_in_coco,
@@ -161,6 +161,7 @@ def evaluate(
         raise usage_error(
             "give the data to evaluate on, a folder or --coco, and -o FOLDER for the results"
         )
+    check_out(out)
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
     if settle and faithfulness:
@@ -265,6 +266,8 @@ def _check_source(
 
 
 def _compare(folders: tuple[Path, Path], out: Path | None, seed: int) -> None:
+    if out is not None:
+        check_out(out)
     with errors_as_exit():
         from textsam.evaluate.compare import compare_evaluations
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from textsam.cli.errors import errors_as_exit
+from textsam.cli.errors import check_out, errors_as_exit
 from textsam.cli.options import (
     Adapter,
     AuthorsFrame,
@@ -48,10 +48,12 @@ def export(
     authors_frame: AuthorsFrame = False,
 ) -> None:
     """Write a model as ONNX files that run without PyTorch."""
+    check_out(out)
     with errors_as_exit():
         from textsam import api
-        from textsam.export.write import export_onnx
+        from textsam.export.write import check_target, export_onnx
 
+        check_target(out)
         segmenter = api.load_model(
             model,
             adapter,

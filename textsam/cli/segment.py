@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from textsam.cli.errors import EXIT_FAILED, errors_as_exit, usage_error
+from textsam.cli.errors import EXIT_FAILED, check_out, errors_as_exit, usage_error
 from textsam.cli.options import (
     Adapter,
     AuthorsFrame,
@@ -23,10 +23,10 @@ from textsam.cli.options import (
     ViewsOption,
     chosen_views,
 )
+from textsam.cli.segment_input import open_single, refuse_for_file
 
 if TYPE_CHECKING:
     from textsam.folder.formats import Format
-    from textsam.folder.options import Options
     from textsam.folder.plan import Plan
     from textsam.segmenter import Segmenter
 
@@ -52,6 +52,7 @@ _NOT_FOR_MASKS = (
 
 
 def segment(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="An image, a volume, or a folder of these.")
     ],
@@ -138,7 +139,8 @@ def segment(
     --resume goes on from, summary.csv and report.json. Exit code 0: all done (an absent object is
     done: its mask is empty); 1: at least one image failed; 2: wrong usage.
     """
-    mask_file = out if out.suffix.lower() in _MASK_SUFFIXES else None
+    named_mask = out.suffix.lower() in _MASK_SUFFIXES and not out.is_dir()
+    mask_file = out if named_mask else None
     _check_out(out, mask_file, source, prompts, formats)
     if settle and refine is not None:
         raise usage_error("--settle refines until the mask settles; give it without --refine")
@@ -155,6 +157,7 @@ def segment(
     if mask_file is not None:
         chosen = (_MASK_SUFFIXES[mask_file.suffix.lower()],)
     with errors_as_exit() as warned:
+        refuse_for_file(context, source)
         from textsam.errors import ConfigError
         from textsam.folder.options import Options
         from textsam.folder.plan import make_plan
@@ -176,8 +179,6 @@ def segment(
                 strict=strict,
                 limits=kept,
             )
-            if mask_file is not None:
-                _check_one_image(source, out, options)
             plan = make_plan(
                 source,
                 prompts,
@@ -195,6 +196,8 @@ def segment(
                 typer.echo(f"no input falls in this shard ({shard} of {source})", err=True)
         except ConfigError as error:
             raise usage_error(str(error)) from error
+        if not source.is_dir():
+            open_single(plan, model, adapter, as_json=as_json, warned=warned)
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
 
@@ -235,6 +238,7 @@ def _check_out(
             f"-o {out}: only a mask as {', '.join(_MASK_SUFFIXES)} can be named so; give such a "
             "name, or a folder, in which --format names the files"
         )
+    check_out(out if mask_file is None else out.parent)
     if mask_file is None:
         return
     if source.is_dir() or len(prompts) > 1:
@@ -243,23 +247,6 @@ def _check_out(
         )
     if formats:
         raise usage_error(f"-o {out} says the format; leave out --format, or give a folder")
-
-
-def _check_one_image(source: Path, out: Path, options: Options) -> None:
-    from textsam.errors import TextSAMError
-    from textsam.io.open import open_stack
-
-    if options.frame is not None:
-        return
-    try:
-        count = len(open_stack(source, axis=options.axis, limits=options.limits))
-    except TextSAMError:
-        return  # said when it is read
-    if count > 1:
-        raise usage_error(
-            f"-o {out} is a file, and {source} holds {count} images: there is more than one mask "
-            "to write; give a folder, or --frame"
-        )
 
 
 def _shard(text: str | None) -> tuple[int, int]:

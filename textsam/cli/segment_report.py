@@ -22,7 +22,7 @@ from textsam.folder.stream import write_object
 if TYPE_CHECKING:
     from textsam.segmenter import Segmenter
 
-__all__ = ["REPORT_FORMAT", "Console", "print_report"]
+__all__ = ["REPORT_FORMAT", "Console", "print_report", "print_unopened"]
 
 REPORT_FORMAT = 1
 
@@ -123,18 +123,47 @@ def print_report(
 ) -> None:
     """Print the report, holding the entries of one input at a time."""
     paths = {item.name: str(item.path) for item in plan.inputs}
+    _print(
+        (segmenter.preset, segmenter.adapter_name),
+        counts,
+        warned,
+        _results(plan.out, records()),
+        _failures(paths, records()),
+    )
+
+
+def print_unopened(
+    model: str, adapter: str | None, item: Input, error: str, warned: Sequence[str]
+) -> None:
+    """Print the report on a single input that could not be opened.
+
+    Args:
+        model, adapter: as asked for, as none was loaded.
+        item: the input.
+        error: why.
+        warned: warnings so far.
+    """
+    failure = {"input": str(item.path), "frame": None, "error": error}
+    counts = {"done": 0, "failed": 1, "skipped": 0, "no picture": 0}
+    _print((model, adapter), counts, warned, iter(()), iter([failure]))
+
+
+def _print(
+    names: tuple[str, str | None],
+    counts: dict[str, int],
+    warned: Sequence[str],
+    results: Iterator[dict[str, Any]],
+    failures: Iterator[dict[str, Any]],
+) -> None:
     head = {
         "format": REPORT_FORMAT,
         "textsam": __version__,
-        "model": segmenter.preset,
-        "adapter": segmenter.adapter_name,
+        "model": names[0],
+        "adapter": names[1],
         "inputs": counts,
         "warnings": list(warned),
     }
-    lists = {
-        "results": _results(plan.out, records()),
-        "failures": _failures(paths, records()),
-    }
+    lists = {"results": results, "failures": failures}
     write_object(lambda text: typer.echo(text, nl=False), head, lists)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from textsam.cli.errors import errors_as_exit
+from textsam.cli.errors import check_out, errors_as_exit
 from textsam.cli.options import (
     AuthorsFrame,
     Device,
@@ -67,6 +67,7 @@ def convert(
     authors_frame: AuthorsFrame = False,
 ) -> None:
     """Turn a checkpoint of the authors' code into an adapter folder."""
+    check_out(out)
     with errors_as_exit():
         from textsam.convert import convert_checkpoint
 
@@ -96,6 +97,7 @@ def average(
     ] = 0.5,
 ) -> None:
     """Average an adapter with the one it goes on from; calibrate the result."""
+    check_out(out)
     with errors_as_exit():
         from textsam.average import average_adapters
 
@@ -158,6 +160,7 @@ def calibrate(
     All are chosen on the validation images of the configuration; test images play no part. With
     --kinds it also learns, from training images, what cannot be in a kind of image.
     """
+    check_out(out)
     tried = chosen_sides(sides)
     with errors_as_exit():
         from textsam.adapters import find_adapter, read_adapter_config

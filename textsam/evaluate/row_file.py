@@ -36,7 +36,7 @@ CONTENTS = "contents"
 
 _NAMED = 5
 
-ANEW = "give another folder, or resume=False to start anew"
+ANEW = "give another folder (-o) or remove this one to start anew; from Python, resume=False does"
 
 
 def cell_text(value: object) -> str:

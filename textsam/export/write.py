@@ -40,7 +40,7 @@ from textsam.weights.checksum import sha256_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_OPSET", "MIN_OPSET", "export_onnx"]
+__all__ = ["MAX_OPSET", "MIN_OPSET", "check_target", "export_onnx"]
 
 # PyTorch's exporter writes opset 18 and converts to newer ones.
 MIN_OPSET, MAX_OPSET = 18, 23
@@ -298,11 +298,20 @@ def _forget_source(model: Any) -> None:
         node.metadata_props.clear()
 
 
+def check_target(target: Path) -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+        ConfigError: there is something else than an empty folder.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists and is not an empty folder; give another, or remove it")
+
+
 @contextmanager
 def _folder_in_one_piece(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `target` that becomes `target` when the block succeeds."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists and is not an empty folder; give another, or remove it")
+    check_target(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)

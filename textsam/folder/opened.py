@@ -18,7 +18,7 @@ from textsam.io.image import Image
 from textsam.io.open import open_stack
 from textsam.io.stack import Stack
 
-__all__ = ["Opened", "open_ahead", "open_input"]
+__all__ = ["Opened", "check_input", "open_ahead", "open_input"]
 
 # Opened inputs hold headers and a hash, no pixels.
 _AHEAD = 8
@@ -78,6 +78,17 @@ def open_input(item: Input, options: Options) -> Opened:
         )
     except TextSAMError as error:
         return Opened(item, files, error=error)
+
+
+def check_input(item: Input, options: Options) -> int:
+    """Read the headers of an input, and nothing else; how many images are to be segmented.
+
+    Raises:
+        ImageError, ConfigError: what `open_input` would say of it.
+    """
+    stack = _open(item, options)
+    formats_for(stack, options.formats)
+    return len(_frames(stack, options.frame))
 
 
 def open_ahead(inputs: Sequence[Input], options: Options) -> Generator[Opened]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textsam.errors import ConfigError
+from textsam.errors import ConfigError, OutputError
 from textsam.folder.coco import write_run_coco
 from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord, Manifest, file_identity
@@ -139,7 +140,7 @@ def run_plan(
     count = Counter[str]()
     images = 0
     told.planned(plan)
-    with Manifest(plan.out, plan.label) as manifest:
+    with Manifest(plan.out, plan.label) as manifest, _to_be_resumed():
         left = list(plan.inputs)
         if resume:
             left = list(_not_done(segmenter, plan, manifest, told))
@@ -181,6 +182,15 @@ def run_plan(
         sheets=tuple(sheets),
         _manifest=manifest,
     )
+
+
+@contextmanager
+def _to_be_resumed() -> Iterator[None]:
+    """Where a manifest holds what was done, say how to go on."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{error}, then go on with --resume") from error
 
 
 def _not_done(

@@ -70,7 +70,7 @@ class Limits:
         if size_bytes > self.max_bytes:
             raise LimitError(
                 f"{source}: the file has {size_bytes:,} bytes, the limit is {self.max_bytes:,}; "
-                "raise max_bytes if the file is meant to be that large"
+                "raise max_bytes (--max-bytes) if the file is meant to be that large"
             )
 
     def check_images(self, count: int, source: str) -> None:
@@ -78,7 +78,7 @@ class Limits:
         if count > self.max_images:
             raise LimitError(
                 f"{source}: the source holds {count:,} images, the limit is {self.max_images:,}; "
-                "raise max_images, or split it"
+                "raise max_images (--max-images), or split it"
             )
 
     def check_inflated(self, size_bytes: int, source: str) -> None:
@@ -86,5 +86,6 @@ class Limits:
         if size_bytes > self.max_inflated_bytes:
             raise LimitError(
                 f"{source}: decoding needs {size_bytes:,} bytes at once, the limit is "
-                f"{self.max_inflated_bytes:,}; raise max_inflated_bytes if there is memory for it"
+                f"{self.max_inflated_bytes:,}; raise max_inflated_bytes (--max-inflated-bytes) if "
+                "there is memory for it"
             )

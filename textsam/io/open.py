@@ -10,10 +10,10 @@ from textsam.io.gzipped import inflate_head
 from textsam.io.limits import Limits
 from textsam.io.pages import open_raster
 from textsam.io.paths import existing_source, read_head
-from textsam.io.sniff import HEAD_BYTES, sniff
+from textsam.io.sniff import HEAD_BYTES, FileKind, sniff
 from textsam.io.stack import Stack
 
-__all__ = ["open_stack"]
+__all__ = ["kind_of_file", "open_stack"]
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -51,19 +51,31 @@ def open_stack(
 
         return open_series(path, limits=limits, window=window, crop=crop)
     limits.check_bytes(path.stat().st_size, str(path))
-    kind = sniff(read_head(path, HEAD_BYTES))
+    kind = kind_of_file(path)
     if kind == "gzip":
         _check_inside(path)
     if kind in ("nifti", "gzip"):
         from textsam.io.nifti import open_nifti
 
         return open_nifti(path, axis=axis, limits=limits)
-    # DICOM without its preamble has no signature. What is called so gets the message on DICOM.
-    if kind == "dicom" or (kind is None and path.suffix.lower() in _DICOM_SUFFIXES):
+    if kind == "dicom":
         from textsam.io.dicom import open_dicom
 
         return open_dicom(path, limits=limits, window=window, crop=crop)
     return open_raster(path, limits)
+
+
+def kind_of_file(path: Path) -> FileKind | None:
+    """As which kind of file `open_stack` reads a file; "gzip" as NIfTI, None as a raster image.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    kind = sniff(read_head(path, HEAD_BYTES))
+    # DICOM without its preamble has no signature. What is called so gets the message on DICOM.
+    if kind is None and path.suffix.lower() in _DICOM_SUFFIXES:
+        return "dicom"
+    return kind
 
 
 def _check_inside(path: Path) -> None:

@@ -75,7 +75,9 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
         axis: Annotated[
             int | None, Form(ge=0, le=2, description="of a volume: the axis it is cut across")
         ] = None,
-        window: Annotated[int, Form(ge=0, description="of DICOM: which window, from 0")] = 0,
+        window: Annotated[
+            int, Form(ge=-1, description="of DICOM: which window, from 0; -1: all values")
+        ] = 0,
         answer_format: Annotated[Literal["json", "png", "seg"], Form(alias="format")] = "json",
         masks: Annotated[MaskEncoding, Form(description="how JSON holds masks")] = "rle",
         overlay: Annotated[bool, Form(description="pictures of the masks in JSON")] = False,

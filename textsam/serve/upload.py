@@ -31,7 +31,7 @@ class View:
     Attributes:
         frame: number of the frame, page or slice, from 0; None where there is one only.
         axis: of a volume, the voxel axis across which it is cut; None for the thickest.
-        window: of DICOM, which of the windows in the file to look through.
+        window: of DICOM, which of the windows in the file to look through, from 0; -1 for none.
     """
 
     frame: int | None = None

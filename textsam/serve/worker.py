@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from textsam.errors import ConfigError
+from textsam.errors import ConfigError, ReaderError
 
 if TYPE_CHECKING:
     from textsam.batch import BatchAnswer
@@ -156,7 +156,12 @@ class Worker:
                 ):
                     if answer.error is None:
                         self._count(answer.seconds)
-                    open_jobs.pop(answer.index).future.set_result(answer)
+                    future = open_jobs.pop(answer.index).future
+                    if isinstance(answer.error, ReaderError):
+                        # A mistake of ours, and not of who sent the image.
+                        future.set_exception(answer.error.__cause__)
+                    else:
+                        future.set_result(answer)
             for job in open_jobs.values():
                 job.future.set_exception(RuntimeError("the model gave no answer for this image"))
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to a request

@@ -18,6 +18,7 @@ from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset
 from textsam.data.sources import checked_data, write_stamp
 from textsam.errors import ConfigError
+from textsam.io.out_folder import check_out_folder
 from textsam.model.build import Architecture, BuiltModel, assemble, load_parts
 from textsam.model.tuning import Tuning, trainable_parameters
 from textsam.presets import preset
@@ -174,10 +175,12 @@ def setup(
 
     Raises:
         ConfigError: the run was begun with other settings, base weights or data, or another frame.
+        OutputError: the run's folder can be neither made nor written into.
         DataCheckError: files of the data set are faulty; all of them are listed.
         TextSAMError: data, weights or settings are not usable. The run's folder is not made then.
     """
     folder = Path(config.out) / config.name
+    check_out_folder(folder)
     processes = processes or join(config.device)
     processes.check_batch(config.batch_size)
     device = processes.device
