@@ -215,7 +215,6 @@ def test_a_missing_image(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     [
         (("--frame", "3"), "there is no image 3; it has 3"),
         (("--max-bytes", "9"), "the limit is 9"),
-        (("--max-pixels", "9"), "the limit of 9"),
         (("--format", "seg"), "none of the formats asked for"),
         (("--max-bytes", "9", "--resume"), "the limit is 9"),
     ],

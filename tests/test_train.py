@@ -21,7 +21,7 @@ from textsam.errors import AdapterError, ConfigError, OutputError
 from textsam.model.build import BuiltModel
 from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
-from textsam.train import setup as setup_module
+from textsam.train import setup as setting_up
 from textsam.train.answers import Answers
 from textsam.train.losses import emptiness_loss, mask_losses
 from textsam.train.run import fit
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_data_are_read(
     file = root / "afile"
     file.write_bytes(b"kept")
     read: list[object] = []
-    monkeypatch.setattr(setup_module, "checked_data", lambda *_, **__: read.append(1))
+    monkeypatch.setattr(setting_up, "checked_data", lambda *_, **__: read.append(1))
     with pytest.raises(OutputError, match=r"afile.toy cannot be made, as .*afile is a file"):
         begin(run_config(root, out=str(file)))
     assert (read, file.read_bytes()) == ([], b"kept")
