@@ -65,11 +65,10 @@ def batches(
     """Answer every image in order, holding a few batches in memory at a time.
 
     Args:
-        images: read from lazily, at most two batches ahead.
+        images: read from lazily, at most two batches ahead. A callable that raises is an answer
+            with an error, a `ReaderError` where what it raises is none of ours.
         prepare: reads one image; called by several threads.
         answer: images prepared -> results, one list per image.
-            A callable that raises is an answer with an error, a `ReaderError` where what it raises
-            is none of ours.
         batch_size: images per call of `answer`. Halved, for good, whenever the device runs out of
             memory; an image that does not fit alone is an answer with an error.
 
