@@ -23,6 +23,7 @@ __all__ = [
     "TENSORS_FILE",
     "AdapterConfig",
     "ArchitectureRecord",
+    "SidesPx",
     "check_tensors",
     "find_adapter",
     "read_adapter_config",
@@ -54,6 +55,10 @@ class ArchitectureRecord(Section):
     takes_text: bool = True
 
 
+SidesPx = Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)]
+"""Sides of a model's square."""
+
+
 class AdapterConfig(Section):
     """Contents of `adapter.json`.
 
@@ -66,8 +71,8 @@ class AdapterConfig(Section):
         refine: refinement steps it asks for.
         refine_with: what they take from a mask.
         refine_for: exceptions per concept.
-        side_for: concepts looked for at another side of the model's square than
-            `architecture.side_px`, in pixels: fine structures need a larger one.
+        sides_for: concepts looked for at other sides of the model's square than
+            `architecture.side_px` alone, in pixels; the answers of several are averaged.
         mask_threshold: probability above which a pixel belongs to the mask.
         found_threshold: score, after `score_map`, below which the answer is "not there"; the mask
             is then empty.
@@ -93,7 +98,7 @@ class AdapterConfig(Section):
     refine: int = Field(2, ge=0)
     refine_with: RefineWith = RefineWith.BOX_CENTROID
     refine_for: Mapping[str, int] = Field(default_factory=dict)
-    side_for: Mapping[str, Annotated[int, Field(ge=4)]] = Field(default_factory=dict)
+    sides_for: Mapping[str, SidesPx] = Field(default_factory=dict)
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     found_threshold: float = Field(0.0, ge=0, le=1)
     score: Literal["iou_head", "mask_probability"] = "mask_probability"

@@ -45,7 +45,8 @@ def finish_adapter(
         out: adapter folder to write.
         kinds: of image, told apart from now on; what they rule out no threshold has to.
         sides_px: of the model's square, at which the segmenter has models; each concept gets the
-            one it wants, or keeps the adapter's own. None given: those of the adapter stay.
+            one it wants, alone or beside the adapter's own, or keeps that. None given: those of
+            the adapter stay.
         passes, empty_modality, empty_annotated, progress: as in `calibrate`.
 
     Raises:
@@ -58,8 +59,8 @@ def finish_adapter(
     training = dict(record.training)
     if sides_px:
         chosen = fit_sides(segmenter, samples, sides_px, progress=progress)
-        decided["side_for"] = chosen.side_for
-        training["dice_by_side"] = chosen.dice_by_side
+        decided["sides_for"] = chosen.sides_for
+        training["dice_by_sides"] = chosen.dice_by_sides
     telling = segmenter.with_config(segmenter.config.model_copy(update=decided), views=Views())
     result = calibrate(
         telling,

@@ -45,7 +45,7 @@ def ready_segmenter(
     merge_for_inference(built.model)
     built.model.to(device)
     own_px = built.preprocessor.side_px
-    others = [side_px for side_px in config.side_for.values() if side_px != own_px]
+    others = [side for sides in config.sides_for.values() for side in sides if side != own_px]
     further = [at_side(built, side_px) for side_px in dict.fromkeys((*views.sides_px, *others))]
     if device.type == "cpu" and not plain:
         for one in (built, *further):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, overload
 
 import numpy as np
@@ -49,7 +50,7 @@ class Segmenter:
         config: of the adapter.
         device: where the model is.
         precision: of the image encoder.
-        further: the same model at other sides, for `views` and for `config.side_for`.
+        further: the same model at other sides, for `views` and for `config.sides_for`.
         views: ways of looking at an image besides the plain one; the answers of all are averaged
             (see `textsam.views`).
         fingerprint: tells adapters of one name apart, e.g. a digest of the adapter's file.
@@ -80,7 +81,7 @@ class Segmenter:
         self.further = tuple(further)
         self.views = views
         self._sides = Sides([built, *self.further], views, device=device, precision=precision)
-        self._sides.require(config.side_for.values(), f"the adapter {config.name!r}")
+        self._sides.require(chain(*config.sides_for.values()), f"the adapter {config.name!r}")
 
     def with_config(self, config: AdapterConfig, *, views: Views | None = None) -> Segmenter:
         """The same model, judged by another configuration of its adapter.
@@ -134,7 +135,7 @@ class Segmenter:
 
     @property
     def own_side_px(self) -> int:
-        """The side of the model's square for all concepts that `config.side_for` does not name."""
+        """The side of the model's square for all concepts that `config.sides_for` does not name."""
         return self._sides.own_px
 
     @property
@@ -361,17 +362,18 @@ class Segmenter:
         config = self.config
         gives = config.refine_with if refine_with is None else refine_with
         geometry = list(manual) if manual is not None else [None] * len(questions)
-        by_side: dict[int, list[int]] = {}
+        by_sides: dict[tuple[int, ...], list[int]] = {}
         for place, question in enumerate(questions):
-            by_side.setdefault(self.side_px(question), []).append(place)
+            by_sides.setdefault(self.sides_px(question), []).append(place)
         answers: dict[int, list[Decoded]] = {}
+        own = (self.own_side_px,)
         with torch.inference_mode():
             looks = [UNLOOKED for _ in images]
             embeddings = None
             if config.kinds is not None:
                 embeddings = self._sides.encodings.embed(images)
                 looks = [config.kinds.look(mean) for mean in means_of(embeddings, images)]
-            for side_px, places in by_side.items():
+            for sides_px, places in by_sides.items():
                 asked = Asked(
                     texts=[questions[i].text for i in places],
                     tokens=[self._token(questions[i]) for i in places],
@@ -382,7 +384,7 @@ class Segmenter:
                     authors_frame=config.authors_frame,
                     seed=seed,
                 )
-                together = self._sides.decode(images, asked, side_px, embeddings)
+                together = self._sides.decode(images, asked, sides_px, embeddings)
                 # Image after image, and of each its questions.
                 answers |= {i: together[row :: len(places)] for row, i in enumerate(places)}
         return [
@@ -397,16 +399,16 @@ class Segmenter:
                     # Whoever shows a place has said what kind of thing to look for there.
                     look=look if geometry[i] is None else UNLOOKED,
                     views=str(self.views),
-                    side_px=side if (side := self.side_px(question)) != self.own_side_px else None,
+                    sides_px=sides if (sides := self.sides_px(question)) != own else (),
                 )
                 for i, question in enumerate(questions)
             ]
             for row, (image, look) in enumerate(zip(images, looks, strict=True))
         ]
 
-    def side_px(self, question: Question) -> int:
-        """The side of the model's square at which the adapter wants a question answered."""
-        return self.config.side_for.get(question.concept or "", self._sides.own_px)
+    def sides_px(self, question: Question) -> tuple[int, ...]:
+        """The sides of the model's square at which the adapter wants a question answered."""
+        return self.config.sides_for.get(question.concept or "", (self.own_side_px,))
 
     def _token(self, question: Question) -> Tensor | None:
         if question.text is None or not self.built.model.takes_text:

@@ -68,22 +68,22 @@ class Sides:
         self,
         images: Sequence[Prepared],
         asked: Asked,
-        side_px: int,
+        sides_px: Sequence[int],
         embeddings: Sequence[Tensor] | None = None,
     ) -> list[Decoded]:
-        """Ask C questions of each of B images, at a side and by all views, and average.
+        """Ask C questions of each of B images, at some sides and by all views, and average.
 
         Args:
             images: as the plain view at the adapter's own side sees them.
             asked: the questions.
-            side_px: of the model's square.
+            sides_px: of the model's square.
             embeddings: (B,) of the images at the adapter's own side, where they are known.
 
         Returns:
             B × C answers, image after image, in the frames of the images' regions.
         """
         by_view = []
-        for at in dict.fromkeys((side_px, *self.views.sides_px)):
+        for at in dict.fromkeys((*sides_px, *self.views.sides_px)):
             fitted = [self._at[at][0].fit(image) for image in images]
             for view in self._at[at]:
                 known = embeddings if at == self.own_px and not view.mirrored else None

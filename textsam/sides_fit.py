@@ -1,4 +1,4 @@
-"""Which side of the model's square each concept wants, chosen on validation images."""
+"""Which sides of the model's square each concept wants, chosen on validation images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from textsam.data.close_crop import close_crop
 from textsam.data.sample import Sample, load_sample
 from textsam.metrics import dice
 from textsam.progress import with_bar
@@ -17,10 +19,14 @@ from textsam.views import Views
 
 __all__ = ["AtSides", "ChosenSides", "choose_sides", "fit_sides"]
 
-# A larger side must earn its time, and a smaller one be no accident.
+# More time must be earned, and less must be no accident.
 MIN_GAIN = 0.01
 # Standard errors of the mean difference, image by image, that a gain must have.
 SURE = 2.0
+# A closer look: the side of what is shown, as a multiple of the object's longer side.
+CLOSE = (1.3, 1.9)
+
+Sides = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,11 @@ class AtSides:
 
     Attributes:
         concept: asked for.
-        dice: side in pixels -> Dice of the answer.
+        dice: sides in pixels, of which answers are averaged -> Dice.
     """
 
     concept: str
-    dice: Mapping[int, float]
+    dice: Mapping[Sides, float]
 
 
 @dataclass(frozen=True)
@@ -41,46 +47,50 @@ class ChosenSides:
     """What was chosen, and on what.
 
     Attributes:
-        side_for: concepts that want another side than the adapter's own.
-        dice_by_side: concept -> side in pixels -> mean Dice, of every concept that was seen.
+        sides_for: concepts that want other sides than the adapter's own alone.
+        dice_by_sides: concept -> sides, such as "224+112" -> mean Dice, of every concept that was
+            seen.
     """
 
-    side_for: dict[str, int]
-    dice_by_side: dict[str, dict[int, float]]
+    sides_for: dict[str, Sides]
+    dice_by_sides: dict[str, dict[str, float]]
 
 
 def choose_sides(seen: Iterable[AtSides], own_px: int) -> ChosenSides:
-    """Give each concept the side at which its Dice is best, where that is better beyond doubt.
+    """Give each concept the sides at which its Dice is best, where that is better beyond doubt.
 
-    Of the sides whose mean Dice exceeds that at the adapter's own by `MIN_GAIN` and by `SURE`
-    standard errors of the difference, it is the smallest within `MIN_GAIN` of the best. A concept
-    in a single image keeps the adapter's own.
+    Of those whose mean Dice exceeds that at the adapter's own by `MIN_GAIN` and by `SURE` standard
+    errors of the difference, they are the ones that take least time within `MIN_GAIN` of the best.
+    A concept in a single image keeps the adapter's own.
 
     Args:
-        seen: all at the same sides, `own_px` among them.
+        seen: all at the same sides, `(own_px,)` among them.
         own_px: the adapter's own side.
     """
-    by_concept: dict[str, list[Mapping[int, float]]] = defaultdict(list)
+    by_concept: dict[str, list[Mapping[Sides, float]]] = defaultdict(list)
     for one in seen:
         by_concept[one.concept].append(one.dice)
-    side_for: dict[str, int] = {}
-    means: dict[str, dict[int, float]] = {}
+    sides_for: dict[str, Sides] = {}
+    means: dict[str, dict[str, float]] = {}
     for concept, rows in sorted(by_concept.items()):
         gains = {}
-        for side in rows[0]:
-            differences = np.array([row[side] - row[own_px] for row in rows])
+        for sides in rows[0]:
+            differences = np.array([row[sides] - row[own_px,] for row in rows])
             gain = float(differences.mean())
             if len(rows) > 1 and gain >= MIN_GAIN:
                 error = float(differences.std(ddof=1)) / math.sqrt(len(rows))
                 if gain >= SURE * error:
-                    gains[side] = gain
+                    gains[sides] = gain
         if gains:
             best = max(gains.values())
-            side_for[concept] = min(s for s, gain in gains.items() if gain > best - MIN_GAIN)
+            near = [sides for sides, gain in gains.items() if gain > best - MIN_GAIN]
+            # A look takes as long as its square is large.
+            sides_for[concept] = min(near, key=lambda sides: sum(side**2 for side in sides))
         means[concept] = {
-            side: round(float(np.mean([row[side] for row in rows])), 4) for side in rows[0]
+            "+".join(map(str, sides)): round(float(np.mean([row[sides] for row in rows])), 4)
+            for sides in rows[0]
         }
-    return ChosenSides(side_for, means)
+    return ChosenSides(sides_for, means)
 
 
 def fit_sides(
@@ -91,6 +101,10 @@ def fit_sides(
     progress: bool = True,
 ) -> ChosenSides:
     """Look for what is in validation images at several sides, without refinement, and choose.
+
+    Each side is tried alone, and averaged with the adapter's own. Each object is looked for in the
+    whole image and, where there is room, in a part around it, as a scanner with a narrower field of
+    view would show it; the mean of both counts.
 
     Args:
         segmenter: with models at these sides; its views, kinds of image and threshold are set
@@ -104,29 +118,37 @@ def fit_sides(
     """
     own_px = segmenter.own_side_px
     config = segmenter.config
-    at = {
+    changes = {"found_threshold": 0.0, "kinds": None}
+    alone = {
         side: segmenter.with_config(
             config.model_copy(
-                update={
-                    "side_for": dict.fromkeys(config.prompts, side),
-                    "found_threshold": 0.0,
-                    "kinds": None,
-                }
+                update={"sides_for": dict.fromkeys(config.prompts, (side,)), **changes}
             ),
             views=Views(),
         )
         for side in dict.fromkeys((own_px, *sides_px))
     }
+    ways: list[Sides] = [(side,) for side in alone]
+    ways += [(own_px, side) for side in alone if side != own_px]
+
+    def overlaps(pixels: NDArray[np.uint8], concept: str, truth: NDArray[np.bool_]) -> list[float]:
+        maps = {
+            side: one.segment(pixels, concept, refine=0).probability for side, one in alone.items()
+        }
+        return [
+            dice(np.mean([maps[side] for side in way], axis=0) > config.mask_threshold, truth)
+            for way in ways
+        ]
+
     seen = []
-    for sample in with_bar(samples, "comparing sides", shown=progress):
+    for number, sample in enumerate(with_bar(samples, "comparing sides", shown=progress)):
         image, masks = load_sample(sample)
-        present = [c for c, mask in masks.items() if c in config.prompts and mask.any()]
-        if not present:
-            continue
-        by_side = {side: one.segment(image, present, refine=0) for side, one in at.items()}
-        for place, concept in enumerate(present):
-            overlaps = {
-                side: dice(answers[place].mask, masks[concept]) for side, answers in by_side.items()
-            }
-            seen.append(AtSides(concept, overlaps))
+        for concept, mask in masks.items():
+            if concept not in config.prompts or not mask.any():
+                continue
+            looks = [overlaps(image, concept, mask)]
+            part = close_crop([mask], CLOSE, np.random.default_rng(number))
+            if part is not None:
+                looks.append(overlaps(np.ascontiguousarray(image[part]), concept, mask[part]))
+            seen.append(AtSides(concept, dict(zip(ways, np.mean(looks, axis=0), strict=True))))
     return choose_sides(seen, own_px)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from textsam.adapters import AdapterConfig
@@ -27,7 +29,7 @@ def verdict(
     gives: RefineWith,
     look: Look,
     views: str = "",
-    side_px: int | None = None,
+    sides_px: Sequence[int] = (),
 ) -> Segmentation:
     """The answer to one question about one image.
 
@@ -40,7 +42,7 @@ def verdict(
         gives: what refinement took from a mask.
         look: of the image; `UNLOOKED` where it is not to rule anything out.
         views: that the answer is the mean of, besides the plain one.
-        side_px: of the model's square, where it is not the adapter's own.
+        sides_px: of the model's square, where they are not the adapter's own alone.
     """
     mask, probability = answer.mask, answer.probability
     judgement = judge(
@@ -60,8 +62,8 @@ def verdict(
         extra["refine_with"] = gives.value
     if views:
         extra["views"] = views
-    if side_px is not None:
-        extra["side_px"] = side_px
+    if sides_px:
+        extra["sides_px"] = list(sides_px)
     extra.update(judgement.remarks)
     return Segmentation(
         mask=image.to_image(mask.copy() if judgement.found else np.zeros_like(mask)),

@@ -146,8 +146,9 @@ def calibrate(
     sides: Annotated[
         str | None,
         typer.Option(
-            help="Sides of the model's square to try besides the adapter's own, in pixels and "
-            "parted by commas, such as 168,336,448; a concept keeps the one that is clearly best."
+            help="Sides of the model's square to try, in pixels and parted by commas, such as "
+            "112,448, each alone and averaged with the adapter's own; a concept keeps what is "
+            "clearly best."
         ),
     ] = None,
     device: Device = "auto",
@@ -208,8 +209,8 @@ def calibrate(
             empty_modality=empty_modality,
             empty_annotated=empty_annotated,
         )
-    for concept, side_px in read_adapter_config(out).side_for.items():
-        typer.echo(f"{out}: {concept} at {side_px} px")
+    for concept, sides_px in read_adapter_config(out).sides_for.items():
+        typer.echo(f"{out}: {concept} at {' and '.join(map(str, sides_px))} px")
     typer.echo(
         f"{out}: refine {result.refine} {result.refine_for or ''}, found from score "
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "

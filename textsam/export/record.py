@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from textsam.adapters import SidesPx
 from textsam.errors import AdapterError, WeightsError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
@@ -74,7 +75,8 @@ class ExportRecord(Section):
         prompts: concepts of the adapter; rows 0 … of the token table.
         words: further texts, normalised; the rows after those of `prompts`.
         side_px: side of the encoder's square input.
-        side_for: concepts looked for at another side, by graphs of their own; see `graph_file`.
+        sides_for: concepts looked for at other sides, by graphs of their own (see `graph_file`);
+            the answers of several are averaged.
         normalise: pixel normalisation.
         refine: refinement passes.
         refine_for: exceptions per concept.
@@ -99,7 +101,7 @@ class ExportRecord(Section):
     prompts: tuple[str, ...]
     words: tuple[str, ...] = ()
     side_px: int = Field(gt=0)
-    side_for: Mapping[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    sides_for: Mapping[str, SidesPx] = Field(default_factory=dict)
     normalise: Normalisation
     refine: int = Field(ge=0)
     refine_for: Mapping[str, int] = Field(default_factory=dict)
@@ -118,7 +120,8 @@ class ExportRecord(Section):
     @property
     def sides_px(self) -> tuple[int, ...]:
         """All sides there are graphs for, the adapter's own first."""
-        return tuple(dict.fromkeys((self.side_px, *self.side_for.values())))
+        others = (side for sides in self.sides_for.values() for side in sides)
+        return tuple(dict.fromkeys((self.side_px, *others)))
 
     def graph_file(self, name: str, side_px: int) -> str:
         """The file of a graph at a side, which is in the name of all but the adapter's own."""

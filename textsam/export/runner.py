@@ -215,6 +215,22 @@ class OnnxSegmenter:
         full = frame.logits_to_image(logits[0, 0])
         return _Pass(full, full > np.log(threshold / (1 - threshold)), float(iou[0, 0]))
 
+    def _at_side(self, image: Image, side_px: int, token: NDArray[np.float32], times: int) -> _Pass:
+        """What the graphs of a side say of a token, after some refinement passes."""
+        embedded = self._embedded(image, side_px)
+        final = self._decode(embedded, token, np.zeros((0, 2)), ())
+        for _ in range(times):
+            geometry = box_and_centroid(final.mask)
+            if geometry is None:
+                break
+            box, centroid = geometry
+            points = np.vstack([centroid, box[:2], box[2:]])
+            if not self.record.authors_frame:
+                points = embedded.frame.to_model(points)
+            corners = (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
+            final = self._decode(embedded, token, points, corners)
+        return final
+
     def _answer(
         self,
         image: Image,
@@ -226,35 +242,26 @@ class OnnxSegmenter:
         record = self.record
         wanted = record.refine_for.get(concept or "", record.refine) if refine is None else refine
         times = int(wanted)
-        side_px = record.side_for.get(concept or "", record.side_px)
-        embedded = self._embedded(image, side_px)
-        frame = embedded.frame
-        final = self._decode(embedded, token, np.zeros((0, 2)), ())
-        for _ in range(times):
-            geometry = box_and_centroid(final.mask)
-            if geometry is None:
-                break
-            box, centroid = geometry
-            points = np.vstack([centroid, box[:2], box[2:]])
-            if not record.authors_frame:
-                points = frame.to_model(points)
-            corners = (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
-            final = self._decode(embedded, token, points, corners)
-        inner = sigmoid(final.logits)
+        sides_px = record.sides_for.get(concept or "", (record.side_px,))
+        passed = [self._at_side(image, side_px, token, times) for side_px in sides_px]
+        inner, found, iou = sigmoid(passed[0].logits), passed[0].mask, passed[0].iou
+        if len(passed) > 1:
+            inner = np.mean([sigmoid(one.logits) for one in passed], axis=0, dtype=np.float32)
+            found, iou = inner > record.mask_threshold, float(np.mean([one.iou for one in passed]))
         look = UNLOOKED
         if record.kinds is not None:
             own = self._embedded(image, record.side_px)
             look = record.kinds.look(mean_embedding(own.embedding[0], own.frame))
-        judgement = judge(record, final.mask, inner, iou=final.iou, concept=concept, look=look)
+        judgement = judge(record, found, inner, iou=iou, concept=concept, look=look)
         extra: dict[str, object] = {"concept": concept, "refine": times}
-        if side_px != record.side_px:
-            extra["side_px"] = side_px
+        if sides_px != (record.side_px,):
+            extra["sides_px"] = list(sides_px)
         extra.update(judgement.remarks)
         mask = np.zeros(image.size_px, dtype=bool)
         probability = np.zeros(image.size_px, dtype=np.float32)
         probability[_region(image)] = inner
         if judgement.found:
-            mask[_region(image)] = final.mask
+            mask[_region(image)] = found
         return Segmentation(
             mask=mask,
             probability=probability,

@@ -137,7 +137,7 @@ def export_onnx(
             prompts=config.prompts,
             words=words,
             side_px=side_px,
-            side_for={name: side for name, side in config.side_for.items() if side != side_px},
+            sides_for=config.sides_for,
             normalise=rule,
             refine=config.refine if refine is None else refine,
             refine_for=config.refine_for if refine is None else {},
