@@ -35,11 +35,13 @@ class AtSides:
 
     Attributes:
         concept: asked for.
-        dice: sides in pixels, of which answers are averaged -> Dice.
+        dice: sides in pixels, of which answers are averaged -> Dice, the mean of all looks.
+        whole: the same of the whole image alone.
     """
 
     concept: str
     dice: Mapping[Sides, float]
+    whole: Mapping[Sides, float]
 
 
 @dataclass(frozen=True)
@@ -60,24 +62,25 @@ def choose_sides(seen: Iterable[AtSides], own_px: int) -> ChosenSides:
     """Give each concept the sides at which its Dice is best, where that is better beyond doubt.
 
     Of those whose mean Dice exceeds that at the adapter's own by `MIN_GAIN` and by `SURE` standard
-    errors of the difference, they are the ones that take least time within `MIN_GAIN` of the best.
-    A concept in a single image keeps the adapter's own.
+    errors of the difference, and that lose nothing on whole images, they are the ones that take
+    least time within `MIN_GAIN` of the best. A concept in a single image keeps the adapter's own.
 
     Args:
         seen: all at the same sides, `(own_px,)` among them.
         own_px: the adapter's own side.
     """
-    by_concept: dict[str, list[Mapping[Sides, float]]] = defaultdict(list)
+    by_concept: dict[str, list[AtSides]] = defaultdict(list)
     for one in seen:
-        by_concept[one.concept].append(one.dice)
+        by_concept[one.concept].append(one)
     sides_for: dict[str, Sides] = {}
     means: dict[str, dict[str, float]] = {}
     for concept, rows in sorted(by_concept.items()):
         gains = {}
-        for sides in rows[0]:
-            differences = np.array([row[sides] - row[own_px,] for row in rows])
+        for sides in rows[0].dice:
+            differences = np.array([row.dice[sides] - row.dice[own_px,] for row in rows])
             gain = float(differences.mean())
-            if len(rows) > 1 and gain >= MIN_GAIN:
+            on_whole = float(np.mean([row.whole[sides] - row.whole[own_px,] for row in rows]))
+            if len(rows) > 1 and gain >= MIN_GAIN and on_whole >= 0:
                 error = float(differences.std(ddof=1)) / math.sqrt(len(rows))
                 if gain >= SURE * error:
                     gains[sides] = gain
@@ -87,8 +90,8 @@ def choose_sides(seen: Iterable[AtSides], own_px: int) -> ChosenSides:
             # A look takes as long as its square is large.
             sides_for[concept] = min(near, key=lambda sides: sum(side**2 for side in sides))
         means[concept] = {
-            "+".join(map(str, sides)): round(float(np.mean([row[sides] for row in rows])), 4)
-            for sides in rows[0]
+            "+".join(map(str, sides)): round(float(np.mean([row.dice[sides] for row in rows])), 4)
+            for sides in rows[0].dice
         }
     return ChosenSides(sides_for, means)
 
@@ -150,5 +153,9 @@ def fit_sides(
             part = close_crop([mask], CLOSE, np.random.default_rng(number))
             if part is not None:
                 looks.append(overlaps(np.ascontiguousarray(image[part]), concept, mask[part]))
-            seen.append(AtSides(concept, dict(zip(ways, np.mean(looks, axis=0), strict=True))))
+            both, whole = (
+                dict(zip(ways, values, strict=True))
+                for values in (np.mean(looks, axis=0), looks[0])
+            )
+            seen.append(AtSides(concept, both, whole))
     return choose_sides(seen, own_px)
