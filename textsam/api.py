@@ -157,7 +157,7 @@ def _own_weights(
 @lru_cache(maxsize=2)
 def _cached_model(
     model: str,
-    adapter: Path | None,
+    adapter: Path,
     device: str,
     precision: str,
     views: Views,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from textsam.decoded import Decoded, mean_of_views
 from textsam.errors import PromptError, WeightsError
 from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
 from textsam.export.record import (
@@ -215,7 +216,9 @@ class OnnxSegmenter:
         full = frame.logits_to_image(logits[0, 0])
         return _Pass(full, full > np.log(threshold / (1 - threshold)), float(iou[0, 0]))
 
-    def _at_side(self, image: Image, side_px: int, token: NDArray[np.float32], times: int) -> _Pass:
+    def _at_side(
+        self, image: Image, side_px: int, token: NDArray[np.float32], times: int
+    ) -> Decoded:
         """What the graphs of a side say of a token, after some refinement passes."""
         embedded = self._embedded(image, side_px)
         final = self._decode(embedded, token, np.zeros((0, 2)), ())
@@ -229,7 +232,7 @@ class OnnxSegmenter:
                 points = embedded.frame.to_model(points)
             corners = (_INSIDE, _FIRST_CORNER, _LAST_CORNER)
             final = self._decode(embedded, token, points, corners)
-        return final
+        return Decoded(sigmoid(final.logits), final.mask, final.iou)
 
     def _answer(
         self,
@@ -243,16 +246,16 @@ class OnnxSegmenter:
         wanted = record.refine_for.get(concept or "", record.refine) if refine is None else refine
         times = int(wanted)
         sides_px = record.sides_for.get(concept or "", (record.side_px,))
-        passed = [self._at_side(image, side_px, token, times) for side_px in sides_px]
-        inner, found, iou = sigmoid(passed[0].logits), passed[0].mask, passed[0].iou
-        if len(passed) > 1:
-            inner = np.mean([sigmoid(one.logits) for one in passed], axis=0, dtype=np.float32)
-            found, iou = inner > record.mask_threshold, float(np.mean([one.iou for one in passed]))
+        answer = mean_of_views(
+            [self._at_side(image, side_px, token, times) for side_px in sides_px],
+            record.mask_threshold,
+        )
+        inner = answer.probability
         look = UNLOOKED
         if record.kinds is not None:
             own = self._embedded(image, record.side_px)
             look = record.kinds.look(mean_embedding(own.embedding[0], own.frame))
-        judgement = judge(record, found, inner, iou=iou, concept=concept, look=look)
+        judgement = judge(record, answer.mask, inner, iou=answer.iou, concept=concept, look=look)
         extra: dict[str, object] = {"concept": concept, "refine": times}
         if sides_px != (record.side_px,):
             extra["sides_px"] = list(sides_px)
@@ -261,7 +264,7 @@ class OnnxSegmenter:
         probability = np.zeros(image.size_px, dtype=np.float32)
         probability[_region(image)] = inner
         if judgement.found:
-            mask[_region(image)] = found
+            mask[_region(image)] = answer.mask
         return Segmentation(
             mask=mask,
             probability=probability,
