@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from textsam.data.absent_crop import absent_crop
-from textsam.data.augment import Augment, AugmentConfig
+from textsam.data.augment import Augment
+from textsam.data.augment_config import AugmentConfig
 
 OFF = {name: 0.0 for name in AugmentConfig.model_fields if name.endswith("_p")}
 

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from textsam.data.augment import Augment, AugmentConfig
+from textsam.data.augment import Augment
+from textsam.data.augment_config import AugmentConfig
 from textsam.errors import DataError
 
 OFF: dict[str, Any] = {n: 0.0 for n in AugmentConfig.model_fields if n.endswith("_p")}

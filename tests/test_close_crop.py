@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from textsam.data.augment import Augment, AugmentConfig
+from textsam.data.augment import Augment
+from textsam.data.augment_config import AugmentConfig
 from textsam.data.close_crop import close_crop
 
 OFF = {name: 0.0 for name in AugmentConfig.model_fields if name.endswith("_p")}

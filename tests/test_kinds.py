@@ -15,7 +15,7 @@ from tiny import loud_model, tiny_segmenter, write_images_and_masks
 
 from textsam.adapters import read_adapter_config
 from textsam.checkpoint import save_adapter
-from textsam.data.augment import AugmentConfig
+from textsam.data.augment_config import AugmentConfig
 from textsam.data.folder import samples_from_folder
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.finish import finish_adapter

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from runs import ONLY_FLIPS
 
-from textsam.data.augment import Augment, AugmentConfig
+from textsam.data.augment import Augment
+from textsam.data.augment_config import AugmentConfig
 from textsam.data.monai_transforms import INTENSITY, SPATIAL
 from textsam.errors import ConfigError
 

@@ -339,7 +339,7 @@ def test_clipping_bounds_the_step(root: Path) -> None:
 
 def test_flips_are_in_the_augmentation_of_the_toy() -> None:
     # `ONLY_FLIPS` names every other change; a new one must be named there too.
-    from textsam.data.augment import AugmentConfig
+    from textsam.data.augment_config import AugmentConfig
 
     assert AugmentConfig.model_validate(ONLY_FLIPS).only_flips()
 

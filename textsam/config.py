@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from textsam.data.ask import PromptConfig
-from textsam.data.augment import AugmentConfig
+from textsam.data.augment_config import AugmentConfig
 from textsam.data.settings import DataSettings
 from textsam.errors import ConfigError
 from textsam.invalid import invalid_fields

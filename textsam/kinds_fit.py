@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsam.data.augment import Augment, AugmentConfig
+from textsam.data.augment import Augment
+from textsam.data.augment_config import AugmentConfig
 from textsam.data.sample import Sample, load_sample
 from textsam.kinds import ImageKinds, Spread
 from textsam.progress import with_bar
