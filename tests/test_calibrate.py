@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from cli_runs import run, use_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as PILImage
 from runs import run_config, write_data
 from tiny import loud_model, tiny_config, tiny_model, write_images_and_masks
 
 from textsam import calibrate as calibration
 from textsam.adapters import AdapterConfig, read_adapter_config
 from textsam.calibrate import (
-    Answer,
     Demand,
     calibrate,
     choose_refinements,
     choose_threshold,
     group_weights,
 )
+from textsam.calibration_ask import Answer, Kind, ask
 from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
 from textsam.data.sample import Sample
@@ -31,7 +34,7 @@ from textsam.model.tuning import trainable_state
 from textsam.segmenter import Segmenter
 
 
-def answer(concept: str, *dice: float, kind: calibration.Kind = "present") -> Answer:
+def answer(concept: str, *dice: float, kind: Kind = "present") -> Answer:
     return Answer(concept, "brain MRI", kind, dice, tuple(0.5 for _ in dice))
 
 
@@ -151,14 +154,16 @@ def test_images_without_a_known_concept_are_refused(tmp_path: Path) -> None:
         calibrate(_segmenter(), samples, progress=False)
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, answers: list[Answer]) -> calibration.Calibration:
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Answer], *, empty_beside: float | None = None
+) -> calibration.Calibration:
     """The calibration of given answers."""
-    monkeypatch.setattr(calibration, "_answers", lambda *_: answers)
+    monkeypatch.setattr(calibration, "ask", lambda *_, **__: answers)
     sample = Sample("set", "brain MRI", "0", Path("0.png"), ())
-    return calibrate(_segmenter(), [sample], passes=0, progress=False)
+    return calibrate(_segmenter(), [sample], passes=0, empty_beside=empty_beside, progress=False)
 
 
-def one(kind: calibration.Kind, dice: float, score: float, modality: str = "brain MRI") -> Answer:
+def one(kind: Kind, dice: float, score: float, modality: str = "brain MRI") -> Answer:
     return Answer("tumor", modality, kind, (dice,), (score,))
 
 
@@ -190,6 +195,60 @@ def test_score_and_threshold_are_chosen_together(monkeypatch: pytest.MonkeyPatch
     assert result.ece_after < 0.01 < result.ece_before
 
 
+def test_parts_beside_have_a_demand_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        *[one("present", 0.9, 0.9) for _ in range(6)],
+        *[one("present", 0.5, 0.35) for _ in range(4)],
+        *[one("absent_annotated", 0, -1) for _ in range(4)],
+        *[one("absent_beside", 0, score) for score in (-1, 0.1, 0.3, 0.5)],
+    ]
+    result = scripted(monkeypatch, answers)
+    assert (result.found_threshold, result.empty_beside) == (0.0, pytest.approx(0.25))
+    result = scripted(monkeypatch, answers, empty_beside=0.5)
+    assert result.found_threshold == pytest.approx(0.2)  # between 0.1 and 0.3
+    assert result.empty_beside == pytest.approx(0.5)
+    result = scripted(monkeypatch, answers, empty_beside=0.75)
+    assert result.found_threshold == pytest.approx(0.325, abs=1.1e-5)  # rounded down
+    assert (result.lost_rate, result.n_absent) == (0.0, 8)
+
+
+def test_parts_beside_show_nothing_of_what_they_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a part of the image, without its object, and only what the image shows is asked."""
+    image = np.zeros((120, 200, 3), np.uint8)
+    image[40:80, 20:60] = 255  # the object is all that is bright
+    mask = image[..., 0] == 255
+    for name, pixels in (("images", image), ("masks", mask.astype(np.uint8) * 255)):
+        (tmp_path / name).mkdir()
+        PILImage.fromarray(pixels).save(tmp_path / name / "0.png")
+    (sample,) = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
+    seen: list[tuple[Any, list[str]]] = []
+    segmenter = _segmenter()
+    segment = segmenter.segment
+
+    def watched(pixels: Any, asked: list[str], **options: Any) -> Any:
+        seen.append((pixels, asked))
+        return segment(pixels, asked, **options)
+
+    monkeypatch.setattr(segmenter, "segment", watched)
+    answers = ask(segmenter, sample, 0, beside=3, rng=np.random.default_rng(0))
+    (whole, asked), *parts = seen
+    assert whole.shape == image.shape
+    assert asked == ["tumor", "cell nucleus"]
+    assert len(parts) == 3
+    for pixels, concepts in parts:
+        assert concepts == ["tumor"]
+        assert min(pixels.shape[:2]) >= 48
+        assert not pixels.any()
+    assert [a.kind for a in answers] == ["present", "absent_modality", *["absent_beside"] * 3]
+    # Nothing is drawn where nothing is asked, and nothing asked where there is no room.
+    assert len(ask(segmenter, sample, 0, beside=0, rng=np.random.default_rng(0))) == 2
+    filled = np.full((120, 200), 255, np.uint8)
+    PILImage.fromarray(filled).save(tmp_path / "masks" / "0.png")
+    assert len(ask(segmenter, sample, 0, beside=3, rng=np.random.default_rng(0))) == 2
+
+
 def test_the_price_of_a_threshold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [
         *[one("present", 0.9, 0.9) for _ in range(6)],
@@ -211,6 +270,8 @@ def test_the_price_of_a_threshold_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_share_to_come_back_empty_is_a_share() -> None:
     with pytest.raises(ConfigError, match=r"absent_annotated.* is 1\.5; give 0…1"):
         calibrate(_segmenter(), [], empty_annotated=1.5)
+    with pytest.raises(ConfigError, match=r"absent_beside.* is -0\.1; give 0…1"):
+        calibrate(_segmenter(), [], empty_beside=-0.1)
 
 
 def test_the_command_stores_what_was_chosen(

@@ -8,16 +8,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsam.data.ask import PromptConfig, PromptSampler
-from textsam.data.sample import Sample, load_sample
+from textsam.calibration_ask import EMPTY, Answer, Kind, ask
+from textsam.data.sample import Sample
 from textsam.errors import ConfigError, DataError
-from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.reliability import reliability
 from textsam.score import ScoreMap, answer_score
@@ -27,7 +25,6 @@ from textsam.segmenter import Segmenter
 __all__ = [
     "EMPTY_ANNOTATED",
     "EMPTY_MODALITY",
-    "Answer",
     "Calibration",
     "Demand",
     "calibrate",
@@ -48,30 +45,8 @@ EMPTY_ANNOTATED = 0.85
 # Answers from which a pair of concept and kind of image has its full say. Two images should not
 # decide as much as fifty.
 FULL_SAY = 10
-# The score of an empty mask, which no threshold lets pass.
-_EMPTY = -1.0
-
-Kind = Literal["present", "absent_annotated", "absent_modality"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One prompt on one image, after each pass.
-
-    Attributes:
-        concept: asked for.
-        modality: of the image.
-        kind: whether it is in the image; if not, how that is known: from the data about this image,
-            or because this kind of image cannot show it.
-        dice: per pass, 0 refinements first; 0 for an absent concept.
-        score: per pass, raw; -1 where the mask is empty.
-    """
-
-    concept: str
-    modality: str
-    kind: Kind
-    dice: tuple[float, ...]
-    score: tuple[float, ...]
+# Parts of each image, beside what it shows, where such are asked.
+_BESIDE = 2
 
 
 @dataclass(frozen=True)
@@ -94,6 +69,7 @@ class Calibration:
         empty_modality: that share for what the kind of image cannot show, weighted; None if nothing
             of the kind was asked.
         empty_annotated: that share for what the data say is absent, weighted; or None.
+        empty_beside: that share for parts of images beside what they show, weighted; or None.
         lost_rate: share of present concepts whose mask the threshold takes away, weighted.
         found_by_concept: concept -> share found where it is present.
         dice_without_threshold: mean Dice where present, weighted, if every mask counts.
@@ -115,6 +91,7 @@ class Calibration:
     empty_rate: float
     empty_modality: float | None
     empty_annotated: float | None
+    empty_beside: float | None
     lost_rate: float
     found_by_concept: dict[str, float]
     dice_without_threshold: float
@@ -194,33 +171,6 @@ def choose_threshold(present: Sequence[float], demands: Iterable[Demand]) -> flo
     return float(highest)
 
 
-def _answers(segmenter: Segmenter, sample: Sample, passes: int) -> list[Answer]:
-    image, masks = load_sample(sample)
-    known = {concept: mask for concept, mask in masks.items() if concept in segmenter.prompts}
-    present = [concept for concept, mask in known.items() if mask.any()]
-    empty = [concept for concept in known if concept not in present]
-    sampler = PromptSampler(segmenter.prompts, PromptConfig())
-    legal = sampler.negative_texts(sample, present, empty)
-    absent = [concept for concept in legal if concept in segmenter.prompts]
-    asked = [*present, *absent]
-    if not asked:
-        return []
-    by_pass = [segmenter.segment(image, asked, refine=count) for count in range(passes + 1)]
-    answers = []
-    for index, concept in enumerate(asked):
-        results = [answers_of_pass[index] for answers_of_pass in by_pass]
-        kind: Kind = "absent_modality"
-        overlaps = [0.0] * len(results)
-        if concept in present:
-            kind = "present"
-            overlaps = [dice(result.mask, known[concept]) for result in results]
-        elif concept in empty or concept in sample.absent:
-            kind = "absent_annotated"
-        scores = [result.score if result.mask.any() else _EMPTY for result in results]
-        answers.append(Answer(concept, sample.modality, kind, tuple(overlaps), tuple(scores)))
-    return answers
-
-
 @dataclass(frozen=True)
 class _Final:
     """One answer after the passes chosen for its concept; score -1 for an empty mask."""
@@ -260,7 +210,7 @@ def _fitted(answers: Sequence[_Final]) -> tuple[ScoreMap, dict[str, ScoreMap]]:
     rows = [
         (answer.concept, answer.score, answer.dice, float(weight))
         for answer, weight in zip(answers, _weights(answers), strict=True)
-        if answer.score != _EMPTY
+        if answer.score != EMPTY
     ]
     if not rows:
         return (), {}
@@ -276,6 +226,8 @@ def calibrate(
     passes: int = 2,
     empty_modality: float = EMPTY_MODALITY,
     empty_annotated: float = EMPTY_ANNOTATED,
+    empty_beside: float | None = None,
+    seed: int = 0,
     progress: bool = True,
 ) -> Calibration:
     """Decide refinement, the score map and the found threshold on validation images.
@@ -291,6 +243,10 @@ def calibrate(
         empty_modality: share of the concepts that the kind of image cannot show that must come back
             empty, in [0, 1].
         empty_annotated: the same for concepts that the data say are not in the image.
+        empty_beside: the same for what an image shows, asked of parts beside it: the same kind of
+            image without the thing, of which there are many more than of images known not to show
+            it. None: these are not asked.
+        seed: of these parts.
         progress: show a bar.
 
     Raises:
@@ -301,6 +257,8 @@ def calibrate(
         "absent_modality": empty_modality,
         "absent_annotated": empty_annotated,
     }
+    if empty_beside is not None:
+        rates = {**rates, "absent_beside": empty_beside}
     for kind, rate in rates.items():
         if not 0 <= rate <= 1:
             raise ConfigError(f"the share of {kind} answers to come back empty is {rate}; give 0…1")
@@ -309,9 +267,11 @@ def calibrate(
     )
     open_minded = segmenter.with_config(config)
     answers: list[Answer] = []
+    beside = 0 if empty_beside is None else _BESIDE
     with torch.inference_mode():
-        for sample in with_bar(samples, "calibrating", shown=progress):
-            answers += _answers(open_minded, sample, passes)
+        for number, sample in enumerate(with_bar(samples, "calibrating", shown=progress)):
+            rng = np.random.default_rng((seed, number))
+            answers += ask(open_minded, sample, passes, beside=beside, rng=rng)
     chosen = choose_refinements(answers)
     known = tuple(
         concept
@@ -335,7 +295,7 @@ def calibrate(
     score_map, own_maps = _fitted(raw)
     final = [
         a
-        if a.score == _EMPTY
+        if a.score == EMPTY
         else replace(
             a, score=answer_score(a.score, own_maps.get(a.concept, score_map), empty=False)
         )
@@ -370,7 +330,7 @@ def calibrate(
     weights = group_weights([a.group for a in present])
     found = np.array([a.score >= threshold for a in present])
     overlap = np.array([a.dice for a in present])
-    absent = [*by_kind["absent_annotated"], *by_kind["absent_modality"]]
+    absent = [a for a in final if a.kind != "present"]
     return Calibration(
         prompts=known,
         refine=refine,
@@ -383,6 +343,7 @@ def calibrate(
         empty_rate=float(np.mean([a.score < threshold for a in absent])) if absent else 1.0,
         empty_modality=empty("absent_modality"),
         empty_annotated=empty("absent_annotated"),
+        empty_beside=empty("absent_beside"),
         lost_rate=round(float(weights @ [0 <= a.score < threshold for a in present]), 6),
         found_by_concept={
             concept: float(np.mean([a.score >= threshold for a in present if a.concept == concept]))

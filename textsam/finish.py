@@ -32,6 +32,8 @@ def finish_adapter(
     passes: int = 2,
     empty_modality: float = EMPTY_MODALITY,
     empty_annotated: float = EMPTY_ANNOTATED,
+    empty_beside: float | None = None,
+    seed: int = 0,
     kinds: ImageKinds | None = None,
     sides_px: Sequence[int] = (),
     progress: bool = True,
@@ -47,7 +49,7 @@ def finish_adapter(
         sides_px: of the model's square, at which the segmenter has models; each concept gets the
             one it wants, alone or beside the adapter's own, or keeps that. None given: those of
             the adapter stay.
-        passes, empty_modality, empty_annotated, progress: as in `calibrate`.
+        passes, empty_modality, empty_annotated, empty_beside, seed, progress: as in `calibrate`.
 
     Raises:
         DataError, ConfigError: as `calibrate` and `fit_sides`, or `out` is the adapter itself.
@@ -68,6 +70,8 @@ def finish_adapter(
         passes=passes,
         empty_modality=empty_modality,
         empty_annotated=empty_annotated,
+        empty_beside=empty_beside,
+        seed=seed,
         progress=progress,
     )
     finished = record.model_copy(

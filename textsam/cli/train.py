@@ -126,6 +126,15 @@ def calibrate(
             min=0, max=1, help="Share to come back empty of what the data say is not in the image."
         ),
     ] = 0.85,
+    empty_beside: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share to come back empty of what an image shows, asked of two parts beside it. "
+            "These are not asked where no share is given.",
+        ),
+    ] = None,
     kinds: Annotated[
         int,
         typer.Option(
@@ -208,6 +217,8 @@ def calibrate(
             passes=passes,
             empty_modality=empty_modality,
             empty_annotated=empty_annotated,
+            empty_beside=empty_beside,
+            seed=settings.seed,
         )
     for concept, sides_px in read_adapter_config(out).sides_for.items():
         typer.echo(f"{out}: {concept} at {' and '.join(map(str, sides_px))} px")
@@ -218,10 +229,13 @@ def calibrate(
     )
     if kinds:
         typer.echo(f"  kinds of image told apart: {', '.join(told.names) if told else 'none'}")
-    for name, reached, wanted in (
+    demands = [
         ("of what the kind of image cannot show", result.empty_modality, empty_modality),
         ("of what the data say is absent", result.empty_annotated, empty_annotated),
-    ):
+    ]
+    if empty_beside is not None:
+        demands.append(("of what lies beside", result.empty_beside, empty_beside))
+    for name, reached, wanted in demands:
         if reached is None:
             typer.echo(f"  {name}: nothing was asked, so nothing is known")
         else:
