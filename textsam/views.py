@@ -39,9 +39,8 @@ def views_of(given: str | Views | None) -> Views:
     """
     if given is None or isinstance(given, Views):
         return given or Views()
-    words = [word.strip() for word in given.split(",")] if given.strip() else []
-    wrong = [word for word in words if word != _MIRRORED and not word.isdecimal()]
-    if wrong or len(set(words)) < len(words):
+    words = _words(given)
+    if words is None or not all(word == _MIRRORED or word.isdecimal() for word in words):
         raise ConfigError(
             f"views is {given!r}; give sides of the model's square in pixels and 'mirrored', "
             "each once and parted by commas, such as '112,168,mirrored'"
@@ -58,10 +57,16 @@ def sides_of(given: str | None) -> tuple[int, ...]:
     Raises:
         ConfigError: something else, or something twice.
     """
-    words = [word.strip() for word in given.split(",")] if given and given.strip() else []
-    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+    words = _words(given or "")
+    if words is None or not all(word.isdecimal() for word in words):
         raise ConfigError(
             f"sides is {given!r}; give sides of the model's square in pixels, each once and parted "
             "by commas, such as '168,336'"
         )
     return tuple(map(int, words))
+
+
+def _words(given: str) -> list[str] | None:
+    """What stands between commas; None where something stands there twice."""
+    words = [word.strip() for word in given.split(",")] if given.strip() else []
+    return words if len(set(words)) == len(words) else None
