@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,11 +62,19 @@ def main() -> None:
         candidate, keep = arguments.worker
         print(json.dumps(measure(arguments.presets[0], candidate, keep == "1", arguments.repeats)))
         return
-    earlier = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
-    rows = {(row["preset"], row["candidate"]): row for row in earlier["rows"]}
+    known = {name for preset in arguments.presets for name in CANDIDATES[preset]}
+    if unknown := sorted(set(arguments.only or ()) - known):
+        parser.error(f"--only {', '.join(unknown)}: choose from {', '.join(sorted(known))}")
+    measured = [
+        (preset, candidate)
+        for preset in arguments.presets
+        for candidate in CANDIDATES[preset]
+        if not arguments.only or candidate in arguments.only
+    ]
+    rows = kept_rows(arguments.out, measured)
     for preset in arguments.presets:
         for candidate, what in CANDIDATES[preset].items():
-            if arguments.only and candidate not in arguments.only:
+            if (preset, candidate) not in measured:
                 continue
             row: dict[str, Any] = {"preset": preset, "candidate": candidate, "what": what}
             for keep in ("0", "1"):
@@ -82,7 +90,46 @@ def main() -> None:
                 row.update({name + suffix: value for name, value in facts.items()})
             rows[preset, candidate] = row
             print(row, flush=True)
-            write(arguments.out, list(rows.values()))
+            order = [(p, name) for p in CANDIDATES for name in CANDIDATES[p]]
+            write(arguments.out, [rows[key] for key in order if key in rows])
+
+
+def conditions() -> dict[str, Any]:
+    """What times depend on besides the candidate."""
+    import torch
+
+    return {
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "torch": str(torch.__version__),
+        "seed": SEED,
+    }
+
+
+def kept_rows(
+    out: Path, measured: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(preset, candidate) -> row of earlier commands, of what this one does not measure.
+
+    Args:
+        out: JSON of earlier commands; may be missing.
+        measured: presets and candidates of this command.
+
+    Raises:
+        SystemExit: such rows were measured on another machine or with another torch.
+    """
+    if not out.exists():
+        return {}
+    earlier = json.loads(out.read_text(encoding="utf-8"))
+    rows = {(row["preset"], row["candidate"]): row for row in earlier["rows"]}
+    rows = {key: row for key, row in rows.items() if key not in measured}
+    now = conditions()
+    made = {name: earlier.get(name) for name in now}
+    if rows and made != now:
+        raise SystemExit(
+            f"{out} has rows of {', '.join(f'{p} {name}' for p, name in rows)} that were measured "
+            f"with {made}, and here it is {now}: measure these again too, or give another --out"
+        )
+    return rows
 
 
 def encoder_of(preset: str) -> Any:
@@ -177,7 +224,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def write(out: Path, rows: list[dict[str, Any]]) -> None:
     """JSON and, beside it, a Markdown table."""
-    import torch
+    from textsam.io.atomic import atomic_path
 
     presets = sorted({row["preset"] for row in rows})
     plain = {row["preset"]: row for row in rows if row["candidate"] == "plain"}
@@ -194,14 +241,13 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
     facts = {
         "command": "python benchmarks/candidates.py " + " ".join(presets),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "torch": torch.__version__,
-        "seed": SEED,
+        **conditions(),
         "rows": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(facts, indent=1) + "\n")
-    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    written = {out: json.dumps(facts, indent=1), out.with_suffix(".md"): "\n".join(lines)}
+    for path, text in written.items():
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -158,12 +158,16 @@ class Client(threading.Thread):
                 connection.request("POST", "/segment", self._bodies[image], kind)
                 response = connection.getresponse()
                 body = response.read()
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 return None, 0.0, rejected, type(error).__name__
             finally:
                 connection.close()
             if response.status == 200:
-                return mask_digest(json.loads(body)), time.monotonic() - sent, rejected, ""
+                try:
+                    found = mask_digest(json.loads(body))
+                except (ValueError, LookupError, TypeError) as error:
+                    return None, 0.0, rejected, f"200, {type(error).__name__}"
+                return found, time.monotonic() - sent, rejected, ""
             if response.status != 429:
                 return None, 0.0, rejected, str(response.status)
             rejected += 1

@@ -37,6 +37,7 @@ def main() -> None:
     summary = json.loads((arguments.evaluation / "summary.json").read_text(encoding="utf-8"))
     with (arguments.adapter / "log.csv").open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
+    _refuse_others(config, summary, arguments)
     notes = arguments.adapter / "notes.md"
     parts = [
         f"# {config['name']}",
@@ -57,6 +58,32 @@ def main() -> None:
     text = "\n\n".join(part for part in parts if part) + "\n"
     (arguments.adapter / "README.md").write_text(text, encoding="utf-8")
     print(f"wrote {arguments.adapter / 'README.md'}")
+
+
+def _refuse_others(
+    config: dict[str, Any], summary: dict[str, Any], arguments: argparse.Namespace
+) -> None:
+    """Stop where figures are of another adapter, or of this one as it was calibrated before."""
+    faithfulness = _json(arguments.evaluation / "faithfulness" / "faithfulness.json")
+    beside = _json(arguments.evaluation / "beside.json")
+    made = {"summary.json": summary["settings"], "beside.json": beside}
+    if faithfulness is not None:
+        made["faithfulness/faithfulness.json"] = faithfulness["settings"]
+    others = [
+        name
+        for name, facts in made.items()
+        if facts is not None and facts["fingerprint"] != config["tensors_sha256"]
+    ]
+    if faithfulness is not None and (
+        faithfulness["found_threshold"] != config["found_threshold"]
+        or faithfulness["settings"]["identity"] != summary["settings"].get("identity")
+    ):
+        others.append("faithfulness/faithfulness.json")
+    if others:
+        raise SystemExit(
+            f"{arguments.evaluation}: {', '.join(dict.fromkeys(others))}: not of the adapter in "
+            f"{arguments.adapter} as it is now; evaluate it again (benchmarks/adapters.py)"
+        )
 
 
 def _what(config: dict[str, Any], folder: Path) -> str:

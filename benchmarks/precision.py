@@ -36,6 +36,7 @@ def main() -> None:
     from textsam.allocator import keep_freed_memory
     from textsam.data.folder import Selection, samples_from_manifest
     from textsam.data.sample import load_sample
+    from textsam.io.atomic import atomic_path
     from textsam.metrics import dice
 
     keep_freed_memory()
@@ -65,6 +66,11 @@ def main() -> None:
             row |= {f"dice_{precision}": round(mean, 4) for precision, mean in means.items()}
             rows.append({**row, "points": round(points, 3)})
             print(rows[-1], flush=True)
+    if not rows:
+        raise SystemExit(
+            f"{arguments.adapter} knows nothing that the sets show, only "
+            f"{', '.join(sorted(known))}; choose another --adapter"
+        )
     total = sum(row["n"] for row in rows)
     overall = sum(row["points"] * row["n"] for row in rows) / total
     facts = {
@@ -80,7 +86,8 @@ def main() -> None:
         "points_largest": max((abs(row["points"]) for row in rows), default=0.0),
         "rows": rows,
     }
-    arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
+    with atomic_path(arguments.out) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(f"{overall:+.3f} Dice points over {total} cases")
 
 

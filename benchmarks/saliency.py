@@ -96,7 +96,7 @@ def table(rows: Sequence[Row], method: str, machine: str, command: str) -> str:
     """Markdown of all images together."""
 
     def spread(values: Sequence[float]) -> str:
-        return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
+        return f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}"
 
     lines = [
         (f"saliency (`{method}`): box and five points", spread([row.salient for row in rows])),
@@ -110,7 +110,8 @@ def table(rows: Sequence[Row], method: str, machine: str, command: str) -> str:
         f"{markdown(('prompt', 'Dice'), lines, 1)}\n\n"
         f"{len(rows)} images. Boxes found: IoU with the box of the truth {spread(boxes)}, above "
         f"0.5 in {100 * np.mean(np.array(boxes) > 0.5):.0f} %; the centre lies in the truth in "
-        f"{100 * inside:.0f} %. The model is LiteMedSAM as it came. {machine}\n"
+        f"{100 * inside:.0f} %. ± is over images, divided by their number. The model is "
+        f"LiteMedSAM as it came. {machine}\n"
     )
 
 

@@ -1,0 +1,155 @@
+"""What the smaller benchmark scripts write down: of one adapter, of one machine, and all of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import textsam
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+if not BENCHMARKS.is_dir():
+    pytest.skip("the benchmarks are not in this copy of the project", allow_module_level=True)
+sys.path.insert(0, str(BENCHMARKS))
+
+import candidates  # noqa: E402
+import load  # noqa: E402
+import model_card  # noqa: E402
+import precision  # noqa: E402
+import saliency  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "IncompleteRead"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "200, KeyError"),
+        (b"nonsense\r\n\r\n", "BadStatusLine"),
+    ],
+)
+def test_an_answer_that_is_cut_short_or_none_is_a_lost_request(answer: bytes, problem: str) -> None:
+    asked = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+
+        def serve() -> None:
+            while not asked.is_set():
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    continue
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        counts = load.Counts()
+        until = time.monotonic() + 0.1
+        try:
+            load.Client(0, server.getsockname()[1], [b"x"], ["right"], until, counts).run()
+        finally:
+            asked.set()
+            serving.join()
+    assert counts.requests > 0
+    assert counts.lost == counts.requests == counts.problems[problem]
+
+
+def card(folder: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write the generalist's card from copies, with settings of its adapter changed."""
+    shutil.copytree(ROOT / "weights" / "generalist", folder / "weights")
+    shutil.copytree(ROOT / "benchmarks" / "results" / "generalist", folder / "results")
+    path = folder / "weights" / "adapter.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **change}), "utf-8")
+    arguments = ["model_card.py", str(folder / "weights"), str(folder / "results")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    model_card.main()
+    return (folder / "weights" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("change", [{"tensors_sha256": "0" * 64}, {"found_threshold": 0.5}])
+def test_a_card_is_not_written_from_figures_of_another_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    with pytest.raises(SystemExit, match=r"faithfulness\.json.*evaluate it again"):
+        card(tmp_path, change, monkeypatch)
+
+
+def test_a_card_of_figures_of_its_own_adapter_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = card(tmp_path, {}, monkeypatch)
+    (own,) = [line for line in text.splitlines() if line.startswith("| busi | tumor |")]
+    shipped = (ROOT / "weights" / "generalist" / "README.md").read_text("utf-8")
+    assert own in shipped.splitlines()
+
+
+def measure_candidates(
+    out: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> dict[str, dict[str, Any]]:
+    def worker(*_: Any, **__: Any) -> Any:
+        facts = {"seconds": 1.0, "fastest": 1.0, "first": 1.0, "moved": 0.0}
+        return SimpleNamespace(returncode=0, stdout=json.dumps(facts), stderr="")
+
+    monkeypatch.setattr(candidates.subprocess, "run", worker)
+    monkeypatch.setattr(sys, "argv", ["candidates.py", "lite", "--out", str(out), *more])
+    candidates.main()
+    content = json.loads(out.read_text("utf-8"))
+    return {row["candidate"]: row for row in content["rows"]}
+
+
+def test_candidates_of_another_machine_are_measured_again_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "candidates.json"
+    assert list(measure_candidates(out, monkeypatch)) == list(candidates.CANDIDATES["lite"])
+    # On the same machine single ones are done again, in their place, and the others are kept.
+    again = measure_candidates(out, monkeypatch, "--only", "folded")
+    assert list(again) == list(candidates.CANDIDATES["lite"])
+    earlier = json.loads(out.read_text("utf-8"))
+    earlier["torch"] = "1.0"
+    for row in earlier["rows"]:
+        row["seconds"] = 9.0
+    out.write_text(json.dumps(earlier), "utf-8")
+    with pytest.raises(SystemExit, match=r"'torch': '1\.0'.*measure these again"):
+        measure_candidates(out, monkeypatch, "--only", "folded")
+    rows = measure_candidates(out, monkeypatch)
+    assert {row["seconds"] for row in rows.values()} == {1.0}
+
+
+def test_an_unknown_candidate_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        measure_candidates(tmp_path / "c.json", monkeypatch, "--only", "chunks")
+    assert "--only chunks: choose from bfloat16, channels_last" in capsys.readouterr().err
+
+
+def test_precision_says_that_an_adapter_knows_nothing_of_the_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = SimpleNamespace(prompts=("spleen",))
+    monkeypatch.setattr(textsam, "load_model", lambda *_, **__: known, raising=False)
+    monkeypatch.setattr("textsam.data.folder.samples_from_manifest", lambda *_: [])
+    out = tmp_path / "precision.json"
+    monkeypatch.setattr(sys, "argv", ["precision.py", "--adapter", "mine", "--out", str(out)])
+    with pytest.raises(SystemExit, match="mine knows nothing that the sets show, only spleen"):
+        precision.main()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("dice", "told"), [((0.4, 0.6), "50.0 ± 10.0"), ((0.4,), "40.0 ± 0.0")])
+def test_saliency_deviations_are_of_the_population(dice: tuple[float, ...], told: str) -> None:
+    rows = [saliency.Row("x", 0.5, True, value, 1.0, 0.0) for value in dice]
+    text = saliency.table(rows, "boxes", "here", "command")
+    assert f"box and five points | {told} |" in text
