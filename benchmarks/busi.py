@@ -38,6 +38,8 @@ from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+DEFAULT_CONFIG = REPOSITORY / "configs" / "busi.yaml"
+DEFAULT_FURTHER = REPOSITORY / "configs" / "busi-further.yaml"
 UNFINISHED = 75
 
 
@@ -66,9 +68,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", default="data", help="folder with manifest.json and splits.json")
-    parser.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "busi.yaml")
-    default_further = REPOSITORY / "configs" / "busi-further.yaml"
-    parser.add_argument("--further", type=Path, default=default_further, help="--config of further")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    parser.add_argument("--further", type=Path, default=DEFAULT_FURTHER, help="--config of further")
     parser.add_argument("--folds", type=_numbers, default=[1, 2, 3], help="such as 1,2,3")
     parser.add_argument("--only", type=_arms, default=list(ARMS), help=f"of {','.join(ARMS)}")
     parser.add_argument("--epochs", type=float, help="of the adapters; default: the file's")
@@ -259,6 +260,14 @@ def command(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]
     """The command that makes the figures, without where this machine keeps its files."""
     folds = sorted({row["fold"] for rows in results.values() for row in rows})
     parts = ["python", "benchmarks/busi.py", "--data", "data"]
+    for option, path, default, arms in (
+        ("--config", options.config, DEFAULT_CONFIG, set(ARMS)),
+        ("--further", options.further, DEFAULT_FURTHER, {"further"}),
+    ):
+        if path.resolve() != default and any(results[arm] for arm in arms):
+            near = path.resolve().is_relative_to(REPOSITORY)
+            told = path.resolve().relative_to(REPOSITORY).as_posix() if near else path.name
+            parts += [option, told]
     parts += ["--folds", ",".join(map(str, folds))]
     parts += ["--only", ",".join(arm for arm in ARMS if results[arm])]
     if options.epochs is not None:

@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from busi import REPOSITORY, machine
+from busi import REPOSITORY, machine, read_facts
 from busi_arms import CONCEPT, Job, fold_config, segmenter_of
 from busi_unet import UNetSettings
 
 from textsam.data.sample import load_sample
 from textsam.data.sources import samples_of
+from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice
 from textsam.segmenter import Segmenter
@@ -40,16 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = REPOSITORY / "benchmarks" / "results"
     parser.add_argument("--out", type=Path, default=results / "busi-views.md")
     options = parser.parse_args(arguments)
-    jobs = []
+    try:
+        jobs = [finished_job(options, fold) for fold in (1, 2, 3)]
+    except TextSAMError as error:
+        print(f"error: {error}")
+        return 2
     scores: list[dict[str, list[float]]] = []
-    for fold in (1, 2, 3):
-        overrides = [f"data.root={options.data}"]
-        config = fold_config(
-            REPOSITORY / "configs/busi.yaml", fold, "text", options.work, overrides
-        )
-        jobs.append(Job("text", fold, config, UNetSettings()))
-        scores.append(scores_of(jobs[-1]))
-        print(f"fold {fold}: {len(scores[-1][''])} images", flush=True)
+    for job in jobs:
+        scores.append(scores_of(job))
+        print(f"fold {job.fold}: {len(scores[-1][''])} images", flush=True)
     table = table_of(scores)
     made = f"`python benchmarks/busi_views.py --data data`, {machine(jobs[0])}, "
     made += f"{datetime.now(UTC).date()}, the adapters of busi.json, seed {jobs[0].config.seed}."
@@ -57,6 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         temporary.write_text(f"{table}\n{made}\n", encoding="utf-8")
     print(table)
     return 0
+
+
+def finished_job(options: argparse.Namespace, fold: int) -> Job:
+    """The `text` of a fold; raises `TextSAMError` if it is not done, or of other settings."""
+    overrides = [f"data.root={options.data}"]
+    config = fold_config(REPOSITORY / "configs/busi.yaml", fold, "text", options.work, overrides)
+    job = Job("text", fold, config, UNetSettings())
+    if read_facts(job)["state"] != "done":
+        raise TextSAMError(
+            f"{job.folder}: `text` on fold {fold} is not done; run `python benchmarks/busi.py "
+            "--data data --only text` until it exits with 0, or give its --work"
+        )
+    return job
 
 
 def scores_of(job: Job) -> dict[str, list[float]]:

@@ -33,6 +33,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import busi  # noqa: E402
 import busi_arms  # noqa: E402
+import busi_views  # noqa: E402
 from busi_arms import Job, fold_config  # noqa: E402
 from busi_report import PUBLISHED  # noqa: E402
 from busi_score import Case, append_case, fold_figures, over_folds, read_cases, score  # noqa: E402
@@ -180,7 +181,9 @@ def test_figures_of_a_made_up_model(root: Path, fake: list[str]) -> None:
     assert second["iou_256"] == pytest.approx(100 / 3, abs=1e-3)
     assert (content["dice_256_mean"], content["dice_256_std"]) == (75, 25)
     assert (content["seed"], first["refine"], first["missed"]) == (3, 1, 0)
-    assert content["command"].endswith("--folds 1,2 --only text --seed 3")
+    assert content["command"] == (
+        "python benchmarks/busi.py --data data --config mini.yaml --folds 1,2 --only text --seed 3"
+    )
     assert '| **TextSAM `lite`, asked "tumor"**, folds 1, 2 only | 75.00 ± 25.00 |' in (
         root / "busi.md"
     ).read_text(encoding="utf-8")
@@ -217,6 +220,23 @@ def test_arms_that_take_an_adapter_want_it_first(
     assert "the adapter of `text` is not done; add text to --only" in capsys.readouterr().out
     assert run(root, "--only", f"text,{arm}", "--folds", "1") == 0
     assert set(result(root)["arms"]) == {"text", arm}
+
+
+@pytest.mark.parametrize("state", [None, "training"])
+def test_views_are_compared_with_finished_adapters_only(
+    root: Path, capsys: pytest.CaptureFixture[str], state: str | None
+) -> None:
+    work, out = root / "work", root / "views.md"
+    if state is not None:
+        config = fold_config(busi.DEFAULT_CONFIG, 1, "text", work, [f"data.root={root}"])
+        job = Job("text", 1, config, UNetSettings())
+        facts = {**busi.read_facts(job), "state": state}
+        job.folder.mkdir(parents=True)
+        (job.folder / "job.json").write_text(json.dumps(facts), encoding="utf-8")
+    arguments = ["--data", str(root), "--work", str(work), "--out", str(out)]
+    assert busi_views.main(arguments) == 2
+    assert "`text` on fold 1 is not done" in capsys.readouterr().out
+    assert not out.exists()
 
 
 def test_training_on_begins_with_its_own_fold_whatever_the_file_says(root: Path) -> None:
