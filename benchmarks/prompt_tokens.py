@@ -181,16 +181,29 @@ def table_of(name: str, figures: dict[str, dict[int, dict[str, float]]]) -> str:
     return markdown(["mIoU", *(f"{s} %" for s in SHIFTS)], rows, left=1)
 
 
-def write_results(out: Path, work: Path, names: Sequence[str], command: str) -> str:
-    """`prompt-tokens.json` and `.md` of everything that is finished; returns the Markdown."""
+def write_results(out: Path, work: Path, settings: str) -> str:
+    """`prompt-tokens.json` and `.md` of all sets in `work` that have something finished.
+
+    Args:
+        out: folder to write into.
+        work: of this command and earlier ones.
+        settings: options that the command to be told ends with.
+
+    Returns:
+        The Markdown.
+    """
+    folders = {name: work / "ablations" / f"prompt-tokens-{name}" for name in SOURCES}
+    found = {name: figures_of(folder) for name, folder in folders.items()}
+    found = {name: figures for name, figures in found.items() if figures}
+    if not found:
+        return "nothing is finished"
+    command = f"python benchmarks/prompt_tokens.py --sets {','.join(found)}"
+    command += " --epfl FOLDER" if "epfl" in found else ""
+    command += settings
     content: dict[str, Any] = {"command": command, "sets": {}}
     parts = ["# Prompt tokens and iteration", f"Made by `{command}`."]
-    for name in names:
-        folder = work / "ablations" / f"prompt-tokens-{name}"
-        figures = figures_of(folder)
-        if not figures:
-            continue
-        source = SOURCES[name]
+    for name, figures in found.items():
+        folder, source = folders[name], SOURCES[name]
         # The ablation's table ends with seeds, machine, versions and date.
         made = (folder / f"{folder.name}.md").read_text(encoding="utf-8").rstrip().split("\n\n")[-1]
         content["sets"][name] = {
@@ -225,8 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.sets.split(",")
     if unknown := set(names) - SOURCES.keys():
         parser.error(f"--sets {', '.join(sorted(unknown))}: choose of {', '.join(SOURCES)}")
-    command = f"python benchmarks/prompt_tokens.py --sets {options.sets} --seeds {options.seeds}"
-    command += "".join(f" --set {change}" for change in options.set)
+    settings = f" --seeds {options.seeds}"
+    settings += "".join(f" --set {change}" for change in options.set)
     complete = True
     for name in names:
         write_folder(name, options.data, options.work, options.epfl)
@@ -245,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for outcome in result.outcomes:
             if outcome.state in ("failed", "busy"):
                 print(f"{outcome.cell}: {outcome.message}", file=sys.stderr)
-        print(write_results(options.out, options.work, names, command))
+        print(write_results(options.out, options.work, settings))
     return 0 if complete else 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,12 @@ def test_the_prompt_token_script_makes_its_table_and_skips_what_is_done(
     table = (out / "prompt-tokens.md").read_text()
     assert f"| + new tokens | {arms['tokens']['0']['miou']:.3f} | – | – | – | {mean:.3f} |" in table
     assert "| + new tokens (paper) | 0.830 | 0.820 | 0.785 | 0.714 | 0.622 |" in table
+    # What a command for other sets finishes stands beside it.
+    ablations = work / "ablations"
+    shutil.copytree(ablations / "prompt-tokens-isbi", ablations / "prompt-tokens-epfl")
+    made = ablations / "prompt-tokens-epfl"
+    (made / "prompt-tokens-isbi.md").rename(made / "prompt-tokens-epfl.md")
+    prompt_tokens.write_results(out, work, " --seeds 0")
+    content = json.loads((out / "prompt-tokens.json").read_text())
+    assert list(content["sets"]) == ["isbi", "epfl"]
+    assert content["command"].endswith("--sets isbi,epfl --epfl FOLDER --seeds 0")
