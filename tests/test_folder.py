@@ -367,6 +367,35 @@ def test_a_series_is_one_segmentation(segmenter: Segmenter, tmp_path: Path) -> N
     assert sorted(areas.tolist()) == sorted(found)
 
 
+def test_an_object_without_a_picture_does_not_cost_its_series(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    import pydicom
+
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "reports").mkdir()
+    for number in range(3):
+        dataset = pydicom.dcmread(bundled("CT_small.dcm"))
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number + 1}"
+        dataset.ImagePositionPatient = [0, 0, 5 * number]
+        if number == 0:
+            dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66"  # Raw Data Storage
+            for keyword in ("PixelData", "Rows", "Columns"):
+                delattr(dataset, keyword)
+        dataset.save_as(source / f"IM{number}")
+        report = pydicom.dcmread(bundled("reportsi.dcm"))
+        report.save_as(source / "reports" / f"SR{number}")
+    summary = segment_folder(
+        segmenter, source, "tumor", tmp_path / "out", recursive=True, series=True
+    )
+    assert (summary.done, summary.failed, summary.no_picture, summary.images) == (1, 0, 1, 2)
+    series, reports = summary.records()
+    assert [entry["name"] for entry in series.files] == ["IM0", "IM1", "IM2"]
+    assert set(series.outputs) == {"IM0_tumor_0000.png", "IM0_tumor_0001.png"}
+    assert (reports.input, reports.status) == ("reports/SR0", "no picture")
+
+
 def resume_cases() -> dict[str, Callable[[Path, Path], Any]]:
     def rewrite(source: Path, out: Path) -> None:
         before = (source / "a.bmp").stat()

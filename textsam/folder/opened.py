@@ -115,7 +115,8 @@ def _open(item: Input, options: Options) -> Stack:
     if len(item.paths) > 1:
         from textsam.io.dicom import open_series
 
-        return open_series(item.paths, **reading)
+        # A raw data object among its images must not cost the series.
+        return open_series(item.paths, skip_no_picture=True, **reading)
     return open_stack(item.path, axis=options.axis, **reading)
 
 

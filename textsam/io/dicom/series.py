@@ -58,6 +58,7 @@ def open_series(
     window: int = 0,
     crop: bool = True,
     series_uid: str | None = None,
+    skip_no_picture: bool = False,
 ) -> DicomStack:
     """Open the files of one series as one stack.
 
@@ -65,10 +66,12 @@ def open_series(
         folder_or_paths: a folder, of which the files directly inside it are taken, or the files
             themselves. In a folder, files that are not DICOM, DICOMDIR, and objects without a
             picture are passed over; a damaged DICOM file is an error all the same. Of files that
-            are named, each must be a DICOM image.
+            are named, each must be a DICOM image, unless `skip_no_picture` says otherwise.
         limits: what the files may ask for, `max_images` for all together; None takes the defaults.
         window, crop: as for `open_dicom`.
         series_uid: Series Instance UID of the series to take, needed where there are several.
+        skip_no_picture: of files that are named, too, pass over objects without a picture. Where
+            none of them has one, that is an error all the same.
 
     Returns:
         The images in order of their position along the normal of the image plane (rows x columns),
@@ -92,7 +95,9 @@ def open_series(
             raise ImageError("open_series got no files; pass the files of a series, or its folder")
         source = str(paths[0].parent)
         limits.check_images(len(paths), source)
-        files = _read_all(paths, limits, source)
+        files = _read_all(paths, limits, source, skip_no_picture=skip_no_picture)
+        if not files:
+            read_file(paths[0], limits)  # raises, and says what it holds instead
     with damage_reported(source, "the DICOM headers cannot be read"):
         chosen = _one_series(files, series_uid, source)
         _refuse_twins(chosen, source)
