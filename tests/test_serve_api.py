@@ -21,7 +21,18 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from serving import ask, encoded, error_of, mask_of, multipart, picture, png, served, small_limits
+from serving import (
+    Held,
+    ask,
+    encoded,
+    error_of,
+    mask_of,
+    multipart,
+    picture,
+    png,
+    served,
+    small_limits,
+)
 from tiny import tiny_segmenter
 
 import textsam
@@ -167,6 +178,17 @@ def test_half_a_character_is_no_mistake_of_the_server(client: TestClient) -> Non
     assert "UTF-8" in response.json()["error"]["message"]
 
 
+def test_fields_that_would_have_no_say_are_refused(client: TestClient) -> None:
+    files = [("file", ("a.png", png(seed))) for seed in (1, 2)]
+    twice = client.post("/segment", files=files, data={"prompts": "tumor"})
+    assert error_of(twice) == (422, "RequestError")
+    assert "file is given 2 times" in twice.json()["error"]["message"]
+    assert error_of(ask(client, refine=["1", "2"])) == (422, "RequestError")
+    misspelt = ask(client, windw=1)
+    assert error_of(misspelt) == (422, "RequestError")
+    assert "no field 'windw'" in misspelt.json()["error"]["message"]
+
+
 def test_request_without_a_file(client: TestClient) -> None:
     assert error_of(client.post("/segment", data={"prompts": "tumor"})) == (422, "RequestError")
 
@@ -301,6 +323,40 @@ def test_dicom_in_segmentation_out(client: TestClient) -> None:
     for number, entry in enumerate(body["results"], start=1):
         empty = np.zeros((given.Rows, given.Columns), dtype=bool)
         np.testing.assert_array_equal(by_segment.get(number, empty), mask_of(entry))
+
+
+def test_segmentations_through_different_windows_have_different_uids(
+    client: TestClient, tmp_path: Path
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    values = ramp(24, 24, np.int16)
+    path = save(tmp_path / "a.dcm", values, WindowCenter=[100, 400], WindowWidth=[50, 300])
+
+    def uid(**fields: Any) -> str:
+        response = ask(client, path.read_bytes(), format="seg", **fields)
+        assert response.status_code == 200, response.text
+        return str(pydicom.dcmread(io.BytesIO(response.content)).SOPInstanceUID)
+
+    questions = [{}, {"window": 1}, {"window": -1}, {"refine": 1}, {"refine": 1, "window": 1}]
+    uids = [uid(**question) for question in questions]
+    assert len(set(uids)) == len(questions)
+    assert uid(window=0) == uids[0]
+
+
+def test_what_no_segmentation_can_refer_to_is_refused_without_a_path_or_the_model(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    pytest.importorskip("pydicom")
+    path = save(tmp_path / "a.dcm", ramp(24, 24), StudyInstanceUID=None)
+    held = Held(segmenter)
+    held.release.set()
+    with served(held) as client:
+        refused = ask(client, path.read_bytes(), format="seg")
+    assert error_of(refused) == (422, "ImageError")
+    message = refused.json()["error"]["message"]
+    assert message.startswith("upload: file 1 lacks StudyInstanceUID")
+    assert held.batches == []
 
 
 def test_limits_of_the_image(client: TestClient) -> None:

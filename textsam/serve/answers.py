@@ -108,17 +108,22 @@ def check_seg(upload: Upload) -> None:
     """Refuse, before the model works, what no DICOM segmentation can be made of.
 
     Raises:
-        ImageError: the upload is no DICOM file.
+        ImageError: the upload is no DICOM file, or none that a segmentation can refer to.
     """
-    if upload.stack.format != "dicom":
+    from textsam.io.dicom import DicomStack
+    from textsam.io.seg_source import group_frames
+
+    if not isinstance(upload.stack, DicomStack):
         raise ImageError(
             f"{SOURCE}: format=seg refers to a DICOM image, and this is no DICOM file; take "
             "format=json or format=png"
         )
+    with upload.without_path():
+        group_frames(upload.stack, [upload.index])
 
 
 def seg_answer(
-    results: Sequence[Segmentation], upload: Upload, *, fingerprint: str, settings: str
+    results: Sequence[Segmentation], upload: Upload, *, fingerprint: str, refine: int | None
 ) -> Response:
     """A DICOM segmentation that refers to the uploaded DICOM image.
 
@@ -126,7 +131,8 @@ def seg_answer(
         results: one per prompt.
         upload: the file they are of.
         fingerprint: of the model and its settings.
-        settings: options the results depend on.
+        refine: as asked. With the view of the upload it enters the UIDs, so that answers that
+            differ in either are not taken for one.
 
     Raises:
         ImageError: the upload is no DICOM file, or none that a segmentation can refer to.
@@ -134,11 +140,12 @@ def seg_answer(
     from textsam.io.dicom import DicomStack
     from textsam.io.seg import seg_datasets
 
-    check_seg(upload)
-    assert isinstance(upload.stack, DicomStack)
-    (dataset,) = seg_datasets(
-        upload.stack, {upload.index: results}, fingerprint=fingerprint, settings=settings
-    )
+    assert isinstance(upload.stack, DicomStack)  # check_seg has seen to it
+    settings = json.dumps({"refine": refine, "window": upload.window})
+    with upload.without_path():
+        (dataset,) = seg_datasets(
+            upload.stack, {upload.index: results}, fingerprint=fingerprint, settings=settings
+        )
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     headers = {"Content-Disposition": 'attachment; filename="segmentation.dcm"'}

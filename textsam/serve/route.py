@@ -26,6 +26,10 @@ __all__ = ["add_segment_route"]
 _MAX_REFINE = 16
 # All masks of an answer together may have this many times the pixels of the largest image.
 _ANSWER_IMAGES = 4
+_ONCE = frozenset(
+    ("file", "refine", "strict", "frame", "axis", "window", "format", "masks", "overlay", "preview")
+)
+_REPEATABLE = frozenset(("prompts",))
 
 _PROBLEM: dict[str, Any] = {
     "description": "Refused; the body says why.",
@@ -83,6 +87,8 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
         overlay: Annotated[bool, Form(description="pictures of the masks in JSON")] = False,
         preview: Annotated[bool, Form(description="what the model saw, in JSON")] = False,
     ) -> Response:
+        # Of a field given twice FastAPI takes the last, and it drops those it does not know.
+        _check_fields([name for name, _ in (await request.form()).multi_items()])
         words = tuple(prompts)
         if answer_format == "png" and len(words) != 1:
             raise PromptError(
@@ -105,7 +111,7 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
                 max_answer_px=_ANSWER_IMAGES * settings.limits.max_pixels,
             )
             if answer_format == "seg":
-                check_seg(upload)
+                await run_in_threadpool(check_seg, upload)
             answer = await _answered(request, worker, Job(upload.read, words, refine))
             if answer.error is not None:
                 raise answer.error
@@ -118,7 +124,7 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
                     results,
                     upload,
                     fingerprint=worker.segmenter.identity,
-                    settings="" if refine is None else f"refine={refine}",
+                    refine=refine,
                 )
             return await run_in_threadpool(
                 json_answer,
@@ -130,6 +136,23 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
                 warnings=warnings,
                 seconds=time.perf_counter() - began,
             )
+
+
+def _check_fields(names: Sequence[str]) -> None:
+    """Refuse fields that would have no say.
+
+    Raises:
+        Refusal: 422, a field this server does not know, or a single one given several times.
+    """
+    for name in names:
+        if name not in _ONCE | _REPEATABLE:
+            known = ", ".join(sorted(_ONCE | _REPEATABLE))
+            wrong = f"there is no field {name[:40]!r}; give some of {known}"
+        elif name in _ONCE and names.count(name) > 1:
+            wrong = f"{name} is given {names.count(name)} times; give it once"
+        else:
+            continue
+        raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
 
 
 def _unknown(

@@ -53,6 +53,7 @@ class Upload:
     Attributes:
         stack: the opened file.
         index: number of the image in it, from 0.
+        window: which window of DICOM it is seen through, as in the view.
 
     Raises:
         ImageError: the file cannot be used, or there is no such image in it.
@@ -71,16 +72,17 @@ class Upload:
         max_answer_px: int,
     ) -> None:
         self.kind = kind
+        self.window = view.window
         self._path = path
         self._prompts = prompts
         self._max_answer_px = max_answer_px
-        with self._without_path():
+        with self.without_path():
             self.stack: Stack = open_stack(path, axis=view.axis, window=view.window, limits=limits)
         self.index = _chosen(len(self.stack), view.frame)
 
     def read(self) -> Image:
         """Decode the image; `source` of the result names no path."""
-        with self._without_path():
+        with self.without_path():
             image = self.stack.read(self.index)
         pixels = image.height * image.width * self._prompts
         if pixels > self._max_answer_px:
@@ -91,7 +93,7 @@ class Upload:
         return replace(image, source=SOURCE)
 
     @contextmanager
-    def _without_path(self) -> Iterator[None]:
+    def without_path(self) -> Iterator[None]:
         """Messages that name the file's place on this server call it by another name."""
         try:
             yield
