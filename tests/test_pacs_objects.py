@@ -33,7 +33,7 @@ from fake_pacs import (
     series_match,
 )
 
-from textsam.errors import PacsError
+from textsam.errors import OutputError, PacsError
 from textsam.io.limits import Limits
 from textsam.io.seg_identity import SegIdentity
 from textsam.pacs import study
@@ -127,6 +127,15 @@ def test_a_download_that_is_something_else(fake: Fake, tmp_path: Path, reply: Re
     fake.answer = lambda _: reply
     with pytest.raises(PacsError, match=f"{fake.host}.*{INSTANCE}.*not DICOMweb"):
         client_of(fake).download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", 10**6)
+
+
+def test_a_download_the_disk_does_not_take_is_no_fault_of_the_archive(
+    fake: Fake, tmp_path: Path
+) -> None:
+    fake.answer = lambda _: multipart(ct_file())
+    path = tmp_path / "missing" / "x.dcm"
+    with pytest.raises(OutputError, match=r"x\.dcm: cannot be written \(No such file"):
+        client_of(fake).download(STUDY, SERIES, INSTANCE, path, 10**6)
 
 
 def test_a_download_that_breaks_off_is_tried_again(fake: Fake, tmp_path: Path) -> None:

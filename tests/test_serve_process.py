@@ -130,6 +130,9 @@ def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
 def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.7"):
         open_listener(ServeSettings(host="192.0.2.7"))
+    for host in ("a..b", "x" * 80):
+        with pytest.raises(ConfigError, match=f"cannot listen on {host}, .*name of a machine"):
+            open_listener(ServeSettings(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "scanner.example"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
-from textsam.errors import ConfigError, PacsError
+from textsam.errors import ConfigError, OutputError, PacsError
 from textsam.io.limits import Limits
 from textsam.pacs.address import Address, Credentials, credentials, parse_address
 from textsam.pacs.answers import (
@@ -225,6 +225,10 @@ class PacsClient:
             path: file to write.
             room_bytes: the most it may have; `limits.max_inflated_bytes` counts as well, since an
                 instance is held in memory while it is fetched.
+
+        Raises:
+            PacsError: as all methods.
+            OutputError: the file cannot be written.
         """
         check_uid(study_uid, "study")
         check_uid(series_uid, "series")
@@ -248,7 +252,10 @@ class PacsClient:
                 warnings.simplefilter("ignore")
                 if dataset.SOPInstanceUID != sop_instance_uid:
                     raise ValueError("another instance than the one asked for")
-                dataset.save_as(path)  # elements that nobody touched are written as they came
+                try:
+                    dataset.save_as(path)  # elements that nobody touched are written as they came
+                except OSError as error:
+                    raise OutputError.of(path, error) from error
             return path.stat().st_size
 
         dataset = self._ask(fetch, what)

@@ -43,10 +43,11 @@ def open_listener(settings: ServeSettings) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no name of a machine can look like this
+        why = error.strerror if isinstance(error, OSError) else "not the name of a machine"
         raise ConfigError(
-            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; choose "
-            "another with --host or --port"
+            f"cannot listen on {settings.host}, port {settings.port}: {why}; choose another with "
+            "--host or --port"
         ) from error
     return listener
 
