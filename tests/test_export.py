@@ -417,8 +417,11 @@ def test_damaged_exports_are_refused(copy: Path, name: str) -> None:
 
 
 def test_runtime_settings_are_checked(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="threads is 0"):
-        OnnxSegmenter(folder, threads=0)
+    for threads in (0, 1.5, "2"):
+        with pytest.raises(ConfigError, match=f"threads is {threads!r}; give 1 or more"):
+            OnnxSegmenter(folder, threads=threads)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="providers is 'CPUExecutionProvider'; give a list"):
+        OnnxSegmenter(folder, providers="CPUExecutionProvider")
     with pytest.raises(ConfigError, match=r"no 'MoonExecutionProvider'; it has .*CPU"):
         OnnxSegmenter(folder, providers=["MoonExecutionProvider"])
 
@@ -442,9 +445,10 @@ def test_exporting_without_a_library(
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"opset": 17}, "opset is 17; give 18 to 23"), ({"opset": 24}, "opset is 24"),
-     ({"refine": -1}, "refine is -1")],
+     ({"opset": "18"}, "opset is '18'"), ({"refine": -1}, "refine is -1"),
+     ({"refine": 1.5}, "refine is 1.5; give 0 or more"), ({"refine": "1"}, "refine is '1'")],
 )  # fmt: skip
-def test_options_that_cannot_be(tmp_path: Path, options: dict[str, int], message: str) -> None:
+def test_options_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         export_onnx(standard_segmenter(), tmp_path / "out", **options)
 
@@ -458,6 +462,10 @@ def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
         export_onnx(strange, tmp_path / "out")
     with pytest.raises(PromptError, match="is empty"):
         export_onnx(standard_segmenter(), tmp_path / "out", prompts=["!"])
+    for rules in ({"refine": 1}, {"refine": 0, "refine_for": {"lung": 2}}):
+        by_box = standard_segmenter(refine_with="box", **rules)
+        with pytest.raises(ConfigError, match=r"refines with 'box', an export with 'box.centroid'"):
+            export_onnx(by_box, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -468,6 +476,44 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is not an empty folder"):
             export_onnx(standard_segmenter(), target)
     assert (tmp_path / "out" / "mine").read_text(encoding="utf-8") == "kept"
+
+
+def test_the_current_folder_is_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for target in (".", tmp_path, tmp_path / "new" / ".."):
+        with pytest.raises(ConfigError, match="is the current folder; give a folder to make in it"):
+            export_onnx(standard_segmenter(), target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_an_empty_folder_stays_and_leads_to_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk", target_is_directory=True)
+    with write._folder_in_one_piece(tmp_path / "link") as temporary:
+        (temporary / "file").write_text("whole", encoding="utf-8")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "file").read_text(encoding="utf-8") == "whole"
+
+
+def test_what_is_stored_of_further_words() -> None:
+    known = ("tumor", "lung")
+    # Of these a segmenter answers two as the tumor.
+    assert write._further_words(["A dog", "tumro", "tumours", "dog"], known) == ("dog",)
+
+
+def test_one_further_prompt_is_one_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def stop(prompts: Any, _concepts: Any) -> None:
+        asked.append(list(prompts))
+        raise TextSAMError("enough")
+
+    monkeypatch.setattr(write, "_further_words", stop)
+    with pytest.raises(TextSAMError, match="enough"):
+        export_onnx(standard_segmenter(), tmp_path / "out", prompts="dog")
+    assert asked == [["dog"]]
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,9 +39,11 @@ def open_session(
         ) from error
     options = onnxruntime.SessionOptions()
     if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads is {threads}; give 1 or more")
+        if not (isinstance(threads, int) and threads >= 1):
+            raise ConfigError(f"threads is {threads!r}; give 1 or more, a whole number")
         options.intra_op_num_threads = threads
+    if isinstance(providers, str):
+        raise ConfigError(f"providers is {providers!r}; give a list, [{providers!r}]")
     here = onnxruntime.get_available_providers()
     if missing := [name for name in providers if name not in here]:
         raise ConfigError(

@@ -35,6 +35,7 @@ from textsam.preprocess import MinMaxPixels, PixelNormaliser, StandardPixels
 from textsam.prompts import canonical, normalise
 from textsam.refinement import RefineWith
 from textsam.segmenter import Segmenter
+from textsam.spelling import corrected
 from textsam.weights.checksum import sha256_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def export_onnx(
     segmenter: Segmenter,
     folder: str | Path,
     *,
-    prompts: Sequence[str] = (),
+    prompts: str | Sequence[str] = (),
     opset: int = MIN_OPSET,
     refine: int | None = None,
 ) -> Path:
@@ -73,8 +74,8 @@ def export_onnx(
         segmenter: on the CPU and in float32, as from
             `load_model(device="cpu", precision="float32", plain=True)`.
         folder: to write; must not exist or be empty. It appears complete or not at all.
-        prompts: further texts to store tokens for. Those that mean one of the adapter's concepts
-            are there already.
+        prompts: a further text to store a token for, or several. Those that mean one of the
+            adapter's concepts, misspelt or not, are there already.
         opset: of the ONNX graphs, 18 to 23.
         refine: refinement passes to record; None takes what the adapter asks for.
 
@@ -90,10 +91,10 @@ def export_onnx(
         PromptError: a prompt that is empty or too long.
     """
     target = Path(folder)
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise ConfigError(f"opset is {opset}; give {MIN_OPSET} to {MAX_OPSET}")
-    if refine is not None and refine < 0:
-        raise ConfigError(f"refine is {refine}; give 0 or more passes")
+    if not (isinstance(opset, int) and MIN_OPSET <= opset <= MAX_OPSET):
+        raise ConfigError(f"opset is {opset!r}; give {MIN_OPSET} to {MAX_OPSET}")
+    if refine is not None and not (isinstance(refine, int | np.integer) and refine >= 0):
+        raise ConfigError(f"refine is {refine!r}; give 0 or more passes, a whole number")
     if segmenter.device.type != "cpu" or segmenter.precision != torch.float32:
         raise ConfigError(
             f"the model is on {segmenter.device} in {segmenter.precision}; load it with "
@@ -109,10 +110,11 @@ def export_onnx(
             f"the model answers by several views ({segmenter.views}), an export by one; load it "
             "without views to export it"
         )
-    passes = segmenter.config.refine if refine is None else refine
-    if passes and segmenter.config.refine_with is not RefineWith.BOX_CENTROID:
+    config = segmenter.config
+    asked = [config.refine, *config.refine_for.values()] if refine is None else [refine]
+    if any(asked) and config.refine_with is not RefineWith.BOX_CENTROID:
         raise ConfigError(
-            f"the adapter refines with {segmenter.config.refine_with.value!r}, an export with "
+            f"the adapter refines with {config.refine_with.value!r}, an export with "
             f"{RefineWith.BOX_CENTROID.value!r} alone; export it with refine=0"
         )
     if not segmenter.built.model.takes_text:
@@ -121,9 +123,10 @@ def export_onnx(
         )
     rule = _normalisation(segmenter.built.preprocessor.normalise)
     _require_libraries()
-    words = _further_words(prompts, segmenter.prompts)
+    further = [prompts] if isinstance(prompts, str) else prompts
+    words = _further_words(further, segmenter.prompts)
     with _folder_in_one_piece(target) as temporary, torch.inference_mode():
-        config, side_px = segmenter.config, segmenter.own_side_px
+        side_px = segmenter.own_side_px
         _write_tokens(temporary / TOKENS_FILE, segmenter, words)
         parities = [
             _write_graphs(temporary, built, None if at_px == side_px else at_px, opset)
@@ -139,7 +142,7 @@ def export_onnx(
             side_px=side_px,
             sides_for=config.sides_for,
             normalise=rule,
-            refine=config.refine if refine is None else refine,
+            refine=config.refine if refine is None else int(refine),
             refine_for=config.refine_for if refine is None else {},
             mask_threshold=config.mask_threshold,
             found_threshold=config.found_threshold,
@@ -182,7 +185,12 @@ def _normalisation(rule: PixelNormaliser) -> Normalisation:
 
 def _further_words(prompts: Sequence[str], concepts: Sequence[str]) -> tuple[str, ...]:
     """The texts to store beside the concepts: normalised, each once, in the order given."""
-    texts = [normalise(prompt) for prompt in prompts if canonical(prompt, concepts) is None]
+    texts = [
+        normalise(prompt)
+        for prompt in prompts
+        # A segmenter answers a misspelling as the concept, and so must the export.
+        if canonical(prompt, concepts) is None and corrected(prompt, concepts) is None
+    ]
     return tuple(dict.fromkeys(texts))
 
 
@@ -302,8 +310,11 @@ def check_target(target: Path) -> None:
     """Refuse to write over what is there.
 
     Raises:
-        ConfigError: there is something else than an empty folder.
+        ConfigError: there is something else than an empty folder, or it is the current folder.
     """
+    target = target.resolve()
+    if target == Path.cwd():
+        raise ConfigError(f"{target} is the current folder; give a folder to make in it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists and is not an empty folder; give another, or remove it")
 
@@ -312,6 +323,7 @@ def check_target(target: Path) -> None:
 def _folder_in_one_piece(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `target` that becomes `target` when the block succeeds."""
     check_target(target)
+    target = target.resolve()  # a link stays, and what it leads to is written
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
