@@ -446,6 +446,45 @@ def test_a_file_of_unknown_digest_put_by_hand_is_recorded(
     assert weights.verify("toy")[0].status == "corrupt"
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"abc  vocab.txt\n"])
+def test_a_record_that_is_no_digest_is_said(
+    monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    register(monkeypatch, make(WeightFile("vocab.txt")))
+    path = put(b"by hand")
+    record = path.with_name(f"{path.name}.sha256")
+    record.write_bytes(content)
+    for ask in (weights.verify, weights.resolve):
+        with pytest.raises(WeightsError, match=r"sha256 does not begin with a sha256; remove it"):
+            ask("toy")
+    record.unlink()
+    assert weights.verify("toy")[0].status == "recorded"
+
+
+def test_a_record_in_capitals_is_the_same_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, make(WeightFile("vocab.txt")))
+    path = put(b"by hand")
+    digest = hashlib.sha256(b"by hand").hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest.upper()}  {path.name}\n")
+    assert weights.verify("toy")[0].status == "ok"
+
+
+def test_files_and_records_out_of_reach_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, make(WeightFile("vocab.txt")))
+    put(b"by hand")
+
+    def refuse(*_args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checksum, "atomic_path", refuse)
+        with pytest.raises(WeightsError, match=r"cannot be written .*; make the folder writable"):
+            weights.verify("toy")
+    monkeypatch.setattr(checksum, "sha256_of", refuse)
+    with pytest.raises(WeightsError, match=r"vocab.txt cannot be read .*; check its permissions"):
+        weights.verify("toy")
+
+
 def test_a_file_of_unknown_digest_is_never_resumed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

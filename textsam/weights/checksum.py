@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from textsam.errors import WeightsError
 from textsam.io.atomic import atomic_path
 from textsam.weights.registry import WeightFile
 
@@ -31,6 +33,7 @@ __all__ = [
 Status = Literal["ok", "recorded", "missing", "corrupt"]
 
 _BLOCK_BYTES = 1 << 20
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}\b")
 _log = logging.getLogger(__name__)
 
 
@@ -61,19 +64,43 @@ def record_path(path: Path) -> Path:
 
 
 def expected_sha256(file: WeightFile, path: Path) -> str | None:
-    """Return the digest `path` must have: published, else recorded at first use, else None."""
+    """Return the digest `path` must have: published, else recorded at first use, else None.
+
+    Raises:
+        WeightsError: what was recorded cannot be read, or is no digest.
+    """
     if file.sha256 is not None:
         return file.sha256
     record = record_path(path)
     if not record.is_file():
         return None
-    return record.read_text(encoding="utf-8").split(maxsplit=1)[0]
+    try:
+        found = _DIGEST.match(record.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise WeightsError(f"{record} cannot be read ({error}); check its permissions") from error
+    if found is None:
+        raise WeightsError(
+            f"{record} does not begin with a sha256; remove it, and the checksum of {path.name} as "
+            "it is now is recorded and expected from then on"
+        )
+    return found[0].lower()
 
 
 def record(path: Path, digest: str) -> None:
-    """Write the digest of a file trusted at first use beside it."""
-    with atomic_path(record_path(path)) as temporary:
-        temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    """Write the digest of a file trusted at first use beside it.
+
+    Raises:
+        WeightsError: it cannot be written.
+    """
+    try:
+        with atomic_path(record_path(path)) as temporary:
+            temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    except OSError as error:
+        raise WeightsError(
+            f"{record_path(path)} cannot be written ({error}), and without it nobody can tell "
+            f"whether {path.name} changes; make the folder writable, or set TEXTSAM_HOME to one "
+            "that is"
+        ) from error
 
 
 def check_file(
@@ -91,6 +118,9 @@ def check_file(
         The status and one sentence that says why:
         `ok` (digest as expected), `recorded` (no digest was known; the file's own was written
         beside it), `missing`, or `corrupt` (wrong size or digest).
+
+    Raises:
+        WeightsError: the file or its recorded digest cannot be read, or the latter not written.
     """
     if not path.is_file():
         return "missing", f"{path} does not exist"
@@ -100,7 +130,10 @@ def check_file(
     expected = expected_sha256(file, path)
     if not rehash and expected is not None and _remembered(path, markers) == expected:
         return "ok", f"sha256 {expected} (checked before, unchanged since)"
-    actual = sha256_of(path)
+    try:
+        actual = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error}); check its permissions") from error
     if expected is None:
         record(path, actual)
         remember(path, actual, markers)
