@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,14 @@ def test_extra_becomes_plain_json(tmp_path: Path) -> None:
     }
 
 
+def test_a_file_name_that_is_no_utf8_goes_into_json(tmp_path: Path) -> None:
+    source = os.fsdecode(b"scan-\xff.png")
+    result = segmentation(disc(10, 12))
+    odd = replace(result, image=replace(result.image, source=source))
+    path = odd.save_json(tmp_path / "result.json")
+    assert json.loads(path.read_text(encoding="utf-8"))["image"]["source"] == source
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
@@ -285,9 +294,12 @@ def test_overlay_colour_and_strength() -> None:
     [
         ({"alpha": 1.1}, "alpha"),
         ({"alpha": float("nan")}, "alpha"),
+        ({"alpha": "0.5"}, "alpha must lie in \\[0, 1\\], got '0.5'"),
         ({"colour": "sort of red"}, "sort of red"),
         ({"colour": (0, 0, 300)}, "300"),
         ({"colour": (0, 0)}, "red, green, blue"),
+        ({"colour": 5}, "the colour 5 is not usable"),
+        ({"colour": "rgb(300,0,0)"}, "red, green, blue in 0 to 255"),
     ],
 )
 def test_overlay_refuses_unusable_options(options: dict[str, Any], words: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -60,7 +62,7 @@ def draw_overlay(
         ConfigError: `alpha` outside [0, 1] or a colour that does not exist.
     """
     rgb = _parse_colour(colour)
-    if not 0.0 <= alpha <= 1.0:
+    if not (isinstance(alpha, Real) and 0.0 <= alpha <= 1.0):
         raise ConfigError(f"the tint's alpha must lie in [0, 1], got {alpha!r}")
     height, width = mask.shape
     factor = _enlargement(height, width)
@@ -83,13 +85,13 @@ def _parse_colour(colour: str | tuple[int, int, int] | None) -> tuple[int, int, 
         return DEFAULT_COLOUR
     if isinstance(colour, str):
         try:
-            red, green, blue = PIL.ImageColor.getrgb(colour)[:3]
+            values: tuple[Any, ...] = PIL.ImageColor.getrgb(colour)[:3]
         except ValueError as error:
             raise ConfigError(
                 f"the colour {colour!r} is unknown; use a name such as 'red' or '#rrggbb'"
             ) from error
-        return red, green, blue
-    values = tuple(colour)
+    else:
+        values = tuple(colour) if isinstance(colour, Sequence) else ()
     if len(values) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in values):
         raise ConfigError(f"the colour {colour!r} is not usable; give red, green, blue in 0 to 255")
     return values[0], values[1], values[2]

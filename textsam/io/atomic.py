@@ -39,13 +39,16 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
 def save_text(path: str | Path, text: str) -> Path:
     """Write text as UTF-8, complete or not at all, and return the path.
 
+    The lone surrogates of a file name that is no UTF-8 are written as "\\udcff", which JSON reads
+    as what they were.
+
     Raises:
         TextSAMError: the file cannot be written.
     """
     path = Path(path)
     try:
         with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise TextSAMError(
             f"{path}: the file cannot be written ({error}); check the folder, its permissions "
