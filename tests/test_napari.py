@@ -437,6 +437,12 @@ def test_what_is_not_there_is_said(session: Session) -> None:
     assert "lung: not found" in session.widget.status.value
 
 
+def test_the_answer_to_words_with_of_in_them_stays(session: Session) -> None:
+    session.viewer.add_image(blobs(50, 70), name="scan")
+    session.run("nuclei of cells")
+    assert str(session.widget.status.value).startswith("nuclei of cells: ")
+
+
 def test_errors_are_told_and_leave_no_layer(session: Session) -> None:
     def refuse(*_: object) -> Segmenter:
         raise AdapterError("no adapter 'nowhere'; give another")

@@ -49,6 +49,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
         self._viewer = napari_viewer
         self._load_segmenter = load_segmenter
         self._worker: Any = None
+        self._answered = False
         self.image = ComboBox(label="image", choices=self._images, tooltip="Layer to segment.")
         self.prompts = LineEdit(label="prompts", tooltip="What to find, with commas between.")
         self.model = ComboBox(label="model", choices=list(PRESETS), value="lite")
@@ -152,6 +153,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
         worker.returned.connect(partial(self._finish, layer, planes, prompts))
         worker.finished.connect(self._reset)
         self._worker = worker
+        self._answered = False
         self.run.text = "Stop"
         self.status.value = "loading the model"
         self.progress.visible = True
@@ -187,6 +189,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
             return
         result = _labels_layer(layer, planes, prompts, outcome)
         self._viewer.add_layer(result)
+        self._answered = True
         table = result.features
         self.status.value = "\n".join(
             f"{row.prompt}: {row.area_px} px, score {row.score:.2f}"
@@ -201,7 +204,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
         self._worker = None
         self.run.text = "Segment"
         self.progress.visible = False
-        if self.status.value == "loading the model" or " of " in str(self.status.value):
+        if not self._answered:
             self.status.value = ""
 
 
