@@ -18,7 +18,7 @@ from skimage.filters import threshold_otsu
 from tiny import tiny_text_encoder, write_images_and_masks
 from torch import Tensor, nn
 
-from textsam.errors import DataError, PromptError, WeightsError
+from textsam.errors import DataError, OutputError, PromptError, WeightsError
 from textsam.preprocess import MinMaxPixels, Preprocessor
 from textsam.saliency import clip, method
 from textsam.saliency.boxes import BoxSaliency, contrast_of, grid_boxes, stability_of
@@ -290,6 +290,19 @@ def test_prompts_of_a_folder(tmp_path: Path) -> None:
     assert out.read_bytes() == before
     with pytest.raises(DataError, match="holds no image"):
         write_prompts(tmp_path / "none", "tumor", out, bright)  # type: ignore[arg-type]
+
+
+def test_a_file_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path, 1)
+
+    def never(_pixels: NDArray[np.uint8], _text: str) -> NDArray[np.float32]:
+        raise AssertionError
+
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OutputError, match="masks is a folder; give a JSON file to write"):
+        write_prompts(tmp_path / "images", "tumor", tmp_path / "masks", never)  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match="file is a file; give a folder"):
+        write_prompts(tmp_path / "images", "tumor", tmp_path / "file" / "p.json", never)  # type: ignore[arg-type]
 
 
 def test_the_command_writes_prompts_or_says_what_is_wrong(

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.data.folder import IMAGE_SUFFIXES
-from textsam.errors import DataError
-from textsam.io.atomic import atomic_path
+from textsam.errors import DataError, OutputError
+from textsam.io.atomic import save_text
+from textsam.io.out_folder import check_out_folder
 from textsam.io.raster import read_image
 from textsam.refinement import generator_for
 from textsam.saliency.region import prompt_of_region, salient_region
@@ -47,11 +48,18 @@ def write_prompts(
         What was written.
 
     Raises:
-        DataError: the folder has no images.
+        DataError: the folder has no images, or is none.
         ImageError: one of them cannot be read.
+        OutputError: `out` cannot be written, found out before there is any work.
+        TextSAMError: writing it fails.
     """
     folder, out = Path(folder), Path(out)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    check_out_folder(out.parent)
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; give a JSON file to write")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder, so it holds no image; give a folder of images")
+    files = sorted(folder.iterdir())
     paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -65,6 +73,5 @@ def write_prompts(
         found = prompt_of_region(region, generator_for(seed, path.name, text, 1))
         images[path.name] = {"box": found.box.tolist(), "points": found.points.tolist()}
     content = {"method": saliency.name, "text": text, "seed": seed, "images": images}
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    save_text(out, json.dumps(content, indent=1) + "\n")
     return content
