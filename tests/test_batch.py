@@ -223,8 +223,9 @@ def test_bad_questions_are_refused_before_anything_is_read() -> None:
         segmenter.segment_batch(never(), "zebra", strict=True)
     with pytest.raises(PromptError, match="refine is -1"):
         segmenter.segment_batch(never(), "tumor", refine=-1)
-    with pytest.raises(ConfigError, match="batch_size is 0"):
-        segmenter.segment_batch(never(), "tumor", batch_size=0)
+    for size in (0, 1.5, "2"):
+        with pytest.raises(ConfigError, match=f"batch_size is {size!r}; give at least 1"):
+            segmenter.segment_batch(never(), "tumor", batch_size=size)  # type: ignore[arg-type]
     with pytest.warns(UnknownPromptWarning) as caught:
         segmenter.segment_batch(never(), ["zebra", "tumor"])
     assert [Path(warning.filename).name for warning in caught] == ["test_batch.py"]

@@ -145,6 +145,8 @@ def test_lists_of_prompts_take_one_entry_each(segmenter: Segmenter) -> None:
         ({"refine": -1}, "refine is -1; give 0 or more"),
         ({"refine": 1.5}, "refine is 1.5; give"),
         ({"refine": "2"}, "refine is '2'; give"),
+        ({"refine": np.array([1, 2])}, r"refine is array\(\[1, 2\]\); give"),
+        ({"points": np.zeros((0, 2))}, r"points are array.*; give \(x, y\)"),
     ],
 )
 def test_bad_geometry_is_refused(
@@ -160,6 +162,7 @@ def test_bad_geometry_is_refused(
         ({"points": [(1, 2)]}, "points has 1 entries for 2 prompts; give one per prompt"),
         ({"boxes": [None, None, (0, 0, 5, 5)]}, "boxes has 3 entries for 2 prompts"),
         ({"points": 5}, "points is 5; give a list with one entry"),
+        ({"boxes": np.array(5)}, r"boxes is array\(5\); give a list with one entry"),
         ({"boxes": [None, (0, 0, 99, 5)]}, r"box corner \(99, 5\) is outside"),
     ],
 )
@@ -182,12 +185,18 @@ def test_bad_geometry_of_lists_is_refused(
         (["tumor", None], "prompt is None and has no geometry"),
         (7, "prompt is 7; give a word"),
         (b"tumor", "prompt is b'tumor'; give a word"),
+        (np.array("tumor"), r"prompt is array\('tumor'.*\); give a word"),
         ("x" * 201, "at most 200"),
     ],
 )
 def test_bad_prompts_are_refused(segmenter: Segmenter, prompt: Any, message: str) -> None:
     with pytest.raises(PromptError, match=message):
         segmenter.segment(picture(), prompt)
+
+
+def test_a_callable_must_return_an_image(segmenter: Segmenter) -> None:
+    with pytest.raises(ImageError, match="the image returned ndarray; return what textsam"):
+        segmenter.segment(picture, "tumor")  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")

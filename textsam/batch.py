@@ -73,11 +73,11 @@ def batches(
             memory; an image that does not fit alone is an answer with an error.
 
     Raises:
-        ConfigError: a batch size below 1.
+        ConfigError: a batch size that is no whole number of at least 1.
         ImageError: `images` is a single image.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; give at least 1")
+    if not (isinstance(batch_size, int | np.integer) and batch_size >= 1):
+        raise ConfigError(f"batch_size is {batch_size!r}; give at least 1, a whole number")
     if _is_single(images):
         shown = repr(images) if isinstance(images, str | os.PathLike) else type(images).__name__
         raise ImageError(

@@ -22,7 +22,8 @@ def per_prompt(name: str, values: Any, count: int) -> list[Any]:
     """
     if values is None:
         return [None] * count
-    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+    single = isinstance(values, np.ndarray) and values.ndim == 0
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str) or single:
         raise PromptError(f"{name} is {values!r}; give a list with one entry (or None) per prompt")
     if len(values) != count:
         raise PromptError(
@@ -76,7 +77,8 @@ def _read_points(
         array = np.atleast_2d(np.asarray(given, dtype=np.float64))
     except (TypeError, ValueError):
         array = np.zeros((0, 0))
-    if array.ndim != 2 or array.shape[1] not in (2, 3) or not np.isfinite(array).all():
+    shaped = array.ndim == 2 and array.shape[1] in (2, 3) and len(array)
+    if not shaped or not np.isfinite(array).all():
         raise PromptError(f"points are {given!r}; give (x, y) or (x, y, label), or a list of these")
     labels = np.ones(len(array), dtype=np.int64)
     if array.shape[1] == 3:

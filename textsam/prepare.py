@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textsam.errors import ImageError
 from textsam.io.image import Image
 from textsam.io.raster import read_image
 from textsam.preprocess import Frame, Preprocessor
@@ -74,6 +75,11 @@ def prepare(image: ImageLike, preprocessor: Preprocessor) -> Prepared:
         ImageError: the image cannot be used.
     """
     picture = image() if callable(image) else read_image(image)
+    if not isinstance(picture, Image):
+        raise ImageError(
+            f"the callable that reads the image returned {type(picture).__name__}; return what "
+            "textsam.io.raster.read_image gives"
+        )
     pixels, offset = picture.pixels, (0, 0)
     if picture.region_px is not None:
         x_min, y_min, x_max, y_max = picture.region_px

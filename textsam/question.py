@@ -84,7 +84,8 @@ def as_list(prompt: Any) -> list[Any]:
     if isinstance(prompt, str):
         return [prompt]
     # A set has no order for the answers to follow, and bytes would be a list of numbers.
-    if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes):
+    single = isinstance(prompt, np.ndarray) and prompt.ndim == 0
+    if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes) or single:
         raise PromptError(f"the prompt is {prompt!r}; give a word or a list of words")
     if not len(prompt):
         raise PromptError("the list of prompts is empty; give at least one word")

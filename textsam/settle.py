@@ -53,7 +53,7 @@ def settle_of(value: object) -> Settle | None:
     """
     if isinstance(value, Settle):
         return value
-    if value == "settle":
+    if isinstance(value, str) and value == "settle":
         return Settle()
     if not isinstance(value, Mapping):
         return None

@@ -39,7 +39,7 @@ def views_of(given: str | Views | None) -> Views:
     """
     if given is None or isinstance(given, Views):
         return given or Views()
-    words = _words(given)
+    words = _words(given) if isinstance(given, str) else None
     if words is None or not all(word == _MIRRORED or word.isdecimal() for word in words):
         raise ConfigError(
             f"views is {given!r}; give sides of the model's square in pixels and 'mirrored', "
@@ -57,7 +57,7 @@ def sides_of(given: str | None) -> tuple[int, ...]:
     Raises:
         ConfigError: something else, or something twice.
     """
-    words = _words(given or "")
+    words = _words("" if given is None else given)
     if words is None or not all(word.isdecimal() for word in words):
         raise ConfigError(
             f"sides is {given!r}; give sides of the model's square in pixels, each once and parted "
@@ -69,4 +69,4 @@ def sides_of(given: str | None) -> tuple[int, ...]:
 def _words(given: str) -> list[str] | None:
     """What stands between commas; None where something stands there twice."""
     words = [word.strip() for word in given.split(",")] if given.strip() else []
-    return words if len(set(words)) == len(words) else None
+    return words if len({word.lstrip("0") for word in words}) == len(words) else None
