@@ -218,6 +218,21 @@ def test_each_set_has_a_table_and_a_plot_of_its_own(one: Written) -> None:
     assert {path.name for path in one.plan.folder.glob("*.png")} == {"ranks-1.png", "ranks-2.png"}
 
 
+def test_a_plot_of_a_table_with_other_groups_does_not_stay(one: Written) -> None:
+    one.table()  # nothing is finished: one plot
+    others = {"ranks-old.png", "mine.png"}
+    for name in others:
+        (one.plan.folder / name).write_bytes(b"")
+    one.finish("1", 0, [0.5, 0.7])
+    one.finish("1", 0, [0.2, 0.2], dataset="usgra")
+    one.table()
+    assert {path.name for path in one.plan.folder.glob("*.png")} == {
+        "ranks-1.png",
+        "ranks-2.png",
+        *others,
+    }
+
+
 def test_damaged_cases_are_named(one: Written) -> None:
     one.finish("1", 0, [0.5, 0.7])
     path = one.plan.cells["1", 0].folder / "cases.csv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +58,8 @@ class AblationResult:
 def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
     """Write `NAME.md`, `NAME.csv` and a plot from what is finished; returns the Markdown.
 
-    With several sets or concepts each has a plot of its own, `NAME-1.png` and so on.
+    With several sets or concepts each has a plot of its own, `NAME-1.png` and so on. Plots that an
+    earlier table had and this one has not are removed.
 
     Args:
         plan: of the ablation.
@@ -73,10 +75,17 @@ def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
     for suffix, content in ((".md", text), (".csv", csv_table(plan, groups))):
         with atomic_path(plan.folder / f"{name}{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8", newline="")
-    for number, group in enumerate(groups, start=1):
-        file = f"{name}.png" if len(groups) == 1 else f"{name}-{number}.png"
+    several = len(groups) > 1
+    plots = [
+        f"{name}-{number}.png" if several else f"{name}.png" for number in range(1, 1 + len(groups))
+    ]
+    for file, group in zip(plots, groups, strict=True):
         with atomic_path(plan.folder / file, ".png") as temporary:
             draw_plot(plan, group).save(temporary)
+    # While nothing is finished there is one plot, whatever there will be in the end.
+    for path in plan.folder.glob("*.png"):
+        if path.name not in plots and re.fullmatch(rf"{re.escape(name)}(-\d+)?\.png", path.name):
+            path.unlink(missing_ok=True)
     return text
 
 
