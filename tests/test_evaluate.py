@@ -211,6 +211,30 @@ def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> N
     assert "adapter fake, preset lite, refine as the adapter asks, prompts text; 4 images" in table
 
 
+def test_a_second_evaluation_into_a_folder_waits_for_the_first(
+    samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    class Meets(Fake):
+        """Another evaluation into the same folder begins while this one is at its second image."""
+
+        def segment(self, *given: Any, **options: Any) -> list[Segmentation]:
+            if len(self.calls) == 1:
+                with pytest.raises(DataError, match="another process is measuring into this"):
+                    evaluate(Fake(answers), samples, out=out, negatives=0, progress=False)
+            return super().segment(*given, **options)
+
+    evaluate(Meets(answers), samples, out=out, negatives=0, progress=False)
+    assert [row["stem"] for row in rows(out)] == ["case0", "case1", "case2", "case3"]
+    # Neither an end nor a kill leaves it locked.
+    killed = Fake(answers, stop_at=0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(killed, samples, out=out, negatives=0, progress=False, resume=False)
+    evaluate(Fake(answers), samples, out=out, negatives=0, progress=False)
+    assert len(rows(out)) == 4
+
+
 def test_the_folder_is_not_needed(
     samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
 ) -> None:

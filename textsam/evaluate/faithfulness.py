@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError, TextSAMError
+from textsam.evaluate.alone import alone_in
 from textsam.evaluate.faithfulness_rows import AnswerFile, AnswerRow, Kind, Wording
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise_faithfulness
 from textsam.evaluate.reliability_plot import draw_reliability
@@ -143,8 +144,8 @@ def measure_faithfulness(
 
     Raises:
         DataError: no samples, two of the same set and stem, a file that cannot be used, a concept
-            both annotated with pixels and declared absent, or earlier results in `out` that belong
-            to another run or to other files.
+            both annotated with pixels and declared absent, earlier results in `out` that belong to
+            another run or to other files, or another process that is writing into `out`.
         TextSAMError: what the model raises.
     """
     if not samples:
@@ -164,23 +165,28 @@ def measure_faithfulness(
     }
     rows: dict[tuple[str, str], list[AnswerRow]] = {}
     file: AnswerFile | None = None
-    if out is not None:
-        file = AnswerFile(out, settings, digests_of(samples), resume=resume)
-        rows.update(file.finished)
-        for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
-            (out / name).unlink(missing_ok=True)
-    due = [image for image in by_image if image not in rows]
-    for image in with_bar(due, "faithfulness", shown=progress):
-        rows[image] = _ask(model, by_image[image], seed)
-        if file is not None:
-            file.append(rows[image])
-    summary = summarise_faithfulness([row for image in by_image for row in rows[image]], settings)
-    if out is not None:
-        with atomic_path(out / PLOT_FILE) as temporary:
-            draw_reliability(summary.score, summary.found_threshold).save(temporary, format="PNG")
-        with atomic_path(out / SUMMARY_FILE) as temporary:
-            text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+    with alone_in(out):
+        if out is not None:
+            file = AnswerFile(out, settings, digests_of(samples), resume=resume)
+            rows.update(file.finished)
+            for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
+                (out / name).unlink(missing_ok=True)
+        due = [image for image in by_image if image not in rows]
+        for image in with_bar(due, "faithfulness", shown=progress):
+            rows[image] = _ask(model, by_image[image], seed)
+            if file is not None:
+                file.append(rows[image])
+        summary = summarise_faithfulness(
+            [row for image in by_image for row in rows[image]], settings
+        )
+        if out is not None:
+            with atomic_path(out / PLOT_FILE) as temporary:
+                draw_reliability(summary.score, summary.found_threshold).save(
+                    temporary, format="PNG"
+                )
+            with atomic_path(out / SUMMARY_FILE) as temporary:
+                text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+                temporary.write_text(text + "\n", encoding="utf-8")
     return summary
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
+from textsam.evaluate.alone import alone_in
 from textsam.evaluate.ask import TOLERANCE_PX, SegmentsByWord, ask
 from textsam.evaluate.cases import SUMMARY_FILE, Case, CaseFile, ImageKey
 from textsam.evaluate.plan import Prompts, Protocol, make_plan
@@ -76,8 +77,8 @@ def evaluate(
             exist.
         DataError: no samples, two of the same set and stem, nothing in them that the adapter knows,
             no pixel in any mask where geometry is given, a concept both annotated with pixels and
-            absent, a file that cannot be used, or earlier results in `out` that belong to another
-            evaluation or to other files.
+            absent, a file that cannot be used, earlier results in `out` that belong to another
+            evaluation or to other files, or another process that is writing into `out`.
         PromptError: an unknown `refine_with`.
         TextSAMError: what the segmenter raises.
     """
@@ -104,44 +105,47 @@ def evaluate(
     }
     by_image: dict[ImageKey, list[Case]] = {}
     file: CaseFile | None = None
-    if out is not None:
-        contents = digests_of(sample for sample, _ in plan.images.values())
-        file = CaseFile(out, settings, plan.expected(protocol), contents, resume=resume)
-        by_image.update(file.finished)
-        # A summary of fewer or other cases must not survive a kill of this run.
-        (out / SUMMARY_FILE).unlink(missing_ok=True)
-        # Nor must a sheet of other cases.
-        sheet_path = out / WORST_FILE
-        if len(by_image) < len(plan.images) or cases_per_group(sheet_path) != worst:
-            sheet_path.unlink(missing_ok=True)
+    with alone_in(out):
+        if out is not None:
+            contents = digests_of(sample for sample, _ in plan.images.values())
+            file = CaseFile(out, settings, plan.expected(protocol), contents, resume=resume)
+            by_image.update(file.finished)
+            # A summary of fewer or other cases must not survive a kill of this run.
+            (out / SUMMARY_FILE).unlink(missing_ok=True)
+            # Nor must a sheet of other cases.
+            sheet_path = out / WORST_FILE
+            if len(by_image) < len(plan.images) or cases_per_group(sheet_path) != worst:
+                sheet_path.unlink(missing_ok=True)
 
-    sheet = WorstCases(worst if out is not None else 0)
-    with _bar(progress) as bar:
-        task = bar.add_task(settings["adapter"], total=len(plan.images), completed=len(by_image))
-        for image, (sample, questions) in plan.images.items():
-            if image in by_image:
-                continue
-            asked = ask(segmenter, sample, questions, protocol, **asking)
-            by_image[image] = asked.cases
-            sheet.add(asked)
-            if file is not None:
-                file.append(asked.cases)
-            bar.advance(task)
-    cases = [case for image in plan.images for case in by_image[image]]
-    summary = summarise(
-        cases, settings, skipped=plan.skipped, unasked_images=len(samples) - len(plan.images)
-    )
-    if out is not None:
-        if not (out / WORST_FILE).exists():
-            # Of images done by an earlier run there are figures and no pictures: ask once more.
-            for image in sheet.missing(cases):
-                sample, questions = plan.images[image]
-                again = ask(segmenter, sample, questions, protocol, **asking)
-                sheet.add(again, keep=True)
-            sheet.write(out / WORST_FILE, cases)
-        with atomic_path(out / SUMMARY_FILE) as temporary:
-            text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        sheet = WorstCases(worst if out is not None else 0)
+        with _bar(progress) as bar:
+            task = bar.add_task(
+                settings["adapter"], total=len(plan.images), completed=len(by_image)
+            )
+            for image, (sample, questions) in plan.images.items():
+                if image in by_image:
+                    continue
+                asked = ask(segmenter, sample, questions, protocol, **asking)
+                by_image[image] = asked.cases
+                sheet.add(asked)
+                if file is not None:
+                    file.append(asked.cases)
+                bar.advance(task)
+        cases = [case for image in plan.images for case in by_image[image]]
+        summary = summarise(
+            cases, settings, skipped=plan.skipped, unasked_images=len(samples) - len(plan.images)
+        )
+        if out is not None:
+            if not (out / WORST_FILE).exists():
+                # Of images done by an earlier run there are figures and no pictures: ask once more.
+                for image in sheet.missing(cases):
+                    sample, questions = plan.images[image]
+                    again = ask(segmenter, sample, questions, protocol, **asking)
+                    sheet.add(again, keep=True)
+                sheet.write(out / WORST_FILE, cases)
+            with atomic_path(out / SUMMARY_FILE) as temporary:
+                text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+                temporary.write_text(text + "\n", encoding="utf-8")
     return summary
 
 
