@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,24 @@ def test_what_was_not_learned_is_not_offered(
     monkeypatch.setattr(calibration, "MIN_DICE", 1.1)
     with pytest.raises(DataError, match="they show tumor, none with a mean Dice"):
         calibrate(_segmenter(), samples, progress=False)
+
+
+def test_the_words_of_the_data_are_those_of_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)  # an untrained model is poor
+    write_images_and_masks(tmp_path, count=3)
+    plain, worded = (
+        samples_from_folder(tmp_path, word, modality="breast ultrasound")
+        for word in ("tumor", "tumour")
+    )
+    result = calibrate(_segmenter(), worded, passes=0, progress=False)
+    assert result == calibrate(_segmenter(), plain, passes=0, progress=False)
+    assert result.n_present == 3
+    # What is declared absent, too.
+    normal = [replace(sample, targets=(), absent=("breast tumour",)) for sample in plain[:1]]
+    both = calibrate(_segmenter(), [*worded[1:], *normal], passes=0, progress=False)
+    assert both.empty_annotated is not None
 
 
 def test_images_without_a_known_concept_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from textsam.data.sample import load_sample
 from textsam.errors import ConfigError
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.export.record import read_record
+from textsam.finish import finish_adapter
 from textsam.metrics import dice
 from textsam.model.tuning import trainable_state
 from textsam.ready import ready_segmenter
@@ -168,6 +169,14 @@ def test_sides_are_compared_on_what_is_there_as_it_is_and_closer(
         assert chosen.dice_by_sides["tumor"][name] == pytest.approx(np.mean(of_images), abs=2e-3)
 
 
+def test_a_data_set_s_own_word_is_the_concept(tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path, count=2)
+    samples = samples_from_folder(tmp_path, "tumour", modality="breast ultrasound")
+    assert list(fit_sides(vit_segmenter(), samples, (64,), progress=False).dice_by_sides) == [
+        "tumor"
+    ]
+
+
 def test_the_command_chooses_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
     seen: list[AtSides] = []
@@ -203,6 +212,26 @@ def test_the_command_chooses_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         refused = run(*arguments, "--sides", wrong)
         assert refused.exit_code == 2
         assert "give sides of the model's square in pixels" in " ".join(refused.output.split())
+
+
+def test_sides_of_what_is_no_longer_offered_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+
+    def without_lung(*given: Any, **options: Any) -> calibration.Calibration:
+        return replace(calibration.calibrate(*given, **options), prompts=("tumor",))
+
+    monkeypatch.setattr("textsam.finish.calibrate", without_lung)
+    write_images_and_masks(tmp_path / "data", count=1)
+    samples = samples_from_folder(tmp_path / "data", "tumor", modality="breast ultrasound")
+    sides: dict[str, tuple[int, ...]] = {"tumor": (32,), "lung": (32, 96)}
+    config = tiny_config(sides_for=sides)
+    folder = save_adapter(tmp_path / "adapter", config, trainable_state(vit_model().model))
+    segmenter = vit_segmenter("32,96")
+    finish_adapter(segmenter, folder, samples, tmp_path / "out", passes=0, progress=False)
+    after = read_adapter_config(tmp_path / "out")
+    assert (after.prompts, after.sides_for) == (("tumor",), {"tumor": (32,)})
 
 
 def test_sides_as_written() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from textsam.data.absent_crop import absent_crop
 from textsam.data.ask import PromptConfig, PromptSampler
+from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
 from textsam.metrics import dice
+from textsam.prompts import canonical
 from textsam.segmenter import Segmenter
 
 __all__ = ["EMPTY", "Answer", "Kind", "ask"]
@@ -63,12 +65,14 @@ def ask(
         rng: draws these parts.
     """
     image, masks = load_sample(sample)
-    known = {concept: mask for concept, mask in masks.items() if concept in segmenter.prompts}
+    prompts = segmenter.prompts
+    known = {c: mask for c, mask in by_prompt(masks, prompts).items() if c in prompts}
+    sample = replace(sample, absent=tuple(canonical(c, prompts) or c for c in sample.absent))
     present = [concept for concept, mask in known.items() if mask.any()]
     empty = [concept for concept in known if concept not in present]
-    sampler = PromptSampler(segmenter.prompts, PromptConfig())
+    sampler = PromptSampler(prompts, PromptConfig())
     legal = sampler.negative_texts(sample, present, empty)
-    absent = [concept for concept in legal if concept in segmenter.prompts]
+    absent = [concept for concept in legal if concept in prompts]
     kinds: dict[str, Kind] = dict.fromkeys(present, "present")
     for concept in absent:
         annotated = concept in empty or concept in sample.absent

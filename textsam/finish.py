@@ -74,9 +74,12 @@ def finish_adapter(
         seed=seed,
         progress=progress,
     )
+    sides_for = decided.get("sides_for", record.sides_for)
     finished = record.model_copy(
         update={
             **decided,
+            # Sides of a concept that is offered no longer would cost a model each, for nothing.
+            "sides_for": {c: sides for c, sides in sides_for.items() if c in result.prompts},
             "prompts": result.prompts,
             "refine": result.refine,
             "refine_for": result.refine_for,

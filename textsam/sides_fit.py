@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.data.close_crop import close_crop
+from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
 from textsam.metrics import dice
 from textsam.progress import with_bar
@@ -146,7 +147,7 @@ def fit_sides(
     seen = []
     for number, sample in enumerate(with_bar(samples, "comparing sides", shown=progress)):
         image, masks = load_sample(sample)
-        for concept, mask in masks.items():
+        for concept, mask in by_prompt(masks, config.prompts).items():
             if concept not in config.prompts or not mask.any():
                 continue
             looks = [overlaps(image, concept, mask)]

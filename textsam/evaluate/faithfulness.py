@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError, TextSAMError
 from textsam.evaluate.alone import alone_in
@@ -226,10 +227,7 @@ def _questions(
 
 def _ask(model: AnswersTexts, sample: Sample, seed: int) -> list[AnswerRow]:
     pixels, masks = load_sample(sample)
-    truth: dict[str, _Mask] = {}
-    for own, mask in masks.items():
-        name = canonical(own, model.prompts) or own
-        truth[name] = truth[name] | mask if name in truth else mask
+    truth = by_prompt(masks, model.prompts)
     asked = _questions(model, sample, truth, seed)
     # What the product answers is what the network says to the text that the lexicon gives it.
     network: list[Text] = []
