@@ -18,11 +18,12 @@ from torch import Tensor
 
 from textsam.config import TrainConfig
 from textsam.data.dataset import TrainItem
+from textsam.data.sources import samples_of
 from textsam.errors import ConfigError
 from textsam.model.tuning import trainable_parameters
 from textsam.train.losses import LossParts
 from textsam.train.preference import PreferenceParts
-from textsam.train.preference_step import PreferenceForward
+from textsam.train.preference_step import PreferenceForward, unlabelled_images
 from textsam.train.run import Run, fit
 
 FOLDERS = [
@@ -329,6 +330,27 @@ def test_what_is_not_trained_on_cannot_be_unlabelled(root: Path) -> None:
     second(root, {"unlabelled_folders": []}, augment={})
     with pytest.raises(ConfigError, match="unlabelled_folders has 'none'"):
         begin(second(root, {"unlabelled_folders": ["none"]}))
+
+
+def test_a_labelled_folder_inside_an_unlabelled_one_keeps_its_labels(tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path / "all", 3)
+    write_images_and_masks(tmp_path / "all" / "labelled", 2, seed=1)
+    folders = [{"folder": name, "concept": "tumor"} for name in ("all", "all/labelled")]
+    config = run_config(
+        tmp_path,
+        data={
+            "root": str(tmp_path),
+            "train_folders": folders,
+            "val_folders": [{"folder": "val", "concept": "tumor"}],
+        },
+        init_adapter="some",
+        preference={"unlabelled_folders": ["all"]},
+    )
+    samples = samples_of(config.data, "train")
+    assert len(samples) == 5
+    assert unlabelled_images(config, samples) == {
+        sample.image_path for sample in samples if sample.dataset == "all"
+    }
 
 
 def test_a_section_that_is_off_leaves_no_trace(root: Path) -> None:

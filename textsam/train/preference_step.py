@@ -17,6 +17,7 @@ from textsam.config import TrainConfig
 from textsam.data.dataset import TrainItem
 from textsam.data.folder import samples_from_manifest
 from textsam.data.sample import Sample
+from textsam.data.sources import samples_in
 from textsam.errors import ConfigError
 from textsam.model.textsam import TextSAM
 from textsam.model.tuning import trainable_parameters
@@ -79,14 +80,15 @@ def unlabelled_images(config: TrainConfig, samples: Sequence[Sample]) -> frozens
                 f"{stray[0]}; data.train must hold labelled and unlabelled images"
             )
     for folder in settings.unlabelled_folders:
-        if folder not in {item.folder for item in config.data.train_folders}:
+        items = [item for item in config.data.train_folders if item.folder == folder]
+        if not items:
             raise ConfigError(
                 f"preference.unlabelled_folders has {folder!r}, which is no folder of "
                 "data.train_folders"
             )
-        inside = {path for path in known if (root / folder) in path.parents}
-        found |= inside
-    return frozenset(found)
+        # What the folder itself gives: another folder, with labels, may lie inside of it.
+        found |= {sample.image_path for sample in samples_in(root, folders=items)}
+    return frozenset(found & known)
 
 
 class PreferenceForward(Forward):
