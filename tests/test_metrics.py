@@ -282,8 +282,8 @@ def test_arguments_that_cannot_be_used(metric: Any) -> None:
         metric(good.tolist(), good)
 
 
-@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
-def test_a_tolerance_that_cannot_be_used(tolerance: float) -> None:
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf, "3"])
+def test_a_tolerance_that_cannot_be_used(tolerance: Any) -> None:
     one = square(5, 0, 0)
     with pytest.raises(DataError, match="tolerance_px is"):
         nsd(one, one, tolerance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -77,6 +78,16 @@ def test_no_difference_and_the_same_difference(test: object) -> None:
     assert paired_t_test([0.25, 0.5], [0.5, 0.75]).p_value == 0.0
 
 
+def test_the_same_difference_but_for_rounding() -> None:
+    # 0.2 - 0.1, 0.3 - 0.2 and 0.4 - 0.3 are three different numbers.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = paired_t_test([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])
+        none = paired_t_test([0.3, 0.7], [0.1 + 0.2, 0.7])
+    assert (found.statistic, found.p_value) == (math.inf, 0.0)
+    assert (none.statistic, none.p_value) == (0.0, 1.0)
+
+
 def test_bootstrap_of_two_values_by_hand() -> None:
     """Of 0 and 1, a resample's mean is 0, 0.5 or 1 with probability 1/4, 1/2, 1/4."""
     assert bootstrap_mean([0.0, 1.0]).low == 0.0
@@ -141,3 +152,9 @@ def test_values_that_cannot_be_used() -> None:
         bootstrap_mean([1, 2], confidence=95)
     with pytest.raises(DataError, match="resamples is 10"):
         bootstrap_mean([1, 2], resamples=10)
+    with pytest.raises(DataError, match="values holds no list of numbers"):
+        mean_std(["high", "low"])  # type: ignore[list-item]
+    with pytest.raises(DataError, match=r"resamples is 150\.5; give a whole number"):
+        bootstrap_mean([1, 2], resamples=150.5)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="seed is -1; give a whole number"):
+        bootstrap_mean([1, 2], seed=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ __all__ = [
 RESAMPLES = 9999
 # Numbers held at once while resampling: 40 MB.
 _BATCH_VALUES = 5_000_000
+# Part of the largest value below which differences of two differences are rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,10 @@ def bootstrap_mean(
     array = _finite("values", values, least=2)
     if not 0 < confidence < 1:
         raise DataError(f"confidence is {confidence}; give a number between 0 and 1, such as 0.95")
-    if resamples < 100:
-        raise DataError(f"resamples is {resamples}; give 100 or more")
+    if not isinstance(resamples, Integral) or resamples < 100:
+        raise DataError(f"resamples is {resamples!r}; give a whole number, 100 or more")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise DataError(f"seed is {seed!r}; give a whole number, 0 or more")
     from scipy.stats import bootstrap
 
     drawn = bootstrap(
@@ -139,8 +144,10 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> TestResult
         DataError: not as many values, fewer than two, or one that is not finite.
     """
     difference = _differences(first, second)
-    if np.ptp(difference) == 0:
-        shift = float(difference[0])
+    # All the same but for rounding would be a division by almost 0.
+    largest = max(np.abs(first).max(), np.abs(second).max())
+    if np.ptp(difference) <= _ROUNDING * largest:
+        shift = float(difference[0]) if abs(difference[0]) > _ROUNDING * largest else 0.0
         return TestResult(math.copysign(math.inf, shift), 0.0) if shift else TestResult(0.0, 1.0)
     from scipy.stats import ttest_rel
 
@@ -206,7 +213,12 @@ def compare_paired(
 
 
 def _finite(name: str, values: Sequence[float], least: int) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} holds no list of numbers ({error}); give one number per case"
+        ) from error
     if array.ndim != 1 or len(array) < least:
         raise DataError(f"{name} has the shape {array.shape}; give a list of {least} or more")
     if not np.isfinite(array).all():

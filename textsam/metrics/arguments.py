@@ -45,10 +45,14 @@ def check_tolerance(name: str, tolerance: float) -> float:
     """The tolerance as a float; the message calls it `name`.
 
     Raises:
-        DataError: negative or not finite.
+        DataError: no number, negative or not finite.
     """
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise DataError(f"{name} is {tolerance}; give a finite number, 0 or more")
+    try:
+        good = math.isfinite(tolerance) and tolerance >= 0
+    except TypeError:
+        good = False
+    if not good:
+        raise DataError(f"{name} is {tolerance!r}; give a finite number, 0 or more")
     return float(tolerance)
 
 
