@@ -12,9 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 import textsam
+from textsam.data.folder import samples_from_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -24,6 +27,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import candidates  # noqa: E402
 import load  # noqa: E402
+import looks  # noqa: E402
 import model_card  # noqa: E402
 import precision  # noqa: E402
 import saliency  # noqa: E402
@@ -153,3 +157,31 @@ def test_saliency_deviations_are_of_the_population(dice: tuple[float, ...], told
     rows = [saliency.Row("x", 0.5, True, value, 1.0, 0.0) for value in dice]
     text = saliency.table(rows, "boxes", "here", "command")
     assert f"box and five points | {told} |" in text
+
+
+def test_looks_are_the_whole_image_and_squares_around_what_is_there(tmp_path: Path) -> None:
+    image = np.zeros((100, 160, 3), np.uint8)
+    image[30:50, 60:90] = 200  # 20 x 30 px
+    for name, pixels in (("images", image), ("masks", image[..., 0])):
+        (tmp_path / name).mkdir()
+        PILImage.fromarray(pixels).save(tmp_path / name / "0.png")
+    (sample,) = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
+    assert list(looks.looks(sample, ("lung",), 0)) == []
+    found = list(looks.looks(sample, ("tumor",), 0))
+    assert [name for _, name, *_ in found] == ["whole", "1.2 x", "1.8 x", "2.7 x"]
+    assert [pixels.shape[:2] for *_, pixels, _ in found] == [
+        (100, 160),
+        (36, 36),
+        (54, 54),
+        (81, 81),
+    ]
+    for _, _, pixels, mask in found:
+        assert mask.sum() == 600
+        assert np.array_equal(mask, pixels[..., 0] == 200)
+
+
+def test_the_table_of_looks_has_one_figure_for_each_adapter() -> None:
+    found = {("busi", "tumor"): {"whole": [[0.5, 0.7], [0.8, 0.9]], "1.2 x": [[0.1], [0.3]]}}
+    assert looks.table(found).splitlines()[2] == (
+        "| busi | tumor | 60.0 → 85.0 (2) | 10.0 → 30.0 (1) | – | – |"
+    )
