@@ -268,6 +268,18 @@ def test_parts_beside_show_nothing_of_what_they_are_asked(
     assert len(ask(segmenter, sample, 0, beside=3, rng=np.random.default_rng(0))) == 2
 
 
+def test_what_can_be_expected_to_be_wrong_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        *[one("present", 0.8, 0.9) for _ in range(20)],
+        *[one("present", 0.01, 0.2) for _ in range(20)],
+        *[one("absent_annotated", 0, -1) for _ in range(4)],
+    ]
+    result = scripted(monkeypatch, answers)
+    assert dict(result.score_map)[0.2] == pytest.approx(0.01, abs=0.005)
+    assert result.found_threshold == calibration.MIN_SCORE == 0.05
+    assert result.found_rate == pytest.approx(0.5)
+
+
 def test_the_price_of_a_threshold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [
         *[one("present", 0.9, 0.9) for _ in range(6)],

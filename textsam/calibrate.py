@@ -42,6 +42,9 @@ MIN_DICE = 0.25
 # and of those that the data say are not in this very image.
 EMPTY_MODALITY = 0.95
 EMPTY_ANNOTATED = 0.85
+# A score is the Dice to expect, once it is mapped: below this an answer is no help to anyone, even
+# where all that is absent stays empty without a threshold.
+MIN_SCORE = 0.05
 # Answers from which a pair of concept and kind of image has its full say. Two images should not
 # decide as much as fifty.
 FULL_SAY = 10
@@ -62,7 +65,8 @@ class Calibration:
         refine_for: concepts that want another number.
         score_map: knots from raw score to expected Dice; see `textsam.score`.
         score_map_for: concepts with knots of their own.
-        found_threshold: score, after the map, below which an answer counts as "not there".
+        found_threshold: score, after the map, below which an answer counts as "not there"; where
+            there is a map, at least `MIN_SCORE`.
         dice_by_passes: concept -> mean Dice after 0, 1, … refinements.
         found_rate: share of present concepts that are found.
         empty_rate: share of absent concepts that come back empty.
@@ -316,6 +320,8 @@ def calibrate(
             for kind, rate in rates.items()
         ],
     )
+    if score_map:
+        threshold = max(threshold, min(MIN_SCORE, max((a.score for a in present), default=0.0)))
     # Rounded down, so that what is found with the exact threshold still is.
     threshold = math.floor(threshold * 1e5) / 1e5
 
