@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from textsam.errors import DataError
+from textsam.evaluate.row_file import check_is_no_file
 
 __all__ = ["LOCK_FILE", "alone_in"]
 
@@ -28,8 +29,7 @@ def alone_in(folder: Path | None) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; give a folder for the results")
+    check_is_no_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE)
     try:

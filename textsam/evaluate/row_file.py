@@ -21,6 +21,7 @@ __all__ = [
     "ImageKey",
     "RowFile",
     "cell_text",
+    "check_is_no_file",
     "digests_of",
     "read_lines",
     "read_settings",
@@ -37,6 +38,12 @@ CONTENTS = "contents"
 _NAMED = 5
 
 ANEW = "give another folder (-o) or remove this one to start anew; from Python, resume=False does"
+
+
+def check_is_no_file(folder: Path) -> None:
+    """Refuse a file where results need a folder, with a DataError."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; give a folder for the results")
 
 
 def cell_text(value: object) -> str:
@@ -140,8 +147,7 @@ class RowFile(ABC, Generic[Row]):
         *,
         resume: bool,
     ) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} is a file; give a folder for the results")
+        check_is_no_file(folder)
         self.path = folder / self.rows_name
         settings_path = folder / self.settings_name
         self.finished: dict[ImageKey, list[Row]] = {}
