@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError, TextSAMError
-from textsam.evaluate.alone import alone_in
 from textsam.evaluate.faithfulness_rows import AnswerFile, AnswerRow, Kind, Wording
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise_faithfulness
 from textsam.evaluate.reliability_plot import draw_reliability
-from textsam.evaluate.row_file import digests_of
+from textsam.evaluate.row_file import ImageKey, digests_of
 from textsam.evaluate.wordings import wordings
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice
@@ -164,31 +163,35 @@ def measure_faithfulness(
         "distractors_per_image": DISTRACTORS_PER_IMAGE,
         "seed": seed,
     }
-    rows: dict[tuple[str, str], list[AnswerRow]] = {}
-    file: AnswerFile | None = None
-    with alone_in(out):
-        if out is not None:
-            file = AnswerFile(out, settings, digests_of(samples), resume=resume)
-            rows.update(file.finished)
-            for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
-                (out / name).unlink(missing_ok=True)
-        due = [image for image in by_image if image not in rows]
-        for image in with_bar(due, "faithfulness", shown=progress):
-            rows[image] = _ask(model, by_image[image], seed)
-            if file is not None:
-                file.append(rows[image])
-        summary = summarise_faithfulness(
-            [row for image in by_image for row in rows[image]], settings
-        )
-        if out is not None:
-            with atomic_path(out / PLOT_FILE) as temporary:
-                draw_reliability(summary.score, summary.found_threshold).save(
-                    temporary, format="PNG"
-                )
-            with atomic_path(out / SUMMARY_FILE) as temporary:
-                text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-                temporary.write_text(text + "\n", encoding="utf-8")
+    if out is None:
+        return summarise_faithfulness(_rows(model, by_image, None, seed, progress), settings)
+    with AnswerFile(out, settings, digests_of(samples), resume=resume) as file:
+        for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
+            (out / name).unlink(missing_ok=True)
+        summary = summarise_faithfulness(_rows(model, by_image, file, seed, progress), settings)
+        with atomic_path(out / PLOT_FILE) as temporary:
+            draw_reliability(summary.score, summary.found_threshold).save(temporary, format="PNG")
+        with atomic_path(out / SUMMARY_FILE) as temporary:
+            text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
     return summary
+
+
+def _rows(
+    model: AnswersTexts,
+    samples: Mapping[ImageKey, Sample],
+    file: AnswerFile | None,
+    seed: int,
+    progress: bool,
+) -> list[AnswerRow]:
+    """All rows in the order of the samples; those that the file lacks are asked for and added."""
+    rows = {} if file is None else dict(file.finished)
+    due = [image for image in samples if image not in rows]
+    for image in with_bar(due, "faithfulness", shown=progress):
+        rows[image] = _ask(model, samples[image], seed)
+        if file is not None:
+            file.append(rows[image])
+    return [row for image in samples for row in rows[image]]
 
 
 def _questions(

@@ -7,13 +7,15 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from textsam.data.digests import FileDigests
 from textsam.data.sample import Sample
 from textsam.errors import DataError
 from textsam.io.atomic import atomic_path
+from textsam.io.lock import locked
 
 __all__ = [
     "ANEW",
@@ -35,6 +37,7 @@ Row = TypeVar("Row")
 CONTENTS = "contents"
 """Key of the digests in a file of settings: data set -> stem -> digest."""
 
+_LOCK_FILE = ".measuring.lock"
 _NAMED = 5
 
 ANEW = "give another folder (-o) or remove this one to start anew; from Python, resume=False does"
@@ -117,8 +120,21 @@ def _text(lines: Iterable[Sequence[str]]) -> str:
     return buffer.getvalue()
 
 
+def _busy(folder: Path) -> DataError:
+    return DataError(
+        f"{folder}: another process is measuring into this folder; wait for it, or give another "
+        "folder (-o)"
+    )
+
+
+def _remove(lock_path: Path) -> None:
+    # Windows removes no open file; there it stays, and locks nobody out.
+    with suppress(PermissionError):
+        lock_path.unlink(missing_ok=True)
+
+
 class RowFile(ABC, Generic[Row]):
-    """Rows in a folder, appended image by image.
+    """Rows in a folder, appended image by image; the folder is held until `close` or a block's end.
 
     Opening it drops what a kill left behind: a half-written last line, and the rows of an image
     that has not got all of them. Whole images in the file are kept in `finished`.
@@ -131,8 +147,9 @@ class RowFile(ABC, Generic[Row]):
         resume: False throws earlier rows away.
 
     Raises:
-        DataError: the folder is a file, or the rows in it were made with other settings, of other
-            files, are of images that do not belong to them, or cannot be read.
+        DataError: the folder is a file, another process is measuring into it, or the rows in it
+            were made with other settings, of other files, are of images that do not belong to them,
+            or cannot be read.
     """
 
     rows_name: ClassVar[str]
@@ -148,9 +165,25 @@ class RowFile(ABC, Generic[Row]):
         resume: bool,
     ) -> None:
         check_is_no_file(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / self.rows_name
-        settings_path = folder / self.settings_name
         self.finished: dict[ImageKey, list[Row]] = {}
+        lock_path = folder / _LOCK_FILE
+        with ExitStack() as undo:
+            # Two at a time would write every row twice.
+            undo.enter_context(locked(lock_path, _busy(folder)))
+            # While it is held: who waits for a file that has lost its name makes a new one.
+            undo.callback(_remove, lock_path)
+            self._begin(folder / self.settings_name, settings, contents, resume)
+            self._close = undo.pop_all().close
+
+    def _begin(
+        self,
+        settings_path: Path,
+        settings: Mapping[str, Any],
+        contents: Mapping[ImageKey, str],
+        resume: bool,
+    ) -> None:
         earlier = self._earlier() if resume and self.path.exists() else {}
         if earlier:
             self._check(settings_path, settings, {i: contents[i] for i in earlier if i in contents})
@@ -167,6 +200,16 @@ class RowFile(ABC, Generic[Row]):
         kept = [self.cells(row) for rows in self.finished.values() for row in rows]
         with atomic_path(self.path) as temporary:
             temporary.write_text(_text([self.columns, *kept]), encoding="utf-8", newline="")
+
+    def close(self) -> None:
+        """Let another measurement have the folder."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @classmethod
     def cells(cls, row: Row) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
-from textsam.evaluate.alone import alone_in
-from textsam.evaluate.ask import TOLERANCE_PX, SegmentsByWord, ask
+from textsam.evaluate.ask import TOLERANCE_PX, Asked, SegmentsByWord, ask
 from textsam.evaluate.cases import SUMMARY_FILE, Case, CaseFile, ImageKey
-from textsam.evaluate.plan import Prompts, Protocol, make_plan
+from textsam.evaluate.plan import Plan, Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
@@ -98,55 +97,72 @@ def evaluate(
     plan = make_plan(samples, segmenter.prompts, protocol, negatives, seed)
     settings = _settings(segmenter, protocol, refine, refine_with, negatives, seed)
     settings["slab_tolerance_px"] = float(slab_tolerance_px)
-    asking: dict[str, Any] = {
-        "options": options,
-        "seed": seed,
-        "slab_tolerance_px": slab_tolerance_px,
-    }
-    by_image: dict[ImageKey, list[Case]] = {}
-    file: CaseFile | None = None
-    with alone_in(out):
-        if out is not None:
-            contents = digests_of(sample for sample, _ in plan.images.values())
-            file = CaseFile(out, settings, plan.expected(protocol), contents, resume=resume)
-            by_image.update(file.finished)
-            # A summary of fewer or other cases must not survive a kill of this run.
-            (out / SUMMARY_FILE).unlink(missing_ok=True)
-            # Nor must a sheet of other cases.
-            sheet_path = out / WORST_FILE
-            if len(by_image) < len(plan.images) or cases_per_group(sheet_path) != worst:
-                sheet_path.unlink(missing_ok=True)
+    shown_as = segmenter.adapter_name if progress else None
 
-        sheet = WorstCases(worst if out is not None else 0)
-        with _bar(progress) as bar:
-            task = bar.add_task(
-                settings["adapter"], total=len(plan.images), completed=len(by_image)
-            )
-            for image, (sample, questions) in plan.images.items():
-                if image in by_image:
-                    continue
-                asked = ask(segmenter, sample, questions, protocol, **asking)
-                by_image[image] = asked.cases
-                sheet.add(asked)
-                if file is not None:
-                    file.append(asked.cases)
-                bar.advance(task)
-        cases = [case for image in plan.images for case in by_image[image]]
-        summary = summarise(
-            cases, settings, skipped=plan.skipped, unasked_images=len(samples) - len(plan.images)
+    def asked_of(image: ImageKey) -> Asked:
+        sample, questions = plan.images[image]
+        return ask(
+            segmenter,
+            sample,
+            questions,
+            protocol,
+            options=options,
+            seed=seed,
+            slab_tolerance_px=slab_tolerance_px,
         )
-        if out is not None:
-            if not (out / WORST_FILE).exists():
-                # Of images done by an earlier run there are figures and no pictures: ask once more.
-                for image in sheet.missing(cases):
-                    sample, questions = plan.images[image]
-                    again = ask(segmenter, sample, questions, protocol, **asking)
-                    sheet.add(again, keep=True)
-                sheet.write(out / WORST_FILE, cases)
-            with atomic_path(out / SUMMARY_FILE) as temporary:
-                text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-                temporary.write_text(text + "\n", encoding="utf-8")
+
+    def summary_of(cases: Sequence[Case]) -> EvaluationSummary:
+        unasked = len(samples) - len(plan.images)
+        return summarise(cases, settings, skipped=plan.skipped, unasked_images=unasked)
+
+    if out is None:
+        return summary_of(_cases(plan, asked_of, None, WorstCases(0), shown_as))
+    contents = digests_of(sample for sample, _ in plan.images.values())
+    with CaseFile(out, settings, plan.expected(protocol), contents, resume=resume) as file:
+        # A summary of fewer or other cases must not survive a kill of this run.
+        (out / SUMMARY_FILE).unlink(missing_ok=True)
+        # Nor must a sheet of other cases.
+        sheet_path = out / WORST_FILE
+        if len(file.finished) < len(plan.images) or cases_per_group(sheet_path) != worst:
+            sheet_path.unlink(missing_ok=True)
+        sheet = WorstCases(worst)
+        cases = _cases(plan, asked_of, file, sheet, shown_as)
+        summary = summary_of(cases)
+        if not sheet_path.exists():
+            # Of images done by an earlier run there are figures and no pictures: ask once more.
+            for image in sheet.missing(cases):
+                sheet.add(asked_of(image), keep=True)
+            sheet.write(sheet_path, cases)
+        with atomic_path(out / SUMMARY_FILE) as temporary:
+            text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
     return summary
+
+
+def _cases(
+    plan: Plan,
+    asked_of: Callable[[ImageKey], Asked],
+    file: CaseFile | None,
+    sheet: WorstCases,
+    shown_as: str | None,
+) -> list[Case]:
+    """All cases in the order of the plan; those that the file lacks are asked for and added.
+
+    shown_as: beside a bar; None shows none.
+    """
+    by_image = {} if file is None else dict(file.finished)
+    with _bar(shown_as is not None) as bar:
+        task = bar.add_task(shown_as or "", total=len(plan.images), completed=len(by_image))
+        for image in plan.images:
+            if image in by_image:
+                continue
+            asked = asked_of(image)
+            by_image[image] = asked.cases
+            sheet.add(asked)
+            if file is not None:
+                file.append(asked.cases)
+            bar.advance(task)
+    return [case for image in plan.images for case in by_image[image]]
 
 
 def _bar(shown: bool) -> Progress:

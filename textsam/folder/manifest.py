@@ -19,14 +19,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from textsam.errors import ConfigError, DataError, OutputError, TextSAMError
 from textsam.folder.find import real_path
 from textsam.folder.names import SHEET_NAME
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+from textsam.io.lock import locked
 
 __all__ = ["InputRecord", "Manifest", "file_identity", "outputs_before"]
 
@@ -143,8 +141,7 @@ class Manifest:
         with ExitStack() as undo:
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                self._lock = _locked(out / f".{self.path.stem}.lock")
-                undo.callback(self._lock.release)
+                undo.enter_context(locked(out / f".{self.path.stem}.lock", _busy(out)))
                 # Without a buffer, as what a full disk did not take would be written by closing.
                 self._file: FileIO = undo.enter_context(self.path.open("ab", buffering=0))
                 self._file.truncate(_whole_bytes(self.path))
@@ -208,19 +205,11 @@ def _whole_bytes(path: Path) -> int:
         return sum(len(line) for line in file if line.endswith(b"\n"))
 
 
-def _locked(path: Path) -> BaseFileLock:
-    """Hold a lock that ends with this process, however that ends."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(
-            f"{path.parent}: another process is at work on the same shard of it; wait for it, or "
-            "give each process a --shard of its own"
-        ) from error
-    return lock
+def _busy(out: Path) -> ConfigError:
+    return ConfigError(
+        f"{out}: another process is at work on the same shard of it; wait for it, or give each "
+        "process a --shard of its own"
+    )
 
 
 def _manifests(out: Path) -> list[Path]:
