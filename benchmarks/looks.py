@@ -27,6 +27,7 @@ from textsam.adapters import read_adapter_config
 from textsam.api import load_model
 from textsam.config import read_config
 from textsam.data.close_crop import close_crop
+from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
 from textsam.data.sources import samples_of
 from textsam.evaluate.tables import markdown
@@ -88,7 +89,7 @@ def open_minded(folder: Path) -> Segmenter:
 def looks(sample: Sample, prompts: Sequence[str], seed: int) -> Iterator[Look]:
     """(concept, name of the look, pixels, mask): the whole image, then closer and closer ones."""
     image, masks = load_sample(sample)
-    for concept, mask in masks.items():
+    for concept, mask in by_prompt(masks, prompts).items():
         if concept not in prompts or not mask.any():
             continue
         yield concept, WHOLE, image, mask
