@@ -182,13 +182,10 @@ def _measured(run: Run) -> dict[int, float]:
 
 def step_without_learning(run: Run, batch: Sequence[tuple[Any, Any]]) -> None:
     """Forward and backward of a batch."""
-    import torch
+    from textsam.train.run import batch_loss
 
-    keys, items = zip(*batch, strict=True)
-    weights = run.config.loss
-    parts = run.forward.losses(keys, items)
-    totals = [p.total(weights.bce, weights.dice, weights.iou) for p in parts]
-    torch.stack(totals).mean().backward()  # type: ignore[no-untyped-call]
+    loss, _ = batch_loss(run, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
     run.optimiser.zero_grad(set_to_none=True)
 
 

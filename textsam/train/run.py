@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from textsam.data.dataset import TrainDataset, TrainItem
 from textsam.errors import ConfigError, TextSAMError
 from textsam.model.tuning import trainable_parameters, trainable_state
 from textsam.train.log import RunLog
+from textsam.train.losses import LossParts
 from textsam.train.memory import peak_memory_mib
 from textsam.train.order import Key
 from textsam.train.processes import Processes
@@ -29,7 +30,7 @@ from textsam.train.setup import STATE_FILE, Run, architecture_from, setup
 from textsam.train.state import write_state
 from textsam.train.validate import Validation, validate
 
-__all__ = ["Run", "architecture_from", "batches_at", "fit", "setup", "train"]
+__all__ = ["Run", "architecture_from", "batch_loss", "batches_at", "fit", "setup", "train"]
 
 
 class _Keyed(Dataset[tuple[Key, TrainItem]]):
@@ -201,9 +202,19 @@ def batches_at(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
     return iter(loader)
 
 
+def batch_loss(
+    run: Run, batch: Sequence[tuple[Key, TrainItem]]
+) -> tuple[torch.Tensor, list[LossParts]]:
+    """The loss of a batch, a mean over its images, and the parts of each image's."""
+    keys, items = zip(*batch, strict=True)
+    parts = run.forward.losses(keys, items)
+    weights = run.config.loss
+    totals = [p.total(weights.bce, weights.dice, weights.iou) for p in parts]
+    return torch.stack(totals).mean(), parts
+
+
 def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) -> dict[str, float]:
     config = run.config
-    weights_of = config.loss
     factor = rate_factor(
         *run.scheduled(run.state.step),
         warmup_steps=config.optim.warmup_steps,
@@ -216,13 +227,12 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     sums = {"loss": 0.0}
     seen: dict[str, list[float]] = {}
     for _ in range(config.accumulate):
-        keys, items = zip(*next(batches), strict=True)
-        parts = run.forward.losses(keys, items)
-        totals = [p.total(weights_of.bce, weights_of.dice, weights_of.iou) for p in parts]
-        loss = torch.stack(totals).mean() / config.accumulate
+        batch = next(batches)
+        mean, parts = batch_loss(run, batch)
+        loss = mean / config.accumulate
         if not bool(torch.isfinite(loss)):
             # Going on would write a state of NaNs over the last good one.
-            names = ", ".join(item.sample.name for item in items)
+            names = ", ".join(item.sample.name for _, item in batch)
             raise TextSAMError(
                 f"step {run.state.step + 1}: the loss is {float(loss.detach())} for {names}; "
                 "lower optim.lr or set optim.grad_clip, and go on under another name with "
