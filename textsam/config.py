@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from textsam.data.augment_config import AugmentConfig
 from textsam.data.settings import DataSettings
 from textsam.errors import ConfigError
 from textsam.invalid import invalid_fields
+from textsam.io.folder_name import folder_name_fault
 from textsam.presets import PRESETS
 from textsam.refinement import RefineWith
 from textsam.sections import Section, read_sections
@@ -124,11 +124,8 @@ class TrainConfig(Section):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-            raise ValueError(
-                f"{name!r} cannot be the name of a folder; use letters, digits, ., -, + and _, "
-                "and no . at the beginning"
-            )
+        if fault := folder_name_fault(name):
+            raise ValueError(fault)
         return name
 
     @model_validator(mode="before")

@@ -27,6 +27,7 @@ from textsam.errors import DataError
 from textsam.io.atomic import atomic_path
 from textsam.io.coco import encode_rle
 from textsam.io.coco_polygons import exact_polygons
+from textsam.io.folder_name import folder_name_fault
 from textsam.io.pillow import stored_orientation
 from textsam.io.raster import write_mask, write_picture
 
@@ -69,8 +70,8 @@ def coco_to_set(
     manifest, splits = _known(root / MANIFEST_NAME), _known(root / SPLITS_NAME)
     if name in manifest or (root / name).exists() or any(k.split("/")[0] == name for k in splits):
         raise DataError(f"{root} has a set {name!r} already; choose another name")
-    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-        raise DataError(f"{name!r} cannot be the name of a folder; use letters, digits, - and _")
+    if fault := folder_name_fault(name):
+        raise DataError(fault)
     samples, found = _samples(parts, source)
     # The faults first: a file that cannot be read has no samples, which is no matter of categories.
     check_samples(samples, found, allowed=allowed).raise_errors("Nothing was written.")
