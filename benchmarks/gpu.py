@@ -56,6 +56,7 @@ import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from gpu_files import PLACE, pack, receive
 from gpu_together import one, side_by_side
@@ -189,17 +190,17 @@ def session(arguments: argparse.Namespace) -> int:
     if not arguments.without_busi:
         works.append(("busi", ["busi", *out]))
     for path in arguments.train:
-        name = Path(path).stem
         works += [
-            (f"train-{name}", ["train", path, "--slice", "50"]),
-            (f"finish-{name}", ["finish", path, *out]),
+            (f"train {path}", ["train", path, "--slice", "50"]),
+            (f"finish {path}", ["finish", path, *out]),
         ]
-    works += [(f"ablate-{Path(path).stem}", ["ablate", path, *out]) for path in arguments.ablate]
-    works += [(f"methods-{name}", ["methods", name, *out]) for name in arguments.methods]
+    works += [(f"ablate {path}", ["ablate", path, *out]) for path in arguments.ablate]
+    works += [(f"methods {name}", ["methods", name, *out]) for name in arguments.methods]
     marks = PLACE / "done"
     marks.mkdir(parents=True, exist_ok=True)
     for name, command in works:
-        if (marks / name).exists():
+        mark = marks / quote(name, safe="")  # a path of many folders as one name
+        if mark.exists():
             continue
         minutes = (deadline - time.monotonic()) / 60
         # Less than this would go into loading the model.
@@ -212,7 +213,7 @@ def session(arguments: argparse.Namespace) -> int:
         if code:
             print(f"{name}: " + ("unfinished" if code == UNFINISHED else f"failed with {code}"))
             return code
-        (marks / name).touch()
+        mark.touch()
     print("nothing is left")
     return 0
 

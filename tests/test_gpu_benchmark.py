@@ -88,6 +88,36 @@ def test_a_session_goes_on_where_the_last_one_stopped(
     assert len(done) == 5, "too little time to begin"
 
 
+def test_a_session_tells_works_of_one_file_name_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        done.append(command[2:4])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(gpu, "PLACE", tmp_path)
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    options = argparse.Namespace(
+        minutes=9.0,
+        out="OUT",
+        without_busi=True,
+        train=["one/a.yaml", "two/a.yaml"],
+        ablate=["one/a.yaml", "two/a.yaml"],
+        methods=[],
+    )
+    assert gpu.session(options) == 0
+    assert done == [
+        ["train", "one/a.yaml"],
+        ["finish", "one/a.yaml"],
+        ["train", "two/a.yaml"],
+        ["finish", "two/a.yaml"],
+        ["ablate", "one/a.yaml"],
+        ["ablate", "two/a.yaml"],
+    ]
+
+
 def test_a_table_that_time_cuts_short_is_unfinished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
