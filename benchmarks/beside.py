@@ -77,6 +77,8 @@ def main() -> None:
     record = {
         "adapter": segmenter.adapter_name,
         "fingerprint": segmenter.fingerprint,
+        # The tensors do not tell a newly calibrated adapter from the one before.
+        "identity": segmenter.identity,
         "seed": arguments.seed,
         "sets": arguments.sets,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -23,6 +23,8 @@ from curves import draw_curves
 from PIL import Image
 from scipy.stats import binomtest
 
+from textsam.adapters import AdapterConfig, read_adapter_config
+
 
 def main() -> None:
     """Read, compose, write."""
@@ -63,22 +65,35 @@ def main() -> None:
 def _refuse_others(
     config: dict[str, Any], summary: dict[str, Any], arguments: argparse.Namespace
 ) -> None:
-    """Stop where figures are of another adapter, or of this one as it was calibrated before."""
+    """Stop where figures are of another adapter, or of this one as it was calibrated before.
+
+    Faithfulness records all that answers depend on; what the others record of it is a digest, which
+    is compared with that of faithfulness.
+    """
     faithfulness = _json(arguments.evaluation / "faithfulness" / "faithfulness.json")
     beside = _json(arguments.evaluation / "beside.json")
-    made = {"summary.json": summary["settings"], "beside.json": beside}
+    made = {"summary.json": {"identity": None, **summary["settings"]}}
+    if beside is not None:
+        made["beside.json"] = beside
+    measured: dict[str, Any] | None = None
     if faithfulness is not None:
-        made["faithfulness/faithfulness.json"] = faithfulness["settings"]
-    others = [
-        name
-        for name, facts in made.items()
-        if facts is not None and facts["fingerprint"] != config["tensors_sha256"]
-    ]
-    if faithfulness is not None and (
-        faithfulness["found_threshold"] != config["found_threshold"]
-        or faithfulness["settings"]["identity"] != summary["settings"].get("identity")
-    ):
-        others.append("faithfulness/faithfulness.json")
+        measured = made["faithfulness/faithfulness.json"] = faithfulness["settings"]
+        now = read_adapter_config(arguments.adapter).model_copy(
+            update={"training": {}, "terms": ""}
+        )
+        as_now = AdapterConfig.model_validate(measured["config"]) == now
+
+    def is_other(facts: dict[str, Any]) -> bool:
+        if facts["fingerprint"] != config["tensors_sha256"]:
+            return True
+        if measured is None or "identity" not in facts:
+            return False
+        alike = facts["identity"] == measured["identity"]
+        return not alike if as_now else alike
+
+    others = [name for name, facts in made.items() if is_other(facts)]
+    if summary["settings"]["prompts"] != config["prompts"]:
+        others.append("summary.json")
     if others:
         raise SystemExit(
             f"{arguments.evaluation}: {', '.join(dict.fromkeys(others))}: not of the adapter in "

@@ -77,7 +77,8 @@ def test_an_answer_that_is_cut_short_or_none_is_a_lost_request(answer: bytes, pr
 def card(folder: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
     """Write the generalist's card from copies, with settings of its adapter changed."""
     shutil.copytree(ROOT / "weights" / "generalist", folder / "weights")
-    shutil.copytree(ROOT / "benchmarks" / "results" / "generalist", folder / "results")
+    if not (folder / "results").exists():
+        shutil.copytree(ROOT / "benchmarks" / "results" / "generalist", folder / "results")
     path = folder / "weights" / "adapter.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **change}), "utf-8")
     arguments = ["model_card.py", str(folder / "weights"), str(folder / "results")]
@@ -86,12 +87,34 @@ def card(folder: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
     return (folder / "weights" / "README.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("change", [{"tensors_sha256": "0" * 64}, {"found_threshold": 0.5}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tensors_sha256": "0" * 64},
+        {"found_threshold": 0.5},
+        {"score_map": [[0.0, 0.0], [1.0, 1.0]]},
+        {"sides_for": {"tumor": [112]}},
+        {"kinds": None},
+    ],
+)
 def test_a_card_is_not_written_from_figures_of_another_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    with pytest.raises(SystemExit, match=r"faithfulness\.json.*evaluate it again"):
+    with pytest.raises(SystemExit, match=r"summary.*faithfulness\.json.*evaluate it again"):
         card(tmp_path, change, monkeypatch)
+
+
+def test_a_card_is_not_written_with_some_figures_from_before_a_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    card(tmp_path, {}, monkeypatch)
+    shutil.rmtree(tmp_path / "weights")
+    record = json.loads((results / "beside.json").read_text("utf-8"))
+    before = json.dumps({**record, "identity": "0" * 64})
+    (results / "beside.json").write_text(before, "utf-8")
+    with pytest.raises(SystemExit, match=r"results: beside\.json: not of the adapter"):
+        card(tmp_path, {}, monkeypatch)
 
 
 def test_a_card_of_figures_of_its_own_adapter_is_written(
@@ -183,6 +206,14 @@ def test_looks_are_the_whole_image_and_squares_around_what_is_there(tmp_path: Pa
     for _, _, pixels, mask in found:
         assert mask.sum() == 600
         assert np.array_equal(mask, pixels[..., 0] == 200)
+
+
+def test_looks_ask_by_the_adapters_word_for_what_the_data_show(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        PILImage.new("L", (50, 40), 255).save(tmp_path / name / "0.png")
+    (sample,) = samples_from_folder(tmp_path, "lesion", modality="breast ultrasound")
+    assert [concept for concept, *_ in looks.looks(sample, ("tumor",), 0)] == ["tumor"]
 
 
 def test_the_table_of_looks_has_one_figure_for_each_adapter() -> None:
