@@ -126,7 +126,7 @@ class Recorder:
     def __init__(self, run: Run, answers: list[Tensor] | None = None) -> None:
         self.asked: list[list[Given | None]] = []
         self.answers = answers
-        ask = run.forward._ask
+        ask = run.forward.asking.ask
 
         def noted(
             embedding: Tensor, tokens: Tensor | None, given: Any, worded: bool = True
@@ -137,7 +137,7 @@ class Recorder:
             logits = self.answers.pop(0)
             return logits, torch.full((len(logits), 1), float(len(self.asked)))
 
-        run.forward._ask = noted  # type: ignore[method-assign]
+        run.forward.asking.ask = noted  # type: ignore[method-assign]
 
 
 def test_the_box_of_a_pass_is_that_of_the_mask_before_and_empty_masks_keep_their_answer(

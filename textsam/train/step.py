@@ -14,6 +14,7 @@ from textsam.data.dataset import TrainItem
 from textsam.model.build import BuiltModel
 from textsam.refinement import RefineWith, points_and_box
 from textsam.train.answers import Answers, Posed
+from textsam.train.asking import Asking
 from textsam.train.cache import EmbeddingCache
 from textsam.train.losses import (
     LossParts,
@@ -63,6 +64,7 @@ class Forward:
         self.seed = seed
         self.cache = cache
         self.empty_weight = empty_weight
+        self.asking = Asking(built.model, device)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "bfloat16":
@@ -127,7 +129,7 @@ class Forward:
             rng: draws geometry; None simulates none.
         """
         posed = self._posed(item, embedding, tokens, rng)
-        passes = [self._ask(embedding, posed.tokens, posed.given, posed.worded)]
+        passes = [self.asking.ask(embedding, posed.tokens, posed.given, posed.worded)]
         draws = rng if rng is not None else np.random.default_rng((self.seed, 0x5E1F))
         for _ in range(1, self.self_prompt.passes):
             passes.append(self._again(item, embedding, posed.tokens, passes[-1], draws))
@@ -160,72 +162,6 @@ class Forward:
         )
         return Posed(order, tokens, [*given, *[None] * (count - len(given))], worded)
 
-    def _ask(
-        self,
-        embedding: Tensor,
-        tokens: Tensor | None,
-        given: Sequence[Given | None],
-        worded: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """(n, 1, 256, 256) logits and (n, 1) predicted IoU of n prompts.
-
-        Args:
-            embedding: (1, 256, 64, 64).
-            tokens: (n, 256) or None.
-            given: geometry of each, all of one kind, or None.
-            worded: whether prompts with geometry get their words; the others do.
-        """
-        logits, iou, places = [], [], []
-        for members, sparse, dense in self._prompts(tokens, given, worded):
-            answer = self.built.model.decode(embedding, sparse, dense)
-            logits.append(answer[0])
-            iou.append(answer[1])
-            places += members
-        if len(logits) == 1:
-            return logits[0], iou[0]
-        back = torch.tensor(places, device=embedding.device).argsort()
-        return torch.cat(logits)[back], torch.cat(iou)[back]
-
-    def _prompts(
-        self, tokens: Tensor | None, given: Sequence[Given | None], worded: bool
-    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Sparse and dense prompts in groups of one shape: first those with geometry.
-
-        Arguments as of `_ask`. Yields the places of a group's prompts, and their two parts.
-        """
-        groups = [
-            [i for i, own in enumerate(given) if own is not None],
-            [i for i, own in enumerate(given) if own is None],
-        ]
-        for members, geometric in zip(groups, (True, False), strict=True):
-            if not members:
-                continue
-            own = tokens if tokens is None or len(members) == len(given) else tokens[members]
-            if geometric:
-                prompts = [one for one in given if one is not None]
-                yield members, *self._tokens(own if worded else None, prompts)
-            else:
-                yield members, *self.built.model.prompt_tokens(own, count=len(members))
-
-    def _tokens(self, words: Tensor | None, given: Sequence[Given]) -> tuple[Tensor, Tensor]:
-        """Sparse and dense prompt of objects whose geometry is of one kind."""
-        points: tuple[Tensor, Tensor] | None = None
-        boxes: Tensor | None = None
-        masks: Tensor | None = None
-        if len(given[0].points):
-            places = np.stack([own.points for own in given])
-            labels = torch.ones(places.shape[:2])
-            points = (
-                torch.tensor(places, dtype=torch.float32).to(self.device),
-                labels.to(self.device),
-            )
-        if given[0].box is not None:
-            corners = np.stack([own.box for own in given if own.box is not None])
-            boxes = torch.tensor(corners, dtype=torch.float32).to(self.device)
-        if given[0].mask is not None:
-            masks = torch.stack([own.mask for own in given if own.mask is not None])
-        return self.built.model.prompt_tokens(words, points, boxes, masks)
-
     def _geometry(
         self,
         item: TrainItem,
@@ -252,10 +188,10 @@ class Forward:
         own = None if tokens is None else tokens[:present]
         with torch.no_grad():
             if own is not None:
-                before = self._ask(embedding, own, [None] * present)[0]
+                before = self.asking.ask(embedding, own, [None] * present)[0]
             else:
                 boxes = [given_by_truth(truth, RefineWith.BOX, policy, rng) for truth in truths]
-                before = self._ask(embedding, None, boxes)[0]
+                before = self.asking.ask(embedding, None, boxes)[0]
         return self._from_output(before, item, kind, rng), worded
 
     def _again(
@@ -272,7 +208,7 @@ class Forward:
         if not due:
             return before
         words = None if tokens is None else tokens[due]
-        now = self._ask(embedding, words, [given[i] for i in due])
+        now = self.asking.ask(embedding, words, [given[i] for i in due])
         picks = list(range(len(given)))
         for row, index in enumerate(due):
             picks[index] = len(given) + row
@@ -359,7 +295,7 @@ class Forward:
             for number, (item, embedding, tokens, rng) in enumerate(asked):
                 posed = self._posed(item, embedding, tokens, rng)
                 targets.append(item.targets[posed.order])
-                for members, sparse, dense in self._prompts(
+                for members, sparse, dense in self.asking.groups(
                     posed.tokens, posed.given, posed.worded
                 ):
                     length, own = sparse.shape[1], (len(members), -1, -1, -1)
