@@ -15,18 +15,18 @@ from torch import Tensor
 
 from textsam.adapters import AdapterConfig
 from textsam.batch import BatchAnswer, batches
-from textsam.decoded import Decoded
 from textsam.encoded import means_of
 from textsam.errors import PromptError
 from textsam.kinds import UNLOOKED
 from textsam.manual import manual_geometry, per_prompt
 from textsam.model.build import BuiltModel
+from textsam.passes import Refine, passes_for
 from textsam.prepare import ImageLike, Prepared, prepare
 from textsam.question import Question, as_list, understood, warned
 from textsam.refine import Geometry
 from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
-from textsam.settle import Settle, settle_of
+from textsam.settle import Settle
 from textsam.sides import Sides
 from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
 from textsam.verdict import verdict
@@ -34,9 +34,6 @@ from textsam.view import Asked
 from textsam.views import Views
 
 __all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
-
-Refine = int | str | Settle
-"""Refinement passes, "settle", or when a mask has settled."""
 
 
 class Segmenter:
@@ -312,21 +309,7 @@ class Segmenter:
         Raises:
             PromptError: neither a whole number of at least 0 nor a rule for settling.
         """
-        if refine is None:
-            config = self.config
-            return [
-                0 if q.text is None else config.refine_for.get(q.concept or "", config.refine)
-                for q in questions
-            ]
-        rule = settle_of(refine)
-        if rule is not None:
-            return [rule] * len(questions)
-        if not (isinstance(refine, int | np.integer) and refine >= 0):
-            raise PromptError(
-                f"refine is {refine!r}; give 0 or more passes, a whole number, or 'settle' to "
-                "refine until the mask changes no more"
-            )
-        return [int(refine)] * len(questions)
+        return passes_for(questions, refine, self.config)
 
     def prepare(self, image: ImageLike) -> Prepared:
         """Read an image and make it the model's input. Safe to call from several threads.
@@ -362,10 +345,7 @@ class Segmenter:
         config = self.config
         gives = config.refine_with if refine_with is None else refine_with
         geometry = list(manual) if manual is not None else [None] * len(questions)
-        by_sides: dict[tuple[int, ...], list[int]] = {}
-        for place, question in enumerate(questions):
-            by_sides.setdefault(self.sides_px(question), []).append(place)
-        answers: dict[int, list[Decoded]] = {}
+        sides = [self.sides_px(question) for question in questions]
         own = (self.own_side_px,)
         with torch.inference_mode():
             looks = [UNLOOKED for _ in images]
@@ -373,33 +353,30 @@ class Segmenter:
             if config.kinds is not None:
                 embeddings = self._sides.encodings.embed(images)
                 looks = [config.kinds.look(mean) for mean in means_of(embeddings, images)]
-            for sides_px, places in by_sides.items():
-                asked = Asked(
-                    texts=[questions[i].text for i in places],
-                    tokens=[self._token(questions[i]) for i in places],
-                    geometry=[geometry[i] for i in places],
-                    passes=[passes[i] for i in places],
-                    gives=gives,
-                    threshold=config.mask_threshold,
-                    authors_frame=config.authors_frame,
-                    seed=seed,
-                )
-                together = self._sides.decode(images, asked, sides_px, embeddings)
-                # Image after image, and of each its questions.
-                answers |= {i: together[row :: len(places)] for row, i in enumerate(places)}
+            asked = Asked(
+                texts=[question.text for question in questions],
+                tokens=[self._token(question) for question in questions],
+                geometry=geometry,
+                passes=passes,
+                gives=gives,
+                threshold=config.mask_threshold,
+                authors_frame=config.authors_frame,
+                seed=seed,
+            )
+            answers = self._sides.decode(images, asked, sides, embeddings)
         return [
             [
                 verdict(
                     config,
                     image,
                     question,
-                    answers[i][row],
+                    answers[row][i],
                     refined=passes[i],
                     gives=gives,
                     # Whoever shows a place has said what kind of thing to look for there.
                     look=look if geometry[i] is None else UNLOOKED,
                     views=str(self.views),
-                    sides_px=sides if (sides := self.sides_px(question)) != own else (),
+                    sides_px=sides[i] if sides[i] != own else (),
                 )
                 for i, question in enumerate(questions)
             ]

@@ -68,20 +68,37 @@ class Sides:
         self,
         images: Sequence[Prepared],
         asked: Asked,
-        sides_px: Sequence[int],
+        sides_px: Sequence[tuple[int, ...]],
         embeddings: Sequence[Tensor] | None = None,
-    ) -> list[Decoded]:
-        """Ask C questions of each of B images, at some sides and by all views, and average.
+    ) -> list[list[Decoded]]:
+        """Ask C questions of each of B images, each at its sides and by all views, and average.
 
         Args:
             images: as the plain view at the adapter's own side sees them.
             asked: the questions.
-            sides_px: of the model's square.
+            sides_px: (C,) of the model's square.
             embeddings: (B,) of the images at the adapter's own side, where they are known.
 
         Returns:
-            B × C answers, image after image, in the frames of the images' regions.
+            B lists of C answers, in the frames of the images' regions.
         """
+        answers: list[dict[int, Decoded]] = [{} for _ in images]
+        for sides in dict.fromkeys(sides_px):
+            places = [place for place, own in enumerate(sides_px) if own == sides]
+            together = self._decode_at(images, asked.some(places), sides, embeddings)
+            for row, found in enumerate(answers):
+                start = row * len(places)
+                found.update(zip(places, together[start : start + len(places)], strict=True))
+        return [[found[place] for place in range(len(sides_px))] for found in answers]
+
+    def _decode_at(
+        self,
+        images: Sequence[Prepared],
+        asked: Asked,
+        sides_px: Sequence[int],
+        embeddings: Sequence[Tensor] | None,
+    ) -> list[Decoded]:
+        """B × C answers, image after image; arguments as of `decode`, all at the same sides."""
         by_view = []
         for at in dict.fromkeys((*sides_px, *self.views.sides_px)):
             fitted = [self._at[at][0].fit(image) for image in images]

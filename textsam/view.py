@@ -43,6 +43,16 @@ class Asked:
     authors_frame: bool
     seed: int
 
+    def some(self, places: Sequence[int]) -> Asked:
+        """The questions at these places alone."""
+        return replace(
+            self,
+            texts=[self.texts[i] for i in places],
+            tokens=[self.tokens[i] for i in places],
+            geometry=[self.geometry[i] for i in places],
+            passes=[self.passes[i] for i in places],
+        )
+
 
 class View:
     """One way of looking at images: a model at one side, and whether they are mirrored.
