@@ -189,6 +189,20 @@ def test_fields_that_would_have_no_say_are_refused(client: TestClient) -> None:
     assert "no field 'windw'" in misspelt.json()["error"]["message"]
 
 
+def test_parameters_of_the_address_are_refused(client: TestClient) -> None:
+    file = {"file": ("a.png", png())}
+    for address, data, said in (
+        ("/segment?prompts=tumor", {}, "prompts is given in the address; give it as a field"),
+        ("/segment?refine=2", {"prompts": "tumor"}, "refine is given in the address"),
+        ("/segment?refine=", {"prompts": "tumor"}, "refine is given in the address"),
+        ("/segment?colour=red", {"prompts": "tumor"}, "there is no 'colour'"),
+    ):
+        refused = client.post(address, files=file, data=data)
+        assert error_of(refused) == (422, "RequestError"), address
+        assert said in refused.json()["error"]["message"]
+    assert client.post("/segment?", files=file, data={"prompts": "tumor"}).status_code == 200
+
+
 def test_request_without_a_file(client: TestClient) -> None:
     assert error_of(client.post("/segment", data={"prompts": "tumor"})) == (422, "RequestError")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -64,6 +64,8 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
         summary="Find what prompts name in an image",
         response_class=Response,
         responses=_ANSWERS,
+        # Here, so that a field that is missing for being in the address is not all that is said.
+        dependencies=[Depends(_check_address)],
     )
     async def segment(
         request: Request,
@@ -136,6 +138,21 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
                 warnings=warnings,
                 seconds=time.perf_counter() - began,
             )
+
+
+def _check_address(request: Request) -> None:
+    """Refuse parameters of the address, which would have no say.
+
+    Raises:
+        Refusal: 422, there is one.
+    """
+    for name in request.query_params:
+        if name in _ONCE | _REPEATABLE:
+            wrong = f"{name} is given in the address; give it as a field of the form"
+        else:
+            known = ", ".join(sorted(_ONCE | _REPEATABLE))
+            wrong = f"there is no {name[:40]!r}, in the address or the form; give fields of {known}"
+        raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
 
 
 def _check_fields(names: Sequence[str]) -> None:
