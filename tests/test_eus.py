@@ -261,6 +261,26 @@ def test_images_of_patients_that_are_in_no_part_are_told(tmp_path: Path) -> None
     assert "6 images are of patients in no part: C006 (3), C098 (1), C099 (2)" in str(caught.value)
 
 
+def test_files_of_other_suffixes_are_told(raw: Path, tmp_path: Path) -> None:
+    (raw / "train/images/C001").mkdir()
+    (raw / "train/images/C001/extra.gif").write_bytes(b"GIF89a")
+    (raw / "train/images/C001_0009.webp").write_bytes(b"RIFF")
+    for hidden in ("Thumbs.db", ".DS_Store"):  # put there by systems
+        (raw / "val/masks" / hidden).write_bytes(b"")
+    prepared = prepare_eus(raw, tmp_path / "eus", expected=MINI)
+    (warning,) = prepared.report.problems
+    assert (warning.kind, warning.part) == ("unsupported-file", "train")
+    assert warning.path == str(raw / "train/images")
+    assert "2 file(s) are none of" in warning.message
+    assert "left out: C001/extra.gif, C001_0009.webp" in warning.message
+    # Where an image is missing for it, the error has its name, too.
+    (raw / "train/images/C001_0000.tif").rename(raw / "train/images/C001_0000.gif")
+    with pytest.raises(DataCheckError) as caught:
+        prepare_eus(raw, tmp_path / "two", expected=MINI)
+    assert set(kinds(caught.value)) == {("wrong-count", "train"), ("mask-without-image", "train")}
+    assert "C001_0000.gif" in str(caught.value)
+
+
 def small(config: TrainConfig, root: Path) -> TrainConfig:
     """The same recipe for a model with three text layers, for three steps on this machine."""
     settings = config.model_dump()

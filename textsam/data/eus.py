@@ -22,7 +22,7 @@ import numpy as np
 import PIL.Image
 
 from textsam.data.check import Checker, check_samples
-from textsam.data.folder import IMAGE_SUFFIXES
+from textsam.data.folder import IMAGE_SUFFIXES, is_system_file, tell_unsupported
 from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample, Target, read_mask
 from textsam.data.staging import staged_folder
@@ -140,6 +140,9 @@ def prepare_eus(
         told = f"{sum(left_out.values()):,} images are of patients in no part: {_counts(left_out)}"
         found.append(Problem("patient-left-out", "", str(raw / "images"), told))
         remedy = f"{told}\n{remedy}"
+    # Numbers may be wrong for these, and errors are told without the warnings.
+    others = [f"{p.path}: {p.message}" for p in found if p.kind == "unsupported-file"]
+    remedy = "\n".join([*others, remedy])
     _check_counts(pairs, expected, pattern is not None, found)
     parts = {split: [_sample(pair) for pair in pairs[split]] for split in SPLITS}
     checker = Checker(progress=progress)
@@ -165,16 +168,22 @@ def _compiled(patient: str | None) -> re.Pattern[str] | None:
 
 
 def _files(folder: Path, problems: Problems) -> dict[str, Path]:
-    """Path inside the folder without suffix -> file."""
+    """Path inside the folder without suffix -> file; files of other suffixes are told of."""
     files: dict[str, Path] = {}
+    others: list[str] = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        if path.name.startswith("."):
+            continue
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            if path.is_file() and not is_system_file(path):
+                others.append(path.relative_to(folder).as_posix())
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:
             problems.add("duplicate-stem", path, f"{files[name]} has the same name; keep one file")
         else:
             files[name] = path
+    tell_unsupported(folder, others, problems)
     return files
 
 

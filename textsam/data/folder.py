@@ -16,7 +16,14 @@ from textsam.data.sample import Sample, Target
 from textsam.errors import DataError
 from textsam.sections import Section
 
-__all__ = ["IMAGE_SUFFIXES", "Selection", "samples_from_folder", "samples_from_manifest"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Selection",
+    "is_system_file",
+    "samples_from_folder",
+    "samples_from_manifest",
+    "tell_unsupported",
+]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _SUFFIXES = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -65,12 +72,22 @@ class _Listing:
     def tell_others(self, problems: Problems) -> None:
         """Warn of files that are left out."""
         names = sorted(path.name for paths in self.others.values() for path in paths)
-        if names:
-            problems.add(
-                "unsupported-file",
-                self.folder,
-                f"{len(names)} file(s) are none of {_SUFFIXES} and left out: {_listed(names)}",
-            )
+        tell_unsupported(self.folder, names, problems)
+
+
+def tell_unsupported(folder: Path, names: Sequence[str], problems: Problems) -> None:
+    """Warn of files of a folder, if any, that are left out for their suffix."""
+    if names:
+        problems.add(
+            "unsupported-file",
+            folder,
+            f"{len(names)} file(s) are none of {_SUFFIXES} and left out: {_listed(names)}",
+        )
+
+
+def is_system_file(path: Path) -> bool:
+    """Whether Windows puts such a file beside pictures by itself."""
+    return path.name.lower() in _SYSTEM_FILES
 
 
 def _index(folder: Path) -> _Listing:
@@ -81,7 +98,7 @@ def _index(folder: Path) -> _Listing:
                 continue
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 listing.usable.setdefault(path.stem, []).append(path)
-            elif path.name.lower() not in _SYSTEM_FILES and path.is_file():
+            elif path.is_file() and not is_system_file(path):
                 listing.others.setdefault(path.stem, []).append(path)
     return listing
 
