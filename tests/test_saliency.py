@@ -292,6 +292,27 @@ def test_prompts_of_a_folder(tmp_path: Path) -> None:
         write_prompts(tmp_path / "none", "tumor", out, bright)  # type: ignore[arg-type]
 
 
+def test_an_unreadable_image_is_reported_and_the_others_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images_and_masks(tmp_path, 2)
+    images, out = tmp_path / "images", tmp_path / "p.json"
+    wanted = write_prompts(images, "tumor", out, bright)["images"]  # type: ignore[arg-type]
+    (images / "000 broken.png").write_bytes(b"no image")
+    monkeypatch.setattr(
+        "textsam.cli.saliency.load_saliency", {method.SaliencyMethod.BOXES: bright}.get
+    )
+    written = run("saliency", images, "tumor", "-o", out, "--method", "boxes")
+    assert written.exit_code == 1
+    assert written.stdout == f"{out}: 2 of 2 images, 1 failed\n"
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert content["images"] == wanted
+    (failure,) = content["failures"]
+    assert failure["path"] == "000 broken.png"
+    assert str(images / "000 broken.png") in failure["error"]
+    assert written.stderr == f"error: {failure['error']}\n"
+
+
 def test_a_file_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     write_images_and_masks(tmp_path, 1)
 

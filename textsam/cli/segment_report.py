@@ -22,7 +22,7 @@ from textsam.folder.stream import write_object
 if TYPE_CHECKING:
     from textsam.segmenter import Segmenter
 
-__all__ = ["REPORT_FORMAT", "Console", "print_report", "print_unopened"]
+__all__ = ["REPORT_FORMAT", "Console", "print_report", "print_unopened", "say"]
 
 REPORT_FORMAT = 1
 
@@ -93,13 +93,13 @@ class Console(Listener):
         score = f"score {result['score']:.3f}"
         found = f"{result['area_px']} px, {score}" if result["found"] else f"not found ({score})"
         remark = _remark(result["extra"])
-        _say(f"{where}: {result['prompt']}: {found}{remark}{written}", sys.stdout)
+        say(f"{where}: {result['prompt']}: {found}{remark}{written}", sys.stdout)
 
     def failed(self, item: Input, frame: int | None, error: str) -> None:
         """Say why."""
         where = str(item.path) if frame is None else f"{item.path} [{frame}]"
         named = str(item.path) in error
-        _say(f"error: {error}" if named else f"error: {where}: {error}", sys.stderr)
+        say(f"error: {error}" if named else f"error: {where}: {error}", sys.stderr)
 
     def finished(self, record: InputRecord) -> None:
         """Count it."""
@@ -180,7 +180,7 @@ def _failures(paths: dict[str, str], records: Iterable[InputRecord]) -> Iterator
             yield {"input": paths[record.input], **failure}
 
 
-def _say(text: str, stream: TextIO) -> None:
+def say(text: str, stream: TextIO) -> None:
     """Print a line with what others named in it, which must neither stop a run nor fake a line.
 
     File names may hold bytes that are no characters, characters the stream cannot carry, line ends,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.data.folder import IMAGE_SUFFIXES
-from textsam.errors import DataError, OutputError
+from textsam.errors import DataError, ImageError, OutputError
 from textsam.io.atomic import save_text
 from textsam.io.out_folder import check_out_folder
 from textsam.io.raster import read_image
@@ -38,9 +38,9 @@ def write_prompts(
     Args:
         folder: of images; folders in it are not looked into.
         text: what is wanted.
-        out: JSON to write: `method`, `text`, `seed`, and in `images` file name -> `box`
+        out: JSON to write: `method`, `text`, `seed`, in `images` file name -> `box`
             (x_min, y_min, x_max, y_max) and `points` [(x, y), …] in pixels, or null where nothing
-            is salient.
+            is salient, and in `failures` the `path` and `error` of each file that cannot be read.
         saliency: how.
         seed: of the points.
 
@@ -49,7 +49,6 @@ def write_prompts(
 
     Raises:
         DataError: the folder has no images, or is none.
-        ImageError: one of them cannot be read.
         OutputError: `out` cannot be written, found out before there is any work.
         TextSAMError: writing it fails.
     """
@@ -64,14 +63,26 @@ def write_prompts(
     if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     images: dict[str, Any] = {}
+    failures: list[dict[str, str]] = []
     for path in paths:
-        pixels = np.clip(np.rint(read_image(path).pixels), 0, 255).astype(np.uint8)
+        try:
+            picture = read_image(path)
+        except ImageError as error:
+            failures.append({"path": path.name, "error": str(error)})
+            continue
+        pixels = np.clip(np.rint(picture.pixels), 0, 255).astype(np.uint8)
         region = salient_region(saliency(pixels, text), pixels)
         if region is None:
             images[path.name] = None
             continue
         found = prompt_of_region(region, generator_for(seed, path.name, text, 1))
         images[path.name] = {"box": found.box.tolist(), "points": found.points.tolist()}
-    content = {"method": saliency.name, "text": text, "seed": seed, "images": images}
+    content = {
+        "method": saliency.name,
+        "text": text,
+        "seed": seed,
+        "images": images,
+        "failures": failures,
+    }
     save_text(out, json.dumps(content, indent=1) + "\n")
     return content
