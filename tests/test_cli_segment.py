@@ -518,6 +518,20 @@ def test_a_single_dicom_image(asked: list[dict[str, Any]], tmp_path: Path) -> No
     assert (report.exit_code, "no pixel data" in report.stderr) == (1, True)
 
 
+def test_a_clip_that_makes_no_volume_is_told_before_the_model(
+    asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    clip, out = bundled("examples_ybr_color.dcm"), tmp_path / "out"
+    call = ("segment", clip, "tumor", "-o", out, "--format", "nifti")
+    result = run(*call)
+    assert result.exit_code == 1
+    assert "its 30 images have no places in the patient, so they make no volume" in result.stderr
+    (failure,) = report_of(run(*call, "--json"))["failures"]
+    assert failure["frame"] is None
+    assert asked == []
+    assert not out.exists()
+
+
 def test_a_full_disk_is_one_error(
     asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ import textsam.io.nifti_out as nifti_out
 from textsam.errors import ConfigError, ImageError, TextSAMError
 from textsam.io.dicom import open_dicom, open_series
 from textsam.io.nifti import open_nifti
-from textsam.io.nifti_out import write_nifti
+from textsam.io.nifti_out import check_nifti, write_nifti
 from textsam.io.open import open_stack
 from textsam.io.stack import Stack
 
@@ -270,12 +270,15 @@ def test_slices_that_make_no_even_volume_are_refused(
     write_series(tmp_path / "in", positions, **extra)
     stack = open_series(tmp_path / "in")
     with pytest.raises(ImageError, match=why):
+        check_nifti(stack)
+    with pytest.raises(ImageError, match=why):
         write_nifti(tmp_path / "m.nii", stack, {})
     assert not (tmp_path / "m.nii").exists()
 
 
 def test_slices_may_be_a_hundredth_off(tmp_path: Path) -> None:
     write_series(tmp_path / "in", [(0, 0, 0), (0, 0, 2.015), (0, 0, 4)])
+    check_nifti(open_series(tmp_path / "in"))
     made = load(write_nifti(tmp_path / "m.nii", open_series(tmp_path / "in"), {}))
     assert made.header.get_zooms() == pytest.approx((0.5, 0.8, 2.0))
     assert not np.asarray(made.dataobj).any()
@@ -335,6 +338,8 @@ def test_frames_without_places_make_no_volume(tmp_path: Path) -> None:
     assert isinstance(path, str)
     with pytest.raises(ImageError, match="its 30 images have no places in the patient"):
         write_nifti(tmp_path / "m.nii", open_dicom(path), {})
+    with pytest.raises(ImageError, match="its 30 images have no places in the patient"):
+        check_nifti(open_dicom(path))
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -366,3 +371,5 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(nifti_out, "find_spec", lambda name: None)
     with pytest.raises(TextSAMError, match=r"needs nibabel.*textsam\[medical\]"):
         write_nifti(tmp_path / "m.nii", stack, {})
+    with pytest.raises(TextSAMError, match=r"a.png: writing NIfTI needs nibabel"):
+        check_nifti(stack)

@@ -17,10 +17,12 @@ def formats_for(stack: Stack, wanted: Sequence[Format]) -> tuple[Format, ...]:
     """Those of the formats that an input can have.
 
     A DICOM segmentation is about DICOM images, and pages of a TIFF make no volume. Whether the
-    images of a DICOM input make one turns out when it is written.
+    images of a DICOM input make one turns out when it is written, unless NIfTI is all that would
+    be: then they would be segmented for nothing.
 
     Raises:
         ImageError: none of them.
+        TextSAMError: nothing but NIfTI is to be written, and nibabel is not installed.
     """
     unfit: set[Format] = set()
     if stack.format != "dicom":
@@ -34,4 +36,8 @@ def formats_for(stack: Stack, wanted: Sequence[Format]) -> tuple[Format, ...]:
             f"{stack.format} file: seg is for DICOM images, nifti for volumes and single images; "
             "add the format png"
         )
+    if set(fitting) == {"nifti"}:
+        from textsam.io.nifti_out import check_nifti
+
+        check_nifti(stack)
     return fitting

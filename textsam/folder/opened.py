@@ -84,7 +84,7 @@ def check_input(item: Input, options: Options) -> int:
     """Read the headers of an input, and nothing else; how many images are to be segmented.
 
     Raises:
-        ImageError, ConfigError: what `open_input` would say of it.
+        TextSAMError: what `open_input` would say of it.
     """
     stack = _open(item, options)
     formats_for(stack, options.formats)

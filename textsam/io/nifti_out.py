@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from textsam.io.nifti import NiftiStack
     from textsam.io.seg_source import FrameGeometry
 
-__all__ = ["write_nifti"]
+__all__ = ["check_nifti", "write_nifti"]
 
 _SCANNER, _ALIGNED = 1, 2  # NIFTI_XFORM codes of nifti1.h
 _MM, _SECONDS = 2, 8
@@ -66,11 +67,7 @@ def write_nifti(path: str | Path, stack: Stack, masks: Mapping[int, NDArray[np.b
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
     if suffix not in (".nii", ".nii.gz"):
         raise ConfigError(f"{path}: a NIfTI file ends in .nii or .nii.gz; give such a name")
-    if find_spec("nibabel") is None:
-        raise TextSAMError(
-            f"{path}: writing NIfTI needs nibabel, which is not installed; run "
-            '`pip install "textsam[medical]"`'
-        )
+    _require_nibabel(path)
     content = _image(stack, masks).to_bytes()
     try:
         with atomic_path(path, suffix) as temporary:
@@ -88,6 +85,26 @@ def write_nifti(path: str | Path, stack: Stack, masks: Mapping[int, NDArray[np.b
     return path
 
 
+def check_nifti(stack: Stack) -> None:
+    """Say of a stack what `write_nifti` would, by its headers alone.
+
+    Raises:
+        ImageError: several pictures or frames without places, or slices that make no even volume.
+        TextSAMError: nibabel is not installed.
+    """
+    _require_nibabel(stack.source)
+    if stack.format != "nifti":
+        _grid(stack)
+
+
+def _require_nibabel(name: str | Path) -> None:
+    if find_spec("nibabel") is None:
+        raise TextSAMError(
+            f"{name}: writing NIfTI needs nibabel, which is not installed; run "
+            '`pip install "textsam[medical]"`'
+        )
+
+
 def _image(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
     if stack.format == "nifti":
         return _over_nifti(cast("NiftiStack", stack), masks)
@@ -97,17 +114,37 @@ def _image(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
                 f"{stack.source}: there is no image {index} to put a mask into; there are "
                 f"{len(stack)}, counted from 0"
             )
+    grid = _grid(stack)
+    if grid is None:
+        return _over_picture(stack, masks)
+    return _over_planes(cast("DicomStack", stack), grid, masks)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where a DICOM volume lies: (4, 4) from (x, y, slice) to LPS in mm, and the slices' order."""
+
+    affine_mm: NDArray[np.float64]
+    order: Sequence[int]
+
+
+def _grid(stack: Stack) -> _Grid | None:
+    """The grid of DICOM slices, None for a single picture without a place.
+
+    Raises:
+        ImageError: there are several images, and they make no volume.
+    """
     if stack.format == "dicom":
         series = cast("DicomStack", stack)
         geometry = _geometry(series)
         if geometry is not None:
-            return _over_planes(series, geometry, masks)
+            return _even(series, geometry)
     if len(stack) > 1:
         raise ImageError(
             f"{stack.source}: its {len(stack)} images have no places in the patient, so they make "
             "no volume; write masks as PNG, or DICOM images as DICOM SEG"
         )
-    return _over_picture(stack, masks)
+    return None
 
 
 def _over_nifti(stack: NiftiStack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
@@ -149,9 +186,7 @@ def _geometry(stack: DicomStack) -> list[FrameGeometry] | None:
     return placed
 
 
-def _over_planes(
-    stack: DicomStack, geometry: Sequence[FrameGeometry], masks: Mapping[int, NDArray[np.bool_]]
-) -> Nifti1Image:
+def _even(stack: DicomStack, geometry: Sequence[FrameGeometry]) -> _Grid:
     first = geometry[0]
     for one in geometry[1:]:
         if one.frame_of_reference != first.frame_of_reference:
@@ -178,13 +213,19 @@ def _over_planes(
     affine = first.affine_mm
     affine[:3, 2] = step_mm
     affine[:3, 3] = positions[order[0]]
+    return _Grid(affine, order.tolist())
+
+
+def _over_planes(
+    stack: DicomStack, grid: _Grid, masks: Mapping[int, NDArray[np.bool_]]
+) -> Nifti1Image:
     header = stack.headers[0]
     height, width = int(header.Rows), int(header.Columns)
-    volume = np.zeros((width, height, len(order)), dtype=np.uint8)
-    for slot, index in enumerate(order.tolist()):
+    volume = np.zeros((width, height, len(grid.order)), dtype=np.uint8)
+    for slot, index in enumerate(grid.order):
         if index in masks:
             volume[:, :, slot] = _checked(stack, index, masks[index], (height, width)).T
-    return _made(volume, _TO_RAS @ affine, _SCANNER, known_mm=True)
+    return _made(volume, _TO_RAS @ grid.affine_mm, _SCANNER, known_mm=True)
 
 
 def _over_picture(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
