@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from textsam.errors import ImageError
+from textsam.io.image import Placement
 from textsam.io.raster import (
     Image,
     read_image,
@@ -51,11 +53,38 @@ def test_image_is_returned_as_it_is() -> None:
         (np.zeros((8, 8, 3), np.uint8), (0.0, 1.0), "spacing_mm"),
         (np.zeros((8, 8, 3), np.uint8), (1.0, 1.0, 1.0), "spacing_mm"),
         (np.zeros((8, 8, 3), np.uint8), (1.0, float("nan")), "spacing_mm"),
+        (np.zeros((8, 8, 3), np.uint8), 0.1, "two positive numbers, .*got 0.1"),
+        (np.zeros((8, 8, 3), np.uint8), ("a", "b"), "two positive numbers"),
     ],
 )
 def test_image_refuses_what_the_model_could_not_use(pixels: Any, spacing: Any, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         Image(pixels, "made", spacing)
+
+
+@pytest.mark.parametrize(
+    "region", [5, (0, 0, 3), (0, 0, 3.5, 3), ("a", 0, 1, 1), (0, 0, float("inf"), 3)]
+)
+def test_a_region_is_four_whole_numbers(region: Any) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ImageError, match="four whole numbers"):
+        Image(pixels, "made", region_px=region)
+    with pytest.raises(ImageError, match="not inside the image of 8 x 8 px"):
+        Image(pixels, "made", region_px=(0, 0, 8, 3))
+    kept = Image(pixels, "made", region_px=np.array([0.0, 1.0, 7.0, 3.0]))  # type: ignore[arg-type]
+    assert kept.region_px == (0, 1, 7, 3)
+
+
+def test_a_placement_is_a_number_and_an_affine() -> None:
+    index: Any
+    for index in (-1, "1", 1.0, None):
+        with pytest.raises(ImageError, match=f"Placement.index is {index!r}"):
+            Placement(index)
+    assert json.dumps(Placement(np.int64(3)).index) == "3"  # type: ignore[arg-type]
+    affine: Any
+    for affine in ("x", [[1, 2], [3]], np.eye(3), np.full((4, 4), np.nan)):
+        with pytest.raises(ImageError, match="4 x 4 finite numbers"):
+            Placement(0, affine)
 
 
 def test_sha256_follows_content_shape_and_dtype() -> None:

@@ -26,19 +26,28 @@ class Placement:
             as in DICOM PS3.3 C.7.6.2). None where the source does not say.
 
     Raises:
-        ImageError: a negative index, or an affine that is not (4, 4), not finite, or flattens the
-            image to a line.
+        ImageError: an index that is not a whole number of at least 0, or an affine that is not
+            (4, 4), not finite, or flattens the image to a line.
     """
 
     index: int = 0
     affine_mm: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        if self.index < 0:
-            raise ImageError(f"Placement.index is {self.index}; slices are counted from 0")
+        if not isinstance(self.index, int | np.integer) or self.index < 0:
+            raise ImageError(
+                f"Placement.index is {self.index!r}; slices are counted from 0, in whole numbers"
+            )
+        object.__setattr__(self, "index", int(self.index))
         if self.affine_mm is None:
             return
-        affine = np.array(self.affine_mm, dtype=np.float64)
+        try:
+            affine = np.array(self.affine_mm, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ImageError(
+                f"Placement.affine_mm must be 4 x 4 finite numbers ({error}); leave it None where "
+                "the position is unknown"
+            ) from error
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise ImageError(
                 f"Placement.affine_mm must be 4 x 4 finite numbers, got shape {affine.shape}; "
@@ -79,7 +88,7 @@ class Image:
 
     Raises:
         ImageError: pixels of another shape, dtype or value range, a spacing that is not two
-            positive numbers, or a region outside the image.
+            positive numbers, or a region that is not four whole numbers inside the image.
     """
 
     pixels: NDArray[Any]
@@ -111,7 +120,7 @@ class Image:
                     f"{high:g}; use read_image, which scales"
                 )
         if self.spacing_mm is not None:
-            spacing = tuple(float(value) for value in self.spacing_mm)
+            spacing = _numbers(self.spacing_mm)
             if len(spacing) != 2 or not all(math.isfinite(v) and v > 0.0 for v in spacing):
                 raise ImageError(
                     f"{self.source}: spacing_mm must be two positive numbers, (row, column), got "
@@ -119,7 +128,15 @@ class Image:
                 )
             object.__setattr__(self, "spacing_mm", spacing)
         if self.region_px is not None:
-            x_min, y_min, x_max, y_max = self.region_px
+            region = _numbers(self.region_px)
+            if len(region) != 4 or not all(value.is_integer() for value in region):
+                raise ImageError(
+                    f"{self.source}: region_px must be four whole numbers, inclusive (x_min, "
+                    f"y_min, x_max, y_max), got {self.region_px!r}; leave it None for all of the "
+                    "image"
+                )
+            x_min, y_min, x_max, y_max = map(int, region)
+            object.__setattr__(self, "region_px", (x_min, y_min, x_max, y_max))
             if not (0 <= x_min <= x_max < self.width and 0 <= y_min <= y_max < self.height):
                 raise ImageError(
                     f"{self.source}: region_px {self.region_px} is not inside the image of "
@@ -150,3 +167,11 @@ class Image:
         digest = hashlib.sha256(f"{pixels.dtype.name} {pixels.shape}\n".encode())
         digest.update(pixels.data)
         return digest.hexdigest()
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """The values as numbers; none where they are something else, such as a single number."""
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        return ()
