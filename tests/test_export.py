@@ -469,6 +469,17 @@ def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_adapter_that_refines_otherwise_does_not_refine_in_its_export(tmp_path: Path) -> None:
+    original = standard_segmenter(refine=0, refine_with="point")
+    exported = OnnxSegmenter(export_onnx(original, tmp_path / "out"), threads=1)
+    image = IMAGES["wide"]
+    for refine in (None, 0):
+        found = exported.segment(image, "lung", refine=refine)
+        assert_alike(found, original.segment(image, "lung", refine=refine))
+    with pytest.raises(PromptError, match=r"refine is 2, and the adapter refines with 'point'"):
+        exported.segment(image, "lung", refine=2)
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept", encoding="utf-8")

@@ -14,6 +14,7 @@ from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
 from textsam.io.readable_json import readable_json
 from textsam.kinds import ImageKinds
+from textsam.refinement import RefineWith
 from textsam.score import CheckedScoreMap
 from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
@@ -80,6 +81,8 @@ class ExportRecord(Section):
         normalise: pixel normalisation.
         refine: refinement passes.
         refine_for: exceptions per concept.
+        refine_with: what the adapter's refinement takes from a mask; where it is not box and
+            centroid, the export does not refine.
         mask_threshold: probability above which a pixel belongs to the mask.
         found_threshold: score below which the answer is "not there".
         score: where the score comes from.
@@ -105,6 +108,7 @@ class ExportRecord(Section):
     normalise: Normalisation
     refine: int = Field(ge=0)
     refine_for: Mapping[str, int] = Field(default_factory=dict)
+    refine_with: RefineWith = RefineWith.BOX_CENTROID
     mask_threshold: float = Field(gt=0, lt=1)
     found_threshold: float = Field(ge=0, le=1)
     score: Literal["iou_head", "mask_probability"]

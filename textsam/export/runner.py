@@ -29,6 +29,7 @@ from textsam.judgement import judge
 from textsam.kinds import UNLOOKED, mean_embedding
 from textsam.prompts import canonical, nearest, normalise
 from textsam.question import as_list
+from textsam.refinement import RefineWith
 from textsam.result import Segmentation
 from textsam.spelling import CorrectedPromptWarning, corrected, unknown_message
 
@@ -146,11 +147,19 @@ class OnnxSegmenter:
         Raises:
             ImageError: the image cannot be used.
             PromptError: no prompt, one that is empty, or one whose token was not exported; passes
-                that are not a whole number of at least 0.
+                that are not a whole number of at least 0, or that the adapter makes otherwise than
+                an export can.
         """
         asked = as_list(prompt)
         if refine is not None and not (isinstance(refine, int | np.integer) and refine >= 0):
             raise PromptError(f"refine is {refine!r}; give 0 or more passes, a whole number")
+        gives = self.record.refine_with
+        if refine and gives is not RefineWith.BOX_CENTROID:
+            raise PromptError(
+                f"refine is {refine}, and the adapter refines with {gives.value!r}, an export with "
+                f"{RefineWith.BOX_CENTROID.value!r} alone; leave out refine, or use the adapter "
+                "itself"
+            )
         questions = []
         for text in asked:  # a loop, so that a warning points at the caller
             questions.append((text, *self._token(text)))  # noqa: PERF401
@@ -257,6 +266,8 @@ class OnnxSegmenter:
             look = record.kinds.look(mean_embedding(own.embedding[0], own.frame))
         judgement = judge(record, answer.mask, inner, iou=answer.iou, concept=concept, look=look)
         extra: dict[str, object] = {"concept": concept, "refine": times}
+        if record.refine_with is not RefineWith.BOX_CENTROID:
+            extra["refine_with"] = record.refine_with.value
         if sides_px != (record.side_px,):
             extra["sides_px"] = list(sides_px)
         extra.update(judgement.remarks)

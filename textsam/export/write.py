@@ -144,6 +144,7 @@ def export_onnx(
             normalise=rule,
             refine=config.refine if refine is None else int(refine),
             refine_for=config.refine_for if refine is None else {},
+            refine_with=config.refine_with,
             mask_threshold=config.mask_threshold,
             found_threshold=config.found_threshold,
             score=config.score,
