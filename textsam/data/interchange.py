@@ -24,7 +24,7 @@ from textsam.data.problems import Kind, Problem, Problems
 from textsam.data.sample import Sample, load_sample
 from textsam.data.staging import staged_folder
 from textsam.errors import DataError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import write_json
 from textsam.io.coco import encode_rle
 from textsam.io.coco_polygons import exact_polygons
 from textsam.io.folder_name import folder_name_fault
@@ -88,8 +88,8 @@ def coco_to_set(
         "terms": terms,
     }
     stems = {part: [_stem(sample) for sample in those] for part, those in samples.items()}
-    _write_json(root / SPLITS_NAME, {**splits, name: stems})
-    _write_json(root / MANIFEST_NAME, {**manifest, name: entry})
+    _save(root / SPLITS_NAME, {**splits, name: stems})
+    _save(root / MANIFEST_NAME, {**manifest, name: entry})
     return root / name
 
 
@@ -171,7 +171,7 @@ def samples_to_coco(
         ],
         "annotations": annotations,
     }
-    _write_json(path, content)
+    _save(path, content)
     return path
 
 
@@ -304,13 +304,10 @@ def _known(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _save(path: Path, content: Mapping[str, Any]) -> None:
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(
-                json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-    except OSError as error:
+        write_json(path, content)
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be written ({error}); check the folder and its permissions"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from textsam.errors import DataError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import write_json
 
 __all__ = [
     "ALLOWABLE",
@@ -207,10 +206,8 @@ class DataReport:
             DataError: the file cannot be written.
         """
         path = Path(path)
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
         try:
-            with atomic_path(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+            write_json(path, self.to_dict())
         except OSError as error:
             raise DataError(f"the report {path} cannot be written: {error}") from error
         return path

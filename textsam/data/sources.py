@@ -17,7 +17,7 @@ from textsam.data.problems import WARNINGS, DataReport, Problem, Problems
 from textsam.data.sample import Sample, Target
 from textsam.data.settings import DataSettings, FolderSelection
 from textsam.errors import ConfigError, DataError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import write_json
 
 __all__ = [
     "PARTS",
@@ -219,8 +219,7 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         "contents": dict(checked.contents),
     }
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_json(path, content)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from textsam.evaluate.cases import (
     slab_tolerance_px,
 )
 from textsam.evaluate.tables import markdown
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, write_json
 from textsam.statistics import RESAMPLES, PairedComparison, TestResult, compare_paired
 
 __all__ = [
@@ -178,10 +177,9 @@ class EvaluationComparison:
         """
         if out.exists() and not out.is_dir():
             raise DataError(f"{out} is a file; give a folder for the comparison")
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        for name, content in ((COMPARISON_FILE, text), (COMPARISON_TABLE, self.table())):
-            with atomic_path(out / name) as temporary:
-                temporary.write_text(content, encoding="utf-8")
+        write_json(out / COMPARISON_FILE, self.to_dict())
+        with atomic_path(out / COMPARISON_TABLE) as temporary:
+            temporary.write_text(self.table(), encoding="utf-8")
         return out / COMPARISON_FILE, out / COMPARISON_TABLE
 
 

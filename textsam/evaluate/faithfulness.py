@@ -6,7 +6,6 @@ docs/metrics.md says what is asked and how it is counted.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +21,7 @@ from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise
 from textsam.evaluate.reliability_plot import draw_reliability
 from textsam.evaluate.row_file import ImageKey, digests_of
 from textsam.evaluate.wordings import wordings
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, write_json
 from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.prompts import canonical, certainly_absent, distractors_for, normalise
@@ -171,9 +170,7 @@ def measure_faithfulness(
         summary = summarise_faithfulness(_rows(model, by_image, file, seed, progress), settings)
         with atomic_path(out / PLOT_FILE) as temporary:
             draw_reliability(summary.score, summary.found_threshold).save(temporary, format="PNG")
-        with atomic_path(out / SUMMARY_FILE) as temporary:
-            text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(out / SUMMARY_FILE, summary.to_dict())
     return summary
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from textsam.data.digests import FileDigests
 from textsam.data.sample import Sample
 from textsam.errors import DataError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, write_json
 from textsam.io.lock import locked
 
 __all__ = [
@@ -194,9 +194,7 @@ class RowFile(ABC, Generic[Row]):
         if not self.finished:
             self.path.unlink(missing_ok=True)
         recorded = {**settings, CONTENTS: _by_set(contents)}
-        with atomic_path(settings_path) as temporary:
-            text = json.dumps(recorded, indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(settings_path, recorded)
         kept = [self.cells(row) for rows in self.finished.values() for row in rows]
         with atomic_path(self.path) as temporary:
             temporary.write_text(_text([self.columns, *kept]), encoding="utf-8", newline="")

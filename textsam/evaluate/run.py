@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from textsam.evaluate.plan import Plan, Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import write_json
 from textsam.refinement import refine_with_of
 from textsam.settle import Settle
 
@@ -133,9 +132,7 @@ def evaluate(
             for image in sheet.missing(cases):
                 sheet.add(asked_of(image), keep=True)
             sheet.write(sheet_path, cases)
-        with atomic_path(out / SUMMARY_FILE) as temporary:
-            text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(out / SUMMARY_FILE, summary.to_dict())
     return summary
 
 

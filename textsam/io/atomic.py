@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from textsam.errors import TextSAMError
 
-__all__ = ["atomic_path", "save_text"]
+__all__ = ["atomic_path", "save_text", "write_json"]
 
 
 @contextmanager
@@ -55,3 +57,18 @@ def save_text(path: str | Path, text: str) -> Path:
             "and the free space"
         ) from error
     return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON in UTF-8, complete or not at all.
+
+    Lone surrogates are written as by `save_text`.
+
+    Raises:
+        ValueError: a number that is not finite: JSON has none.
+        TypeError: something else that JSON has not.
+        OSError: the file cannot be written.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
