@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,12 @@ def test_bad_overrides_are_named(tmp_path: Path, override: str, words: str) -> N
         ({"prompts": {"max_positives": 0}}, "prompts.max_positives"),
         ({"precision": "float16"}, "precision"),
         ({"epochs": 0}, "epochs"),
+        ({"epochs": math.inf}, "epochs"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"optim": {"lr": math.inf}}, "optim.lr"),
+        ({"augment": {"gamma": [math.nan, math.nan]}}, "augment.gamma"),
+        ({"geometry": {"kinds": {"box": math.nan}}}, "geometry.kinds"),
         ({"batch_size": 0}, "batch_size"),
         ({"val_every": 0}, "val_every"),
         ({"select": "dice"}, "select"),
@@ -156,7 +163,36 @@ def test_bad_overrides_are_named(tmp_path: Path, override: str, words: str) -> N
             {"data": {**MINIMAL["data"], "train": [{"set": "s", "split": "t", "weight": 0}]}},
             "data.train.0.weight",
         ),
+        (
+            {
+                "data": {
+                    **MINIMAL["data"],
+                    "train": [{"set": "s", "split": "t", "weight": math.inf}],
+                }
+            },
+            "data.train.0.weight",
+        ),
         ({"data": {**MINIMAL["data"], "val_folders": [{"folder": "a"}]}}, "data.val_folders.0"),
+        (
+            {"data": {**MINIMAL["data"], "val_folders": [{"folder": "a", "concept": " !"}]}},
+            "data.val_folders.0.concept",
+        ),
+        (
+            {
+                "data": {
+                    **MINIMAL["data"],
+                    "val_coco": [{"images": "a", "annotations": "b", "concepts": {"1": ""}}],
+                }
+            },
+            "data.val_coco.0.concepts.1",
+        ),
+        *(
+            (
+                {"data": {**MINIMAL["data"], "train": [{"set": "s", "split": "t", "part": part}]}},
+                "data.train.0.part",
+            )
+            for part in ([0.5, 0.2], [0, 5], [-0.1, 1], [0.5, 0.5])
+        ),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], field: str) -> None:

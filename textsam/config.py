@@ -62,7 +62,7 @@ class TrainConfig(Section):
             preset's own. A smaller one is faster, about as its square, and sees less. Only for
             backbones without a table of positions ("lite").
         out: folder of the run: best/ and last/ adapters, state, logs.
-        seed: of initialisation, order, prompts and augmentation.
+        seed: of initialisation, order, prompts and augmentation; 0 or more.
         epochs: passes over the (weighted) training set.
         batch_size: images per forward pass, of all processes together.
         accumulate: forward passes per optimiser step.
@@ -89,7 +89,7 @@ class TrainConfig(Section):
     preset: str = "lite"
     side_px: int | None = Field(None, ge=4)
     out: str = "runs"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)  # torch takes no larger one
     data: DataSettings
     prompts: PromptConfig = PromptConfig()
     context: ContextSettings = ContextSettings()

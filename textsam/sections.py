@@ -13,9 +13,9 @@ __all__ = ["Section", "read_sections"]
 
 
 class Section(BaseModel):
-    """Settings that are fixed once read, and refuse what they do not know."""
+    """Settings that are fixed once read, and refuse what they do not know and what is no number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_sections(path: Path, missing: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from textsam.data.named import ConceptName
 from textsam.data.problems import WARNINGS, Problems
 from textsam.data.sample import CocoTarget, Sample
 from textsam.errors import DataError
@@ -43,7 +44,7 @@ class CocoSelection(Section):
 
     images: str
     annotations: str
-    concepts: dict[str, str] | None = Field(default=None, min_length=1)
+    concepts: dict[str, ConceptName] | None = Field(default=None, min_length=1)
     modality: str = "unknown"
     weight: float = Field(default=1.0, gt=0.0)
     exhaustive: bool = True

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from textsam.data.manifest import DatasetInfo, read_manifest, read_split
 from textsam.data.problems import Problems
@@ -51,6 +51,13 @@ class Selection(Section):
     part: tuple[float, float] = (0.0, 1.0)
     prefix: str = ""
     limit: int | None = Field(default=None, ge=1)
+
+    @field_validator("part")
+    @classmethod
+    def _is_a_range(cls, part: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= part[0] < part[1] <= 1:
+            raise ValueError(f"{list(part)} is not [low, high] with 0 <= low < high <= 1")
+        return part
 
 
 @dataclass(frozen=True)

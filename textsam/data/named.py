@@ -1,15 +1,30 @@
-"""Masks under the names that an adapter has for what they show."""
+"""Names of what masks show: those that settings may give, and those that an adapter has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
-from textsam.prompts import canonical
+from textsam.errors import PromptError
+from textsam.prompts import canonical, normalise
 
-__all__ = ["by_prompt"]
+__all__ = ["ConceptName", "by_prompt"]
+
+
+def _askable(name: str) -> str:
+    try:
+        normalise(name)
+    except PromptError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+ConceptName = Annotated[str, AfterValidator(_askable)]
+"""Of a setting that says what masks show: a text that can be asked for."""
 
 
 def by_prompt(

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from textsam.data.coco import CocoSelection
 from textsam.data.folder import Selection
+from textsam.data.named import ConceptName
 from textsam.sections import Section
 
 __all__ = ["DataSettings", "FolderSelection"]
@@ -25,7 +26,7 @@ class FolderSelection(Section):
     """
 
     folder: str
-    concept: str
+    concept: ConceptName
     split: str | None = None
     modality: str = "unknown"
     weight: float = Field(1.0, gt=0)
