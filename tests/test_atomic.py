@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from textsam.io.atomic import atomic_path
+from textsam.errors import OutputError
+from textsam.io.atomic import atomic_path, told_as_output
 
 
 @pytest.mark.parametrize("name", ["a.png", "n" * 251 + ".png", "ü" * 125 + ".png", ".hidden"])
@@ -35,3 +37,25 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         interrupted()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "(No space left on device); free space"),
+        (RuntimeError("enforce fail\nat 0x7f"), "(enforce fail); check the folder, its permissi"),
+    ],
+)
+def test_what_keeps_a_file_from_being_written_is_told(
+    tmp_path: Path, error: Exception, told: str
+) -> None:
+    target = tmp_path / "a.txt"
+    with pytest.raises(OutputError) as caught, told_as_output(target, RuntimeError):
+        raise error
+    assert str(caught.value).startswith(f"{target}: cannot be written {told}")
+    assert caught.value.__cause__ is error
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="a bug"), told_as_output("a.txt"):
+        raise RuntimeError("a bug")

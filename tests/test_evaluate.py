@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from PIL import Image as PILImage
 
 import textsam
 from textsam.data.sample import Sample, Target
-from textsam.errors import ConfigError, DataError, TextSAMError
+from textsam.errors import ConfigError, DataError, OutputError, TextSAMError
 from textsam.evaluate import evaluate
 from textsam.prompts import certainly_absent
 from textsam.result import Segmentation
@@ -571,6 +572,41 @@ def test_results_need_a_folder(samples: list[Sample], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="out is a file"):
         evaluate(Fake({}), samples, out=tmp_path / "out", progress=False)
     assert (tmp_path / "out").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "evaluation.json", "summary.json"])
+def test_a_full_disk_is_told_and_the_rest_is_measured_later(
+    samples: list[Sample],
+    answers: dict[tuple[int, str], Mask],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    replace_, open_ = Path.replace, Path.open
+
+    def full(path: Path) -> None:
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refusing_replace(self: Path, target: Path) -> Path:
+        if name != "cases.csv":  # its header fits
+            full(target)
+        return replace_(self, target)
+
+    def refusing_open(self: Path, mode: str = "r", *more: Any, **others: Any) -> Any:
+        if mode == "a":
+            full(self)
+        return open_(self, mode, *more, **others)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", refusing_replace)
+        patched.setattr(Path, "open", refusing_open)
+        with pytest.raises(OutputError, match=f"{name}: cannot be written .*; free space"):
+            evaluate(Fake(answers), samples, out=out, progress=False)
+    evaluate(Fake(answers), samples, out=out, progress=False)
+    evaluate(Fake(answers), samples, out=tmp_path / "whole", progress=False)
+    assert timeless(out) == timeless(tmp_path / "whole")
 
 
 def test_a_segmenter_that_answers_too_little(samples: list[Sample], tmp_path: Path) -> None:

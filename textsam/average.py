@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from textsam.adapters import (
     TENSORS_FILE,
     AdapterConfig,
@@ -13,6 +15,7 @@ from textsam.adapters import (
 )
 from textsam.checkpoint import save_adapter
 from textsam.errors import AdapterError, ConfigError
+from textsam.io.atomic import told_as_output
 from textsam.tensors import load_tensors
 
 __all__ = ["average_adapters"]
@@ -56,6 +59,7 @@ def average_adapters(
         ConfigError: a weight outside of [0, 1], or `out` is one of the adapters.
         AdapterError: a folder that is none, or adapters of another shape or base, or with another
             choice of what the score comes from or of what refinement takes from a mask.
+        OutputError: `out` cannot be written.
     """
     if not 0 <= weight <= 1:
         raise ConfigError(f"weight is {weight}; give the second adapter's share, in [0, 1]")
@@ -97,5 +101,6 @@ def average_adapters(
         refine=0,
         training={**new.training, "averaged": averaged},
     )
-    save_adapter(out, config, tensors)
+    with told_as_output(out, SafetensorError):
+        save_adapter(out, config, tensors)
     return config

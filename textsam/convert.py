@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from textsam import weights
 from textsam.adapters import AdapterConfig, read_adapter_config
 from textsam.checkpoint import record_of, save_adapter
 from textsam.errors import AdapterError
+from textsam.io.atomic import told_as_output
 from textsam.model.build import Architecture, assemble, load_parts
 from textsam.model.text_encoders import TextEncoder
 from textsam.model.tuning import Tuning, load_trainable
@@ -251,6 +253,7 @@ def convert_checkpoint(
     Raises:
         WeightsError: an unsafe or corrupt file.
         AdapterError: keys or base weights do not match; everything that does not is listed.
+        OutputError: `out` cannot be written.
     """
     checkpoint = Path(checkpoint)
     official = read_official(checkpoint)
@@ -298,4 +301,6 @@ def convert_checkpoint(
         base={info.image_weights: image_identity},
         training={"converted_from": checkpoint.name, "sha256": sha256_of(checkpoint)},
     )
-    return read_adapter_config(save_adapter(out, config, learned))
+    with told_as_output(out, SafetensorError):
+        save_adapter(out, config, learned)
+    return read_adapter_config(out)

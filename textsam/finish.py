@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from textsam.adapters import TENSORS_FILE, read_adapter_config
 from textsam.calibrate import EMPTY_ANNOTATED, EMPTY_MODALITY, Calibration, calibrate
 from textsam.checkpoint import save_adapter
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
+from textsam.io.atomic import told_as_output
 from textsam.kinds import ImageKinds
 from textsam.segmenter import Segmenter
 from textsam.sides_fit import fit_sides
@@ -53,6 +55,7 @@ def finish_adapter(
 
     Raises:
         DataError, ConfigError: as `calibrate` and `fit_sides`, or `out` is the adapter itself.
+        OutputError: `out` cannot be written.
     """
     if out.resolve() == adapter.resolve():
         raise ConfigError(f"{out} is the adapter to calibrate; write to another folder")
@@ -89,5 +92,6 @@ def finish_adapter(
             "training": {**training, "calibration": asdict(result)},
         }
     )
-    save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
+    with told_as_output(out, SafetensorError):
+        save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
     return result

@@ -23,7 +23,7 @@ from textsam.adapters import TENSORS_FILE
 from textsam.config import TrainConfig
 from textsam.errors import TextSAMError
 from textsam.evaluate import evaluate
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as_output
 from textsam.segmenter import Segmenter
 
 __all__ = [
@@ -105,7 +105,7 @@ def is_finished(cell: CellJob) -> bool:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
+    with told_as_output(path), atomic_path(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -195,7 +195,7 @@ def _run(job: Job, device: str | None, steps: Steps, progress: bool, command: st
 def _failure(job: Job, name: str, error: Exception) -> str:
     """The message of an error; the traceback goes to a file."""
     path = job.problems / f"{name}.txt"
-    with atomic_path(path) as temporary:
+    with told_as_output(path), atomic_path(path) as temporary:
         text = "".join(traceback.format_exception(error))
         temporary.write_text(text, encoding="utf-8")
     kind = "" if isinstance(error, TextSAMError) else f"{type(error).__name__}: "

@@ -28,7 +28,7 @@ from textsam.data.sources import write_stamp
 from textsam.errors import ConfigError
 from textsam.evaluate.cases import CASES_FILE, HEADER_FILE
 from textsam.evaluate.run import SUMMARY_FILE
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as_output
 
 __all__ = ["AblationResult", "ablate", "write_tables"]
 
@@ -68,19 +68,22 @@ def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
 
     Raises:
         DataError: the cases of a finished cell cannot be read.
+        OutputError: a file cannot be written.
     """
     groups = groups_of(plan, seeds)
     name = plan.ablation.name
     text = markdown_table(plan, groups, command)
     for suffix, content in ((".md", text), (".csv", csv_table(plan, groups))):
-        with atomic_path(plan.folder / f"{name}{suffix}") as temporary:
+        table = plan.folder / f"{name}{suffix}"
+        with told_as_output(table), atomic_path(table) as temporary:
             temporary.write_text(content, encoding="utf-8", newline="")
     several = len(groups) > 1
     plots = [
         f"{name}-{number}.png" if several else f"{name}.png" for number in range(1, 1 + len(groups))
     ]
     for file, group in zip(plots, groups, strict=True):
-        with atomic_path(plan.folder / file, ".png") as temporary:
+        plot = plan.folder / file
+        with told_as_output(plot), atomic_path(plot, ".png") as temporary:
             draw_plot(plan, group).save(temporary)
     # While nothing is finished there is one plot, whatever there will be in the end.
     for path in plan.folder.glob("*.png"):

@@ -21,7 +21,7 @@ from textsam.evaluate.cases import (
     slab_tolerance_px,
 )
 from textsam.evaluate.tables import markdown
-from textsam.io.atomic import atomic_path, write_json
+from textsam.io.atomic import atomic_path, told_as_output, write_json
 from textsam.statistics import RESAMPLES, PairedComparison, TestResult, compare_paired
 
 __all__ = [
@@ -174,13 +174,16 @@ class EvaluationComparison:
 
         Raises:
             DataError: `out` is a file.
+            OutputError: it cannot be written into.
         """
         if out.exists() and not out.is_dir():
             raise DataError(f"{out} is a file; give a folder for the comparison")
-        write_json(out / COMPARISON_FILE, self.to_dict())
-        with atomic_path(out / COMPARISON_TABLE) as temporary:
+        figures, table = out / COMPARISON_FILE, out / COMPARISON_TABLE
+        with told_as_output(figures):
+            write_json(figures, self.to_dict())
+        with told_as_output(table), atomic_path(table) as temporary:
             temporary.write_text(self.table(), encoding="utf-8")
-        return out / COMPARISON_FILE, out / COMPARISON_TABLE
+        return figures, table
 
 
 def compare_evaluations(

@@ -21,7 +21,7 @@ from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise
 from textsam.evaluate.reliability_plot import draw_reliability
 from textsam.evaluate.row_file import ImageKey, digests_of
 from textsam.evaluate.wordings import wordings
-from textsam.io.atomic import atomic_path, write_json
+from textsam.io.atomic import atomic_path, told_as_output, write_json
 from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.prompts import canonical, certainly_absent, distractors_for, normalise
@@ -145,6 +145,7 @@ def measure_faithfulness(
         DataError: no samples, two of the same set and stem, a file that cannot be used, a concept
             both annotated with pixels and declared absent, earlier results in `out` that belong to
             another run or to other files, or another process that is writing into `out`.
+        OutputError: results cannot be written.
         TextSAMError: what the model raises.
     """
     if not samples:
@@ -168,9 +169,11 @@ def measure_faithfulness(
         for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
             (out / name).unlink(missing_ok=True)
         summary = summarise_faithfulness(_rows(model, by_image, file, seed, progress), settings)
-        with atomic_path(out / PLOT_FILE) as temporary:
+        plot = out / PLOT_FILE
+        with told_as_output(plot), atomic_path(plot) as temporary:
             draw_reliability(summary.score, summary.found_threshold).save(temporary, format="PNG")
-        write_json(out / SUMMARY_FILE, summary.to_dict())
+        with told_as_output(out / SUMMARY_FILE):
+            write_json(out / SUMMARY_FILE, summary.to_dict())
     return summary
 
 

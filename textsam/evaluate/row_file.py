@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from textsam.data.digests import FileDigests
 from textsam.data.sample import Sample
 from textsam.errors import DataError
-from textsam.io.atomic import atomic_path, write_json
+from textsam.io.atomic import atomic_path, told_as_output, write_json
 from textsam.io.lock import locked
 
 __all__ = [
@@ -150,6 +150,7 @@ class RowFile(ABC, Generic[Row]):
         DataError: the folder is a file, another process is measuring into it, or the rows in it
             were made with other settings, of other files, are of images that do not belong to them,
             or cannot be read.
+        OutputError: a file cannot be written.
     """
 
     rows_name: ClassVar[str]
@@ -194,9 +195,10 @@ class RowFile(ABC, Generic[Row]):
         if not self.finished:
             self.path.unlink(missing_ok=True)
         recorded = {**settings, CONTENTS: _by_set(contents)}
-        write_json(settings_path, recorded)
+        with told_as_output(settings_path):
+            write_json(settings_path, recorded)
         kept = [self.cells(row) for rows in self.finished.values() for row in rows]
-        with atomic_path(self.path) as temporary:
+        with told_as_output(self.path), atomic_path(self.path) as temporary:
             temporary.write_text(_text([self.columns, *kept]), encoding="utf-8", newline="")
 
     def close(self) -> None:
@@ -228,8 +230,15 @@ class RowFile(ABC, Generic[Row]):
         """Whether an image has all its rows; DataError if they do not belong to the measurement."""
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add all rows of one image."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        """Add all rows of one image.
+
+        Raises:
+            OutputError: they cannot be written; what was finished stays.
+        """
+        with (
+            told_as_output(self.path),
+            self.path.open("a", encoding="utf-8", newline="") as file,
+        ):
             file.write(_text(map(self.cells, rows)))
             file.flush()
 

@@ -18,7 +18,7 @@ from textsam.evaluate.plan import Plan, Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
-from textsam.io.atomic import write_json
+from textsam.io.atomic import told_as_output, write_json
 from textsam.refinement import refine_with_of
 from textsam.settle import Settle
 
@@ -78,6 +78,7 @@ def evaluate(
             absent, a file that cannot be used, earlier results in `out` that belong to another
             evaluation or to other files, or another process that is writing into `out`.
         PromptError: an unknown `refine_with`.
+        OutputError: results cannot be written.
         TextSAMError: what the segmenter raises.
     """
     for name, value in (("negatives", negatives), ("worst", worst)):
@@ -132,7 +133,8 @@ def evaluate(
             for image in sheet.missing(cases):
                 sheet.add(asked_of(image), keep=True)
             sheet.write(sheet_path, cases)
-        write_json(out / SUMMARY_FILE, summary.to_dict())
+        with told_as_output(out / SUMMARY_FILE):
+            write_json(out / SUMMARY_FILE, summary.to_dict())
     return summary
 
 

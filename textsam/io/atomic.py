@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textsam.errors import TextSAMError
+from textsam.errors import OutputError, TextSAMError
 
-__all__ = ["atomic_path", "save_text", "write_json"]
+__all__ = ["atomic_path", "save_text", "told_as_output", "write_json"]
 
 
 @contextmanager
@@ -36,6 +36,25 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def told_as_output(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise what keeps a file from being written as an `OutputError` that names it.
+
+    Args:
+        path: of the file, or the folder, that the block writes.
+        kinds: what its writer raises for that beside `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError.of(Path(path), error) from error
+    except kinds as error:
+        why = str(error).partition("\n")[0]
+        raise OutputError(
+            f"{path}: cannot be written ({why}); check the folder, its permissions and the space"
+        ) from error
 
 
 def save_text(path: str | Path, text: str) -> Path:
