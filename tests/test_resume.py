@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from textsam.config import TrainConfig
-from textsam.errors import ConfigError, TextSAMError
+from textsam.errors import ConfigError, OutputError, TextSAMError
 from textsam.train import log as log_module
 from textsam.train import state as state_module
 from textsam.train.cache import EmbeddingCache
 from textsam.train.log import RunLog
+from textsam.train.losses import LossParts
 from textsam.train.run import Run, fit
 from textsam.train.state import write_state
 
@@ -185,6 +190,21 @@ def test_a_log_without_tensorboard_installed(
     assert not (tmp_path / "tensorboard").exists()
 
 
+def test_the_log_is_utf_8_whatever_the_machine_s_encoding_is(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from textsam.train.log import RunLog\n"
+        "for step in (0, 1):\n"
+        "    with RunLog(Path(sys.argv[1]), step, tensorboard=False) as log:\n"
+        "        log.write(step + 1, {'val_dice/Gef\\xe4\\xdfe/\\u80c3': 0.5})"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path], check=True, env={**os.environ, **ascii_only}
+    )
+    lines = (tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[1:] == ["1,val_dice/Gefäße/胃,0.5", "2,val_dice/Gefäße/胃,0.5"]
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_state(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +224,72 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_state(
     again = begin(run_config(root, save_every=1))
     assert again.state.step == 2
     assert same(learned(again), kept)
+
+
+def test_a_loss_that_is_no_number_before_anything_is_saved_names_no_adapter(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(run_config(root))
+
+    def poisoned(*_: Any) -> Any:
+        return [LossParts(bce=torch.tensor(math.nan), dice=torch.zeros(()), iou=torch.zeros(()))]
+
+    monkeypatch.setattr(run.forward, "losses", poisoned)
+    with pytest.raises(TextSAMError, match=r"step 1: the loss is nan.*start again") as caught:
+        fit(run, progress=False)
+    assert "init_adapter" not in str(caught.value)
+    assert not (run.folder / "last").exists()
+
+
+def test_a_state_that_the_disk_does_not_take_is_told_and_the_run_goes_on_later(root: Path) -> None:
+    resource = pytest.importorskip("resource")
+    config = run_config(root, save_every=1)
+    kept = learned(train(config, stop_after=2))
+    state = root / "runs" / "toy" / "state.pt"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (state.stat().st_size // 2, before[1]))
+    try:
+        with pytest.raises(OutputError) as caught:
+            train(config, stop_after=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value).startswith(f"{state}: cannot be written (")
+    again = begin(config)
+    assert again.state.step == 2
+    assert same(learned(again), kept)
+    assert same(learned(fit(again, progress=False)), learned(train(run_config(root, name="whole"))))
+
+
+@pytest.mark.parametrize("content", [b"hello", b"", [1, 2], {"step": 3}])
+def test_a_file_that_is_no_state_is_named(root: Path, content: Any) -> None:
+    run = begin(run_config(root))
+    path = run.folder / "state.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ConfigError, match=r"state\.pt .*; remove it to start the run anew"):
+        begin(run_config(root))
+
+
+def test_a_part_without_an_image_is_named(root: Path) -> None:
+    (root / "manifest.json").write_text(
+        '{"train": {"modality": "unknown", "classes": {"255": "tumor"}, "terms": "none"}}'
+    )
+    (root / "splits.json").write_text('{"train": {"all": ["000", "001"]}}')
+    config = run_config(root)
+    selection = {"set": "train", "split": "all", "prefix": "zz"}
+    data = {**config.data.model_dump(), "train_folders": [], "train": [selection]}
+    with pytest.raises(ConfigError, match=r"data\.train keeps no image"):
+        begin(run_config(root, data=data))
+    assert not (root / "runs").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_the_run_is_made(root: Path) -> None:
+    (root / "cache").write_text("a file")
+    with pytest.raises(OutputError, match="cache is a file; give a folder"):
+        begin(cached_config(root))
+    assert not (root / "runs").exists()
 
 
 @pytest.mark.parametrize("grad_clip", [None, 1.0])

@@ -149,9 +149,13 @@ def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
 
     Raises:
         DataCheckError: faults, all of them listed.
-        ConfigError: the selections of both parts have files in common.
+        ConfigError: the selections of both parts have files in common, or one part has none.
     """
     parts, found = find_samples(data)
+    if not found and (empty := [part for part, samples in parts.items() if not samples]):
+        raise ConfigError(
+            f"data.{empty[0]} keeps no image; give its selections another prefix or a wider part"
+        )
     stamp = stamp_of(parts, data.allow)
     counts = {part: len(samples) for part, samples in parts.items()}
     sound = all(problem.kind in WARNINGS for problem in found)

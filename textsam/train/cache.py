@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as_output
 
 __all__ = ["EmbeddingCache"]
 
@@ -39,11 +40,14 @@ class EmbeddingCache:
 
         A first answer is rounded and laid out in memory like a stored one, so that both are the
         same, and so is all that is computed from them.
+
+        Raises:
+            OutputError: it cannot be written.
         """
         path = self.path_of(image)
         if path.is_file():
             return load_file(path)["embedding"].to(image.device, torch.float32)
         embedding = encode(image[None]).detach().to("cpu", torch.float16).contiguous()
-        with atomic_path(path) as temporary:
+        with told_as_output(path, SafetensorError), atomic_path(path) as temporary:
             save_file({"embedding": embedding}, temporary)
         return embedding.to(image.device, torch.float32)

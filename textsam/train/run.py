@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset
 
-from textsam.adapters import AdapterConfig
+from textsam.adapters import CONFIG_FILE, AdapterConfig
 from textsam.checkpoint import record_of, save_adapter
 from textsam.config import TrainConfig
 from textsam.data.dataset import TrainDataset, TrainItem
 from textsam.errors import ConfigError, TextSAMError
+from textsam.io.atomic import told_as_output
 from textsam.model.tuning import trainable_parameters, trainable_state
 from textsam.train.log import RunLog
 from textsam.train.losses import LossParts
@@ -76,7 +78,8 @@ def _adapter_config(run: Run, step: int) -> AdapterConfig:
 
 def _save(run: Run, name: str) -> None:
     tensors = trainable_state(run.built.model)
-    save_adapter(run.folder / name, _adapter_config(run, run.state.step), tensors)
+    with told_as_output(run.folder / name, SafetensorError):
+        save_adapter(run.folder / name, _adapter_config(run, run.state.step), tensors)
 
 
 def _validate(run: Run, log: RunLog | None) -> Validation:
@@ -107,6 +110,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
 
     Raises:
         ConfigError: several processes that do not see the same state of the run.
+        OutputError: a file cannot be written; what was saved before stays.
         TextSAMError: a loss that is no number.
     """
     config, state, processes = run.config, run.state, run.processes
@@ -156,7 +160,9 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
                     )
             due = state.step % config.save_every == 0 or state.step == last
             if due and log is not None:
-                write_state(run.folder / STATE_FILE, state, run.built.model, run.optimiser)
+                path = run.folder / STATE_FILE
+                with told_as_output(path, RuntimeError):  # torch's own, where a disk is full
+                    write_state(path, state, run.built.model, run.optimiser)
                 _save(run, "last")
     processes.wait()
     return run
@@ -235,8 +241,7 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
             names = ", ".join(item.sample.name for _, item in batch)
             raise TextSAMError(
                 f"step {run.state.step + 1}: the loss is {float(loss.detach())} for {names}; "
-                "lower optim.lr or set optim.grad_clip, and go on under another name with "
-                f"init_adapter: {run.folder / 'last'}"
+                f"lower optim.lr or set optim.grad_clip, and {_way_on(run)}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         sums["loss"] += float(loss.detach())
@@ -255,8 +260,7 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     if not math.isfinite(norm):  # a finite loss can have such a gradient
         raise TextSAMError(
             f"step {run.state.step + 1}: the gradient's norm is {norm}, so the step was not taken; "
-            "lower optim.lr, and go on under another name with "
-            f"init_adapter: {run.folder / 'last'}"
+            f"lower optim.lr, and {_way_on(run)}"
         )
     if clip is not None:
         sums["grad_norm"] = norm
@@ -266,6 +270,14 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     if peak is not None:
         sums["memory_peak_mib"] = peak
     return sums
+
+
+def _way_on(run: Run) -> str:
+    """What can be done with a run whose numbers have run away."""
+    last = run.folder / "last"
+    if (last / CONFIG_FILE).is_file():
+        return f"go on under another name with init_adapter: {last}"
+    return "start again: nothing was saved yet"
 
 
 def train(

@@ -175,12 +175,14 @@ def setup(
 
     Raises:
         ConfigError: the run was begun with other settings, base weights or data, or another frame.
-        OutputError: the run's folder can be neither made nor written into.
+        OutputError: the run's folder, or that of the cache, can be neither made nor written into.
         DataCheckError: files of the data set are faulty; all of them are listed.
         TextSAMError: data, weights or settings are not usable. The run's folder is not made then.
     """
     folder = Path(config.out) / config.name
     check_out_folder(folder)
+    if config.cache is not None:
+        check_out_folder(config.cache)
     processes = processes or join(config.device)
     processes.check_batch(config.batch_size)
     device = processes.device

@@ -18,6 +18,9 @@ from textsam.train.ingredients import Ingredients, differences
 
 __all__ = ["RunState", "read_state", "write_state"]
 
+# Without `made_of`, which states of earlier versions do not have.
+_PARTS = frozenset({"step", "best", "fingerprint", "tensors", "optimiser"})
+
 
 @dataclass
 class RunState:
@@ -70,12 +73,15 @@ def read_state(
         AdapterError: the tensors do not fit.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    # What torch raises for a file that is none of its own depends on its first bytes.
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, pickle.PickleError) as error:
         raise ConfigError(
             f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else error!r}); "
             "remove it to start the run anew"
         ) from error
+    if not isinstance(content, dict) or not content.keys() >= _PARTS:
+        raise ConfigError(f"{path} is no state of a run; remove it to start the run anew")
     if content["fingerprint"] != fresh.fingerprint:
         raise ConfigError(
             f"{path} belongs to a run with other settings; use the same configuration to resume, "
