@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 
 from textsam.errors import OutputError
-from textsam.io.atomic import atomic_path, told_as_output
+from textsam.io.atomic import atomic_path, told_as_output, write_json
 
 
 @pytest.mark.parametrize("name", ["a.png", "n" * 251 + ".png", "ü" * 125 + ".png", ".hidden"])
@@ -59,3 +60,16 @@ def test_what_keeps_a_file_from_being_written_is_told(
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="a bug"), told_as_output("a.txt"):
         raise RuntimeError("a bug")
+
+
+def test_json_keeps_names_that_are_no_utf8_and_refuses_numbers_that_are_none(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"name": "Gefäß \udcff"})
+    assert "Gefäß" in target.read_text(encoding="utf-8")
+    assert json.loads(target.read_text(encoding="utf-8")) == {"name": "Gefäß \udcff"}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(target, {"dice": float("nan")})
+    assert json.loads(target.read_text(encoding="utf-8")) == {"name": "Gefäß \udcff"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
