@@ -20,7 +20,7 @@ from textsam.data.folder import samples_from_folder
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.finish import finish_adapter
 from textsam.frame import SquareGeometry
-from textsam.kinds import ImageKinds, Spread, mean_embedding
+from textsam.kinds import ImageKinds, Remainder, Spread, mean_embedding
 from textsam.kinds_fit import discriminant, fit_kinds
 from textsam.model.tuning import trainable_state
 from textsam.vocabulary import CONCEPTS, IMAGE_KINDS, MODALITIES
@@ -109,6 +109,60 @@ def test_the_farthest_image_fitted_on_is_as_far_as_familiar_goes() -> None:
         look = told.look(np.array(far))
         assert look.unfamiliar
         assert not look.probabilities
+
+
+def test_an_image_with_something_else_is_unfamiliar_though_it_lies_near_a_kind() -> None:
+    rng = np.random.default_rng(4)
+    # Two kinds apart along the first of 40 channels; all vary much in 8, and hardly in the rest.
+    rows = rng.normal(size=(160, 40)) * np.where(np.arange(40) < 8, 3.0, 0.01)
+    rows[80:, 0] += 60
+    kinds = ["MRI"] * 80 + ["X-ray"] * 80
+    told = discriminant(rows, kinds)
+    assert told.remainder is not None
+    assert not any(told.look(row).unfamiliar for row in rows)
+    values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
+    assert (np.diff(values) > 0).all()
+    offsets = rows - rows.mean(axis=0)
+    # 32 directions of the 40 are left out.
+    lengths = np.linalg.norm(offsets @ vectors[:, :8], axis=1)
+    assert told.remainder.length(rows[11]) == pytest.approx(lengths[11], rel=1e-3)
+    assert told.remainder.reach == pytest.approx(lengths.max(), rel=1e-3)
+    # The same kind as before, with something that no image had.
+    odd = rows[11] + 5 * lengths.max() * vectors[:, 0]
+    before, look = told.look(rows[11]), told.look(odd)
+    assert look.unfamiliar
+    assert look.likeliest == before.likeliest == "MRI"
+    assert look.probabilities["MRI"] == pytest.approx(before.probabilities["MRI"], abs=1e-3)
+    most = discriminant(rows, kinds, covered=0.9)
+    assert most.remainder is not None
+    assert most.remainder.reach == pytest.approx(np.sort(lengths)[143], rel=1e-3)
+
+
+def test_directions_through_few_images_say_nothing_of_others() -> None:
+    rng = np.random.default_rng(4)
+    kinds = ["MRI", "X-ray"] * 64
+    assert discriminant(rng.normal(size=(128, 40)), kinds).remainder is not None
+    assert discriminant(rng.normal(size=(126, 40)), kinds[:126]).remainder is None
+    assert discriminant(rng.normal(size=(128, 32)), kinds).remainder is None
+
+
+def test_an_unfamiliar_image_near_a_kind_says_so_and_still_rules_out() -> None:
+    plain = tiny_segmenter().segment(picture(), ["tumor", "lung"])
+    nothing = Remainder(centre=(0.0,) * 256, directions=((1.0, *[0.0] * 255),), reach=1e-6)
+    kinds = always("dermoscopy", "X-ray").model_copy(update={"remainder": nothing})
+    tumor, lung = tiny_segmenter(kinds=kinds).segment(picture(), ["tumor", "lung"])
+    assert tumor.extra == {**plain[0].extra, "unfamiliar": True}
+    assert tumor.score == plain[0].score
+    assert not lung.found
+    assert lung.extra["not_in"] == "dermoscopy"
+    assert lung.extra["unfamiliar"]
+
+
+def test_a_remainder_of_other_channels_is_refused() -> None:
+    kinds = always("dermoscopy", "X-ray").model_dump()
+    wrong = {"centre": (0.0,) * 256, "directions": ((1.0, 0.0),), "reach": 1.0}
+    with pytest.raises(ValidationError, match="256 channels, so the centre and the directions"):
+        ImageKinds(**{**kinds, "remainder": wrong})
 
 
 def test_in_an_unfamiliar_image_nothing_is_ruled_out_and_the_answer_says_so() -> None:

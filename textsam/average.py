@@ -93,7 +93,13 @@ def average_adapters(
         name: (1 - weight) * start[name].float() + weight * end[name].float() for name in start
     }
     averaged = [
-        {"name": config.name, "tensors_sha256": config.tensors_sha256, "weight": share}
+        {
+            "name": config.name,
+            "tensors_sha256": config.tensors_sha256,
+            "weight": share,
+            # What is itself an average keeps saying of what.
+            **({"averaged": earlier} if (earlier := config.training.get("averaged")) else {}),
+        }
         for config, share in zip(configs, (1 - weight, weight), strict=True)
     ]
     config = AdapterConfig(

@@ -5,6 +5,10 @@ can show lungs at all is another question, and an easier one: the mean of an ima
 an ultrasound scan from a radiograph. A linear discriminant of these means is fitted when an adapter
 is finished (`textsam.kinds_fit`) and travels with it. Of an image that lies farther from every kind
 than the images it was fitted on, it says nothing but that.
+
+A photograph may lie where radiographs do, as far as the directions go that tell kinds apart. What
+gives it away is what it has besides: the part of its mean in which the images fitted on hardly
+vary.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from textsam.vocabulary import CONCEPTS, IMAGE_KINDS
 if TYPE_CHECKING:
     from textsam.frame import SquareGeometry
 
-__all__ = ["UNLOOKED", "ImageKinds", "Look", "Spread", "mean_embedding"]
+__all__ = ["UNLOOKED", "ImageKinds", "Look", "Remainder", "Spread", "mean_embedding"]
 
 
 def mean_embedding(embedding: NDArray[np.floating], frame: SquareGeometry) -> NDArray[np.float64]:
@@ -51,7 +55,8 @@ class Look:
     Attributes:
         probabilities: kind -> probability; empty where nothing is known, so that nothing is ruled
             out.
-        unfamiliar: it lies farther from every kind than the images the kinds were fitted on.
+        unfamiliar: it lies farther from every kind than the images the kinds were fitted on, or has
+            something that these have not.
     """
 
     probabilities: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +92,26 @@ class Spread(Section):
         return float(np.einsum("ki,ij,kj->k", offsets, np.asarray(self.precision), offsets).min())
 
 
+class Remainder(Section):
+    """What an embedding has besides that in which the images fitted on vary.
+
+    Attributes:
+        centre: C numbers, the mean embedding of all these images.
+        directions: rows of C, orthonormal: the principal directions in which they vary.
+        reach: the length of the remainder within which all of them lie, or most of them.
+    """
+
+    centre: tuple[float, ...] = Field(min_length=1)
+    directions: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    reach: float = Field(gt=0)
+
+    def length(self, mean: NDArray[np.float64]) -> float:
+        """Of a (C,) mean's offset from the centre, without its share along the directions."""
+        offset = mean - np.asarray(self.centre)
+        directions = np.asarray(self.directions)
+        return float(np.linalg.norm(offset - directions.T @ (directions @ offset)))
+
+
 class ImageKinds(Section):
     """A linear discriminant of mean embeddings.
 
@@ -98,6 +123,7 @@ class ImageKinds(Section):
             out.
         spread: of the scores, by which an unfamiliar image is known; None: every image is taken for
             one of the kinds.
+        remainder: by which an image is known as unfamiliar that lies near a kind; None: none is.
     """
 
     names: tuple[str, ...] = Field(min_length=2)
@@ -105,6 +131,7 @@ class ImageKinds(Section):
     biases: tuple[float, ...]
     threshold: float = Field(gt=0, lt=1)
     spread: Spread | None = None
+    remainder: Remainder | None = None
 
     @model_validator(mode="after")
     def _of_one_size(self) -> ImageKinds:
@@ -121,6 +148,13 @@ class ImageKinds(Section):
                 rows = getattr(self.spread, name)
                 if {len(rows), *(len(row) for row in rows)} != {count}:
                     raise ValueError(f"has {count} names, so spread.{name} is {count} rows of that")
+        if self.remainder is not None:
+            lengths = {len(row) for row in (self.remainder.centre, *self.remainder.directions)}
+            if lengths != {len(self.weights[0])}:
+                raise ValueError(
+                    f"has weights of {len(self.weights[0])} channels, so the centre and the "
+                    "directions of remainder have as many"
+                )
         return self
 
     def scores(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -139,7 +173,11 @@ class ImageKinds(Section):
             return Look(unfamiliar=True)
         shares = np.exp(scores - scores.max())
         shares /= shares.sum()
-        return Look(dict(zip(self.names, map(float, shares), strict=True)))
+        rest = self.remainder
+        return Look(
+            dict(zip(self.names, map(float, shares), strict=True)),
+            unfamiliar=rest is not None and rest.length(mean) > rest.reach,
+        )
 
     def rules_out(self, concept: str | None, probabilities: Mapping[str, float]) -> bool:
         """Whether an image of these probabilities can hardly show a concept.

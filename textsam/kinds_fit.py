@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from textsam.data.augment import Augment
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.sample import Sample, load_sample
-from textsam.kinds import ImageKinds, Spread
+from textsam.kinds import ImageKinds, Remainder, Spread
 from textsam.progress import with_bar
 from textsam.segmenter import Segmenter
 from textsam.vocabulary import IMAGE_KINDS
@@ -24,6 +24,10 @@ _SHRINKAGE = 0.1
 # Halves the log odds. Other scanners lie farther from the means than the images fitted on.
 _TEMPERATURE = 2.0
 THRESHOLD = 0.05
+# Of the images fitted on. They vary in few directions: these explain nearly all of it.
+_DIRECTIONS = 32
+# Through fewer images the directions pass exactly, and any other image would be unfamiliar.
+_MEANS_PER_DIRECTION = 4
 # Fewer images say too little of how a kind varies.
 _LEAST = 4
 
@@ -41,8 +45,9 @@ def discriminant(
         means: (N, C), from `mean_embedding`.
         kinds: N names, two or more different ones.
         threshold: of the result.
-        covered: share of these images that are within reach. One odd image among them would else
-            make the reach so large that anything is familiar.
+        covered: share of these images that are within reach, of their spread and again of what
+            they have besides. One odd image among them would else make the reach so large that
+            anything is familiar.
     """
     labels = np.array(kinds)
     names = sorted(set(kinds))
@@ -62,7 +67,12 @@ def discriminant(
         biases=_row(biases / _TEMPERATURE),
         threshold=threshold,
     )
-    return told.model_copy(update={"spread": _spread(told, centres, covariance, means, covered)})
+    return told.model_copy(
+        update={
+            "spread": _spread(told, centres, covariance, means, covered),
+            "remainder": _remainder(means, covered),
+        }
+    )
 
 
 def _spread(
@@ -80,9 +90,25 @@ def _spread(
         reach=1.0,
     )
     distances = [spread.distance(told.scores(mean)) for mean in means]
+    return spread.model_copy(update={"reach": _reach(distances, covered)})
+
+
+def _remainder(means: NDArray[np.float64], covered: float) -> Remainder | None:
+    """Principal directions of (N, C) mean embeddings; None where they would explain too much."""
+    if len(means) < _MEANS_PER_DIRECTION * _DIRECTIONS or means.shape[1] <= _DIRECTIONS:
+        return None
+    centre = means.mean(axis=0)
+    _, _, rows = np.linalg.svd(means - centre, full_matrices=False)
+    rest = Remainder(centre=_row(centre), directions=_rows(rows[:_DIRECTIONS]), reach=1.0)
+    reach = _reach([rest.length(mean) for mean in means], covered)
+    return rest.model_copy(update={"reach": reach}) if reach > 0 else None
+
+
+def _reach(distances: Sequence[float], covered: float) -> float:
+    """Within which a share of the distances lies."""
     reach = float(np.quantile(distances, covered, method="inverted_cdf"))
     # Above the farthest itself, which rounding would else put outside.
-    return spread.model_copy(update={"reach": float(f"{reach * 1.00001:.7g}")})
+    return float(f"{reach * 1.00001:.7g}")
 
 
 def _row(numbers: NDArray[np.float64]) -> tuple[float, ...]:
