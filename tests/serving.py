@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -77,7 +78,7 @@ class Held:
     def segment_batch(self, images: list[Any], prompts: Any, **options: Any) -> Iterator[Any]:
         self.batches.append(len(images))
         self.entered.set()
-        assert self.release.wait(30)
+        assert self.release.wait(120)
         yield from self._segmenter.segment_batch(images, prompts, **options)
 
 
@@ -113,6 +114,21 @@ def ask(client: TestClient, data: bytes | None = None, **fields: Any) -> Any:
     return client.post("/segment", files={"file": ("scan.png", upload)}, data=form)
 
 
+def queue_of(client: TestClient) -> dict[str, int]:
+    """What the server says about its queue."""
+    queue: dict[str, int] = client.get("/health").json()["queue"]
+    return queue
+
+
+def pass_time(client: TestClient, seconds: float) -> None:
+    """Set the server's clock ahead, so that what waits for a time need not be waited for."""
+    assert client.portal is not None
+    loop: Any = client.portal.call(asyncio.get_running_loop)
+    before = loop.time
+    loop.time = lambda: before() + seconds
+    client.portal.call(lambda: None)  # the loop looks at its clock when it has something to do
+
+
 def error_of(response: Any) -> tuple[int, str]:
     error = response.json()["error"]
     assert error["message"]
@@ -133,11 +149,11 @@ def live(segmenter: Any = None, *, batch_size: int = 1, **settings: Any) -> Iter
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"

@@ -30,8 +30,10 @@ from serving import (
     multipart,
     picture,
     png,
+    queue_of,
     served,
     small_limits,
+    wait_until,
 )
 from tiny import tiny_segmenter
 
@@ -419,6 +421,8 @@ def test_concurrent_requests_get_their_own_answers(segmenter: Segmenter) -> None
 
 
 def test_facts(client: TestClient, segmenter: Segmenter) -> None:
+    # The worker may still be putting away what an earlier test asked.
+    wait_until(lambda: queue_of(client)["working"] == 0)
     health = client.get("/health").json()
     assert health == {
         "status": "ok",

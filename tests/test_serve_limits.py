@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import TOKEN, Held, ask, error_of, live, multipart, png, served, wait_until
+from serving import (
+    TOKEN,
+    Held,
+    ask,
+    error_of,
+    live,
+    multipart,
+    pass_time,
+    png,
+    queue_of,
+    served,
+    wait_until,
+)
 from tiny import tiny_segmenter
 
 from textsam.errors import ConfigError
@@ -29,19 +41,18 @@ def segmenter() -> Segmenter:
 
 @pytest.fixture(scope="module")
 def port(segmenter: Segmenter) -> Iterator[int]:
-    with live(segmenter, max_body_bytes=MAX_BODY, timeout_s=3.0) as port:
+    with live(segmenter, max_body_bytes=MAX_BODY) as port:
         yield port
 
 
-def talk(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+def talk(port: int, *pieces: bytes) -> bytes:
     """Send pieces and read until the server closes or nothing comes for a while."""
-    with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
         for piece in pieces:
             try:
                 connection.sendall(piece)
             except (BrokenPipeError, ConnectionResetError):
                 break
-            time.sleep(pause_s)
         received = b""
         while chunk := connection.recv(65536):
             received += chunk
@@ -90,10 +101,8 @@ def test_endless_chunks_are_cut_off(port: int) -> None:
     start = body.removesuffix(b"\r\n--edge--\r\n")
     first = f"{len(start):x}\r\n".encode() + start + b"\r\n"
     more = b"2710\r\n" + bytes(10_000) + b"\r\n"
-    began = time.monotonic()
     answer = talk(port, head("Transfer-Encoding: chunked", kind), first, *[more] * 100)
     assert answer.startswith(b"HTTP/1.1 413 "), answer[:200]
-    assert time.monotonic() - began < 10
 
 
 def test_chunked_within_the_limit_is_answered(port: int) -> None:
@@ -112,12 +121,14 @@ def test_a_length_that_is_too_short_is_a_bad_request(port: int) -> None:
     gc.collect()
 
 
-def test_a_body_that_does_not_arrive(port: int) -> None:
+def test_a_body_that_does_not_arrive(segmenter: Segmenter) -> None:
     body, kind = multipart(png(), ["tumor"])
-    began = time.monotonic()
-    answer = talk(port, head(f"Content-Length: {len(body) + 5}", kind), body)
-    assert answer.startswith(b"HTTP/1.1 408 "), answer[:200]
-    assert 2.5 < time.monotonic() - began < 9
+    with live(segmenter, timeout_s=1.5) as port:
+        began = time.monotonic()
+        answer = talk(port, head(f"Content-Length: {len(body) + 5}", kind), body)
+        assert answer.startswith(b"HTTP/1.1 408 "), answer[:200]
+        assert b"within 1.5 s" in answer
+        assert time.monotonic() - began > 1.4
 
 
 def test_the_limit_is_exact(segmenter: Segmenter) -> None:
@@ -157,17 +168,14 @@ def test_full_queue(segmenter: Segmenter) -> None:
     held = Held(segmenter)
     with served(held, queue=2) as client, ThreadPoolExecutor(3) as pool:
         taken = [pool.submit(ask, client, png(seed)) for seed in range(3)]
-        wait_until(lambda: client.get("/health").json()["queue"]["waiting"] == 2)
-        assert client.get("/health").json()["queue"] == {
-            "waiting": 2, "working": 1, "capacity": 2,
-        }  # fmt: skip
+        wait_until(lambda: queue_of(client) == {"waiting": 2, "working": 1, "capacity": 2})
         refused = ask(client)
         assert error_of(refused) == (429, "BusyError")
         assert 1 <= int(refused.headers["retry-after"]) <= 3
         held.release.set()
         assert [future.result().status_code for future in taken] == [200] * 3
         assert ask(client).status_code == 200
-        assert client.get("/health").json()["queue"]["waiting"] == 0
+        assert queue_of(client)["waiting"] == 0
 
 
 def test_refused_requests_give_their_place_back(segmenter: Segmenter) -> None:
@@ -180,13 +188,15 @@ def test_refused_requests_give_their_place_back(segmenter: Segmenter) -> None:
 
 def test_time_out_leaves_the_queue(segmenter: Segmenter) -> None:
     held = Held(segmenter)
-    with served(held, timeout_s=0.5) as client, ThreadPoolExecutor(2) as pool:
+    with served(held, timeout_s=600.0) as client, ThreadPoolExecutor(2) as pool:
         running = pool.submit(ask, client, png(0))
         wait_until(held.entered.is_set)
         waiting = pool.submit(ask, client, png(1))
+        wait_until(lambda: queue_of(client)["waiting"] == 1)
+        pass_time(client, 600.0)
         assert error_of(running.result()) == (504, "TimeoutError")
         assert error_of(waiting.result()) == (504, "TimeoutError")
-        queue = client.get("/health").json()["queue"]
+        queue = queue_of(client)
         assert (queue["waiting"], queue["working"]) == (0, 1)
         held.release.set()
         assert ask(client).status_code == 200
@@ -370,7 +380,7 @@ def test_limits_of_uploads() -> None:
 
 def test_slow_clients_do_not_stop_others(segmenter: Segmenter) -> None:
     body, kind = multipart(png(), ["tumor"])
-    with live(segmenter, timeout_s=20.0) as port:
+    with live(segmenter, timeout_s=240.0) as port:
         slow = socket.create_connection(("127.0.0.1", port))
         slow.sendall(head(f"Content-Length: {len(body)}", kind) + body[:100])
         done = threading.Event()
@@ -380,7 +390,7 @@ def test_slow_clients_do_not_stop_others(segmenter: Segmenter) -> None:
             done.set()
 
         threading.Thread(target=quick, daemon=True).start()
-        assert done.wait(10)
+        assert done.wait(120)
         slow.sendall(body[100:])
         assert slow.recv(12) == b"HTTP/1.1 200"
         slow.close()

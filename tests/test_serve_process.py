@@ -5,15 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import TOKEN, multipart, png, wait_until
@@ -28,67 +29,74 @@ from textsam.serve.worker import Worker
 
 TESTS = Path(__file__).parent
 
-# A tiny model whose batches take as long as they are told to.
+# A tiny model whose batches wait for a line each.
 DRIVER = """
-import sys, time
+import sys
 from tiny import tiny_segmenter
 from textsam.serve.run import open_listener, run_server
 from textsam.serve.settings import ServeSettings
 from textsam.serve.worker import Worker
 
-class Slow:
-    def __init__(self, segmenter, seconds):
-        self._segmenter, self._seconds = segmenter, seconds
+class Held:
+    def __init__(self, segmenter):
+        self._segmenter = segmenter
     def __getattr__(self, name):
         return getattr(self._segmenter, name)
     def segment_batch(self, *rest, **options):
-        time.sleep(self._seconds)
+        sys.stdin.readline()
         yield from self._segmenter.segment_batch(*rest, **options)
 
-worker = Worker(Slow(tiny_segmenter(), float(sys.argv[1])))
-settings = ServeSettings(port=int(sys.argv[2]))
+worker = Worker(Held(tiny_segmenter()))
+settings = ServeSettings(port=0, timeout_s=240)
 run_server(worker, settings, open_listener(settings))
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
-def process(seconds: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    port = free_port()
+def process(log: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server, and the port it says it listens on; what it says goes into a file."""
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    running = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(seconds), str(port)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with log.open("wb") as file:
+        running = subprocess.Popen(
+            [sys.executable, "-c", DRIVER],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
     try:
-        wait_until(lambda: health(port) or running.poll() is not None, 120)
+        wait_until(lambda: port_in(log) > 0 or running.poll() is not None, 400)
+        port = port_in(log)
+        assert port, log.read_text(encoding="utf-8")
+        wait_until(lambda: health(port) is not None or running.poll() is not None)
         yield running, port
     finally:
         running.kill()
         running.communicate()
 
 
-def health(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def port_in(log: Path) -> int:
+    """0 while the server has not said it."""
+    said = re.search(r"listening on http://127\.0\.0\.1:(\d+)\n", log.read_text(encoding="utf-8"))
+    return int(said[1]) if said else 0
+
+
+def health(port: int) -> dict[str, Any] | None:
+    """None when nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request("GET", "/health")
-        return bool(json.loads(connection.getresponse().read())["ready"])
-    except (ConnectionError, TimeoutError):
-        return False
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        return answer
+    except ConnectionError:
+        return None
     finally:
         connection.close()
 
 
 def ask(port: int, seed: int, statuses: list[int]) -> None:
     body, kind = multipart(png(seed), ["tumor"])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=240)
     connection.request("POST", "/segment", body, {"Content-Type": kind})
     response = connection.getresponse()
     if json.loads(response.read())["results"][0]["area_px"] > 0:
@@ -97,25 +105,34 @@ def ask(port: int, seed: int, statuses: list[int]) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_finishes_what_was_taken_and_exits_0() -> None:
-    with process(0.7) as (running, port):
+def test_sigterm_finishes_what_was_taken_and_exits_0(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def taken(port: int) -> bool:
+        """One is in work, two wait."""
+        told = health(port)
+        assert told is not None
+        return (told["queue"]["working"], told["queue"]["waiting"]) == (1, 2)
+
+    with process(log) as (running, port):
         statuses: list[int] = []
         clients = [threading.Thread(target=ask, args=(port, n, statuses)) for n in range(3)]
         for client in clients:
             client.start()
-        time.sleep(0.4)  # one is in work, two wait
+        wait_until(lambda: taken(port))
         running.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        wait_until(lambda: health(port) is None)
         with pytest.raises(ConnectionError):
             ask(port, 9, [])
+        assert statuses == []
+        running.communicate("\n" * 3, timeout=240)
         for client in clients:
-            client.join(60)
+            client.join(240)
         assert statuses == [200] * 3
-        _, errors = running.communicate(timeout=60)
+        errors = log.read_text(encoding="utf-8")
         assert running.returncode == 0, errors
         assert errors.count("POST /segment 200") == 3
         assert "Traceback" not in errors
-        assert f"listening on http://127.0.0.1:{port}" in errors
 
 
 def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
