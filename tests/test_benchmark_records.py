@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import shutil
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +42,9 @@ import saliency  # noqa: E402
         (b"nonsense\r\n\r\n", "BadStatusLine"),
     ],
 )
-def test_an_answer_that_is_cut_short_or_none_is_a_lost_request(answer: bytes, problem: str) -> None:
+def test_an_answer_that_is_cut_short_or_none_is_a_lost_request(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, problem: str
+) -> None:
     asked = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
@@ -64,9 +66,11 @@ def test_an_answer_that_is_cut_short_or_none_is_a_lost_request(answer: bytes, pr
         serving = threading.Thread(target=serve)
         serving.start()
         counts = load.Counts()
-        until = time.monotonic() + 0.1
+        # A second at each look: time for some requests, on the slowest machine as well.
+        ticks = itertools.count()
+        monkeypatch.setattr(load, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
         try:
-            load.Client(0, server.getsockname()[1], [b"x"], ["right"], until, counts).run()
+            load.Client(0, server.getsockname()[1], [b"x"], ["right"], 10, counts).run()
         finally:
             asked.set()
             serving.join()
