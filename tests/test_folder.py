@@ -561,7 +561,7 @@ def test_a_pipe_called_like_an_image_fails_at_once(segmenter: Segmenter, tmp_pat
     os.mkfifo(tmp_path / "in" / "pipe.png")
     # A run that waits for the pipe gets what is no image after a while, and fails here.
     waited = threading.Event()
-    timer = threading.Timer(20, lambda: (waited.set(), (tmp_path / "in/pipe.png").open("r+b")))
+    timer = threading.Timer(240, lambda: (waited.set(), (tmp_path / "in/pipe.png").open("r+b")))
     timer.start()
     try:
         summary = segment_folder(segmenter, tmp_path / "in", "tumor", tmp_path / "out")
@@ -633,15 +633,27 @@ def test_memory_does_not_grow_with_the_number_of_images(
     assert most <= 8
 
 
+# Never comes to its end: it is killed at work or, where that takes long, while it waits for it
+# after so many inputs.
 DRIVER = """
 import sys
+import threading
 from pathlib import Path
 from tiny import tiny_segmenter
-from textsam.folder import Options, segment_folder
+from textsam.folder import Listener, Options, segment_folder
 source, out = map(Path, sys.argv[1:3])
+
+class Waits(Listener):
+    left = int(sys.argv[3])
+
+    def finished(self, record):
+        self.left -= 1
+        if self.left == 0:
+            threading.Event().wait()
+
 segment_folder(
     tiny_segmenter(), source, ["tumor", "lung"], out, Options(sheet=True), resume=True,
-    recursive=True,
+    recursive=True, listener=Waits(),
 )
 """
 
@@ -651,11 +663,11 @@ def killed_run(source: Path, out: Path, lines: int) -> int:
     manifest = out / "manifest-1-of-1.jsonl"
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(source), str(out)],
+        [sys.executable, "-c", DRIVER, str(source), str(out), "8"],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + 480
         while time.monotonic() < until and process.poll() is None:
             if manifest.exists() and manifest.read_bytes().count(b"\n") >= lines:
                 break
