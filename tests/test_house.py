@@ -306,13 +306,14 @@ def test_help_imports_no_torch() -> None:
     assert lines[-1] == "HEAVY []"
 
 
-# The promise is 0.5 s for each; the best of three, as other processes can only add to it.
+# The promise is 0.5 s for each. Counted is processor time: here it is almost all of the time there
+# is, and a busy machine adds less to it; the best of three, as other processes can only add to it.
 def test_importing_textsam_is_quick() -> None:
     code = (
         "import time\n"
-        "began = time.perf_counter()\n"
+        "began = time.process_time()\n"
         "import textsam\n"
-        "print(time.perf_counter() - began)"
+        "print(time.process_time() - began)"
     )
     assert min(float(fresh_python(code)) for _ in range(3)) < 0.5
 
@@ -329,5 +330,4 @@ def test_help_is_quick() -> None:
         "print()\n"
         "print(time.process_time() - began)"
     )
-    # Processor time: here it is almost all of the time there is, and noise adds less to it.
     assert min(float(fresh_python(code).splitlines()[-1]) for _ in range(3)) < 0.5

@@ -303,10 +303,10 @@ def test_the_number_of_pages_is_checked_without_decoding(tmp_path: Path) -> None
         data += directory + struct.pack("<I", following)
     path = tmp_path / "a.tif"
     path.write_bytes(data)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(LimitError, match="20,001 images, the limit is 20,000"):
         open_raster(path)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
     stack = open_raster(path, Limits(max_images=count))
     assert len(stack) == count
     assert (stack[count - 1].pixels == 0).all()
