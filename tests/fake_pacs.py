@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +40,6 @@ class Reply:
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    delay_s: float = 0.0
 
 
 def as_json(value: Any, status: int = 200) -> Reply:
@@ -80,7 +78,6 @@ def fake_server(certificate: Path | None = None) -> Iterator[Fake]:
             request = Request(self.command, path, query, dict(self.headers), body)
             server.seen.append(request)
             reply = server.answer(request)
-            time.sleep(reply.delay_s)
             self.send_response(reply.status)
             for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                 self.send_header(name, value)
@@ -135,7 +132,7 @@ def clean_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]
 
 
 def client_at(url: str, **options: Any) -> PacsClient:
-    client = connect(url, **{"timeout_s": 10, "retries": 0, **options})
+    client = connect(url, **{"timeout_s": 120, "retries": 0, **options})
     _OPEN.append(client)
     return client
 

@@ -44,20 +44,20 @@ class Orthanc:
         """Put DICOM files into the archive by its own interface, not by the code under test."""
         for file in files:
             done = requests.post(
-                f"{self.root}/instances", data=_bytes(file), auth=self.auth, timeout=30
+                f"{self.root}/instances", data=_bytes(file), auth=self.auth, timeout=120
             )
             done.raise_for_status()
 
     def clear(self) -> None:
         """Remove everything it holds."""
-        for key in requests.get(f"{self.root}/patients", auth=self.auth, timeout=30).json():
-            requests.delete(f"{self.root}/patients/{key}", auth=self.auth, timeout=30)
+        for key in requests.get(f"{self.root}/patients", auth=self.auth, timeout=120).json():
+            requests.delete(f"{self.root}/patients/{key}", auth=self.auth, timeout=120)
 
     def instances(self, modality: str | None = None) -> list[Dataset]:
         """Everything it holds, read back by its own interface."""
         found = []
-        for key in requests.get(f"{self.root}/instances", auth=self.auth, timeout=30).json():
-            file = requests.get(f"{self.root}/instances/{key}/file", auth=self.auth, timeout=30)
+        for key in requests.get(f"{self.root}/instances", auth=self.auth, timeout=120).json():
+            file = requests.get(f"{self.root}/instances/{key}/file", auth=self.auth, timeout=120)
             found.append(dcmread(BytesIO(file.content)))
         return [d for d in found if modality is None or d.Modality == modality]
 
@@ -96,11 +96,11 @@ def running_orthanc(folder: Path, *, login: bool = False) -> Iterator[Orthanc]:
 
 
 def _wait(archive: Orthanc, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+    for _ in range(1200):
         if process.poll() is not None:
             raise RuntimeError(f"Orthanc ended with {process.returncode}")
         try:
-            if requests.get(f"{archive.root}/system", auth=archive.auth, timeout=5).ok:
+            if requests.get(f"{archive.root}/system", auth=archive.auth, timeout=30).ok:
                 return
         except requests.ConnectionError:
             time.sleep(0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fake_pacs import (
     STUDY,
     Fake,
     Reply,
+    Request,
     as_json,
     clean_surroundings,
     client_at,
@@ -332,14 +334,23 @@ def test_nobody_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with pytest.raises(PacsError, match=f"127.0.0.1:{port}.*no connection"):
-        client_at(f"http://127.0.0.1:{port}/x", retries=1).series(STUDY)
+        with pytest.raises(PacsError, match=f"127.0.0.1:{port}.*no connection"):
+            client_at(f"http://127.0.0.1:{port}/x", retries=1).series(STUDY)
 
 
 def test_a_server_that_does_not_answer(fake: Fake) -> None:
-    fake.answer = lambda _: Reply(delay_s=1.0)
-    with pytest.raises(PacsError, match=r"no answer in time.*--timeout-s"):
-        client_of(fake, timeout_s=0.1).series(STUDY)
+    given_up = threading.Event()
+
+    def answer(_: Request) -> Reply:
+        assert given_up.wait(120)
+        return Reply()
+
+    fake.answer = answer
+    try:
+        with pytest.raises(PacsError, match=r"no answer in time.*--timeout-s"):
+            client_of(fake, timeout_s=0.1).series(STUDY)
+    finally:
+        given_up.set()
 
 
 def test_a_server_without_tls(fake: Fake) -> None:

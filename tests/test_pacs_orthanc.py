@@ -64,7 +64,7 @@ def empty_archive(archive: Orthanc, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def client(archive: Orthanc) -> Iterator[PacsClient]:
-    with connect(archive.url, timeout_s=30) as made:
+    with connect(archive.url, timeout_s=120) as made:
         yield made
 
 
