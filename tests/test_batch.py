@@ -151,7 +151,7 @@ def test_images_are_read_a_few_ahead_and_no_more() -> None:
         next(answers)
     answers.close()  # type: ignore[attr-defined]
     assert 4 <= len(given) <= 4 + 2 * 2 + 2
-    for _ in range(100):
+    for _ in range(2400):
         if not any(thread.name.startswith("textsam-read") for thread in threading.enumerate()):
             break
         threading.Event().wait(0.05)

@@ -95,7 +95,7 @@ def by_id(browser: Any, name: str) -> Any:
     return browser.find_element("id", name)
 
 
-def wait(browser: Any, true: Any, seconds: float = 30) -> Any:
+def wait(browser: Any, true: Any, seconds: float = 120) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(browser, seconds).until(true)
@@ -363,14 +363,21 @@ def test_a_busy_server_is_asked_again(browser: Any, segmenter: Segmenter, tmp_pa
         body, kind = multipart(encoded(picture(1)), ["tumor"])
 
         def ask() -> int:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
             connection.request("POST", "/segment", body, {"Content-Type": kind})
             status = connection.getresponse().status
             connection.close()
             return status
 
+        def full() -> bool:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+            connection.request("GET", "/health")
+            queue = json.loads(connection.getresponse().read())["queue"]
+            connection.close()
+            return (queue["working"], queue["waiting"]) == (1, 1)
+
         taken = [pool.submit(ask) for _ in range(2)]
-        wait_until(held.entered.is_set)
+        wait_until(full)
         segment(browser, f"http://127.0.0.1:{port}/", file, "tumor")
         wait(browser, lambda b: "busy" in by_id(b, "status").text)
         held.release.set()

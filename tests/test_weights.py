@@ -52,7 +52,7 @@ def server() -> Iterator[Server]:
             wanted = self.headers.get("Range")
             state.requests.append((self.path, wanted))
             if state.gate is not None:
-                state.gate.wait(10)
+                state.gate.wait(120)
             if self.path not in state.files:
                 self.send_error(404)
                 return
@@ -77,7 +77,11 @@ def server() -> Iterator[Server]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # a client that hung up; said late, it would be in what another test reads
+
+    httpd = Quiet(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -345,13 +349,13 @@ def test_two_at_once_fetch_once(toy: WeightEntry, server: Server) -> None:
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not server.requests and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)  # time enough for a second request, were there one
     server.gate.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert paths == [weights.cache_path("toy")] * 2
     assert len(server.requests) == 1
     assert paths[0].read_bytes() == GOOD
@@ -649,7 +653,7 @@ def test_import_takes_neither_torch_nor_requests_nor_rich() -> None:
         "print([m for m in ('torch', 'requests', 'numpy', 'safetensors') if m in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert result.stdout.strip() == "[]"
 
