@@ -97,7 +97,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        command, env=environment, check=False, capture_output=True, text=True, timeout=540
+        command, env=environment, check=False, capture_output=True, text=True, timeout=1100
     )
     assert done.returncode == 0, done.stdout + done.stderr
     train(alone["plain"])
