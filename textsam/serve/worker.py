@@ -147,21 +147,23 @@ class Worker:
         try:
             with warnings.catch_warnings():
                 # Unknown prompts are reported in the answer; a warning would put them in the log.
+                # All threads share the filters, so they are set back before anybody is answered.
                 warnings.filterwarnings("ignore", category=_unknown_prompt_warning())
-                for answer in self.segmenter.segment_batch(
+                answers = self.segmenter.segment_batch(
                     [job.read for job in group],
                     list(prompts),
                     batch_size=self.batch_size,
                     refine=refine,
-                ):
-                    if answer.error is None:
-                        self._count(answer.seconds)
-                    future = open_jobs.pop(answer.index).future
-                    if isinstance(answer.error, ReaderError):
-                        # A mistake of ours, and not of who sent the image.
-                        future.set_exception(answer.error.__cause__)
-                    else:
-                        future.set_result(answer)
+                )
+            for answer in answers:
+                if answer.error is None:
+                    self._count(answer.seconds)
+                future = open_jobs.pop(answer.index).future
+                if isinstance(answer.error, ReaderError):
+                    # A mistake of ours, and not of who sent the image.
+                    future.set_exception(answer.error.__cause__)
+                else:
+                    future.set_result(answer)
             for job in open_jobs.values():
                 job.future.set_exception(RuntimeError("the model gave no answer for this image"))
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to a request
