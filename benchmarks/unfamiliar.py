@@ -1,0 +1,128 @@
+"""Which images are unfamiliar to an adapter: of sets it knows, of others, everyday pictures?
+
+    python benchmarks/unfamiliar.py generalist --data data --set busi/fold1/test --set ph2/test \\
+        -o benchmarks/results/generalist/unfamiliar.md
+
+An image is unfamiliar whose mean embedding lies far from every kind (`spread` in adapter.json), or
+near one and has something that no kind has (`remainder`). The everyday pictures are those that
+scikit-image's package brings along; they are also asked for all that the adapter knows, and what it
+finds there is not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage
+import torch
+
+from textsam.api import load_model
+from textsam.data.folder import Selection, samples_from_manifest
+from textsam.data.sample import load_sample
+from textsam.evaluate.tables import markdown
+from textsam.io.atomic import save_text
+from textsam.kinds import ImageKinds
+from textsam.progress import with_bar
+from textsam.segmenter import Segmenter
+
+PICTURES = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "chessboard_GRAY.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "color.png",
+    "grass.png",
+    "gravel.png",
+    "horse.png",
+    "hubble_deep_field.jpg",
+    "logo.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
+    "rocket.jpg",
+    "text.png",
+)
+EVERYDAY = "everyday pictures"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Look at all images and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("adapter", help="name or folder of an adapter that tells kinds apart")
+    parser.add_argument("--data", default="data", help="folder with manifest.json and splits.json")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="SET/SPLIT")
+    parser.add_argument("--limit", type=int, default=40, help="images of a set, evenly spread")
+    parser.add_argument("--threads", type=int, help="of PyTorch; default: its own choice")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="Markdown to write")
+    options = parser.parse_args(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    segmenter = load_model("lite", options.adapter)
+    kinds = segmenter.config.kinds
+    if kinds is None:
+        parser.error(f"{options.adapter} tells no kinds of image apart; calibrate it with --kinds")
+    rows = []
+    for name in options.sets:
+        images = _images_of(options.data, name, options.limit)
+        rows.append([name, *_shares(segmenter, kinds, images), ""])
+    folder = Path(skimage.__file__).parent / "data"
+    pictures = [str(folder / name) for name in PICTURES]
+    answered = _answered(segmenter, with_bar(pictures, EVERYDAY))
+    rows.append([EVERYDAY, *_shares(segmenter, kinds, pictures), f"{answered:.0%}"])
+    header = ["images", "n", "far from every kind", "something else", "unfamiliar", "answered"]
+    lines = [
+        f"# Unfamiliar to {segmenter.adapter_name}",
+        f"`python benchmarks/unfamiliar.py {options.adapter} --data data "
+        + " ".join(f"--set {name}" for name in options.sets)
+        + (f" --limit {options.limit}`, " if options.limit != 40 else "`, ")
+        + f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores, {platform.machine()}.",
+        "Shares of the images. *Answered*: something was found that the adapter knows a word for.",
+        markdown(header, rows, 1),
+    ]
+    save_text(options.out, "\n\n".join(lines) + "\n")
+    print("\n\n".join(lines))
+    return 0
+
+
+def _images_of(root: str, name: str, limit: int) -> Iterator[np.ndarray]:
+    dataset, _, split = name.partition("/")
+    samples = samples_from_manifest(root, [Selection(set=dataset, split=split, limit=limit)])
+    for sample in with_bar(samples, name):
+        yield load_sample(sample)[0]
+
+
+def _shares(segmenter: Segmenter, kinds: ImageKinds, images: Iterable[Any]) -> list[str]:
+    """How many there are, and the shares that are far, have something else, and are unfamiliar."""
+    told = []
+    with torch.inference_mode():
+        for image in images:
+            mean = segmenter.mean_embedding(image)
+            rest = kinds.remainder
+            odd = rest is not None and rest.length(mean) > rest.reach
+            spread = kinds.spread
+            far = spread is not None and spread.distance(kinds.scores(mean)) > spread.reach
+            told.append((far, odd, kinds.look(mean).unfamiliar))
+    return [str(len(told)), *(f"{share:.0%}" for share in np.mean(told, axis=0))]
+
+
+def _answered(segmenter: Segmenter, pictures: Iterable[str]) -> float:
+    found = [
+        any(answer.found for answer in segmenter.segment(picture, list(segmenter.prompts)))
+        for picture in pictures
+    ]
+    return float(np.mean(found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
