@@ -281,33 +281,53 @@ def _curves(adapter: Path) -> str:
     return "![training curves](curves.png)"
 
 
+def _shares(averaged: list[dict[str, Any]]) -> str:
+    """Of what, in words; of a part that is itself an average of this adapter's runs, that too."""
+    parts = []
+    for number, one in enumerate(averaged):
+        inner = one.get("averaged")
+        # The first is what the training goes on from: its card or configuration tells of it.
+        told = f" ({_shares(inner)})" if inner and number else ""
+        parts.append(f"{one['weight']:.3g} of {one['name']}{told}")
+    return " and ".join(parts)
+
+
 def _recipe(config: dict[str, Any], log: list[dict[str, str]]) -> str:
     training = config["training"]
     calibration = training.get("calibration")
     first = training.get("continued_from")
-    made = (f"Begun from {first}; then " if first else "") + (
-        f"`textsam train configs/{config['name']}.yaml`, seed {training['config']['seed']}: best "
-        f"of {training['total_steps']} steps at step {training['step']}, chosen on validation "
-        "images. `log.csv` has every step."
-    )
-    lines = [
-        made,
-        "",
-        "| step | validation loss | mean Dice | masks where nothing is |",
-        "|---|---|---|---|",
-    ]
     values: dict[int, dict[str, float]] = {}
     for row in log:
         if row["name"].startswith("val_"):
             values.setdefault(int(row["step"]), {})[row["name"]] = float(row["value"])
+    command = f"`textsam train configs/{config['name']}.yaml`, seed {training['config']['seed']}"
+    step, total = training["step"], training["total_steps"]
+    lines = [
+        (f"Begun from {first}; then " if first else "")
+        + (
+            f"{command}: best of {total} steps at step {step}, chosen on validation images."
+            if values
+            else f"{command}: stopped after {step} of {total} steps, before any validation."
+        )
+        + " `log.csv` has every step."
+    ]
+    if values:
+        lines += [
+            "",
+            "| step | validation loss | mean Dice | masks where nothing is |",
+            "|---|---|---|---|",
+        ]
     for step, found in sorted(values.items()):
         lines.append(
             f"| {step} | {found['val_loss']:.3f} | {found['val_dice']:.3f} "
             f"| {100 * found['val_false_positive_rate']:.0f} % |"
         )
     if averaged := training.get("averaged"):
-        shares = " and ".join(f"{one['weight']:g} of {one['name']}" for one in averaged)
-        lines += ["", f"`textsam average` then took the mean: {shares}, the last being this run's."]
+        lines += [
+            "",
+            f"`textsam average` then took the mean: {_shares(averaged)}, the last "
+            "being this run's.",
+        ]
     if kinds := config.get("kinds"):
         told = ", ".join(kinds["names"])
         lines += ["", f"From training images it learned to tell kinds of image apart: {told}."]
