@@ -323,11 +323,8 @@ def _recipe(config: dict[str, Any], log: list[dict[str, str]]) -> str:
             f"| {100 * found['val_false_positive_rate']:.0f} % |"
         )
     if averaged := training.get("averaged"):
-        lines += [
-            "",
-            f"`textsam average` then took the mean: {_shares(averaged)}, the last "
-            "being this run's.",
-        ]
+        mean = f"`textsam average` then took the mean: {_shares(averaged)}"
+        lines += ["", f"{mean}, the last being this run's."]
     if kinds := config.get("kinds"):
         told = ", ".join(kinds["names"])
         lines += ["", f"From training images it learned to tell kinds of image apart: {told}."]
