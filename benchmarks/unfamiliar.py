@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append([name, *_shares(segmenter, kinds, images), ""])
     folder = Path(skimage.__file__).parent / "data"
     pictures = [str(folder / name) for name in PICTURES]
-    answered = _answered(segmenter, with_bar(pictures, EVERYDAY))
+    answered = _answered(segmenter, with_bar(pictures, EVERYDAY, shown=True))
     rows.append([EVERYDAY, *_shares(segmenter, kinds, pictures), f"{answered:.0%}"])
     header = ["images", "n", "far from every kind", "something else", "unfamiliar", "answered"]
     lines = [
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _images_of(root: str, name: str, limit: int) -> Iterator[np.ndarray]:
     dataset, _, split = name.partition("/")
     samples = samples_from_manifest(root, [Selection(set=dataset, split=split, limit=limit)])
-    for sample in with_bar(samples, name):
+    for sample in with_bar(samples, name, shown=True):
         yield load_sample(sample)[0]
 
 
