@@ -21,6 +21,7 @@ from textsam.data.sources import samples_in
 from textsam.errors import ConfigError
 from textsam.model.textsam import TextSAM
 from textsam.model.tuning import trainable_parameters
+from textsam.train.asking import Asking
 from textsam.train.losses import LossParts
 from textsam.train.order import Key
 from textsam.train.preference import AnchorParts, PreferenceParts, preference_margin
@@ -212,13 +213,14 @@ class PreferenceForward(Forward):
         if self.settings.learns == "decoder+text":
             with self._text_noise(key):
                 tokens = None if tokens is None else self.reference.encode_text(item.prompts)
-        current = self.built
+        current, asking = self.built, self.asking
         try:
             self.built = replace(current, model=self.reference)
+            self.asking = Asking(self.reference, self.device)
             with self._autocast():
                 answers = self.decode(item, embedding.detach(), tokens, None)
         finally:
-            self.built = current
+            self.built, self.asking = current, asking
         return answers.logits[-1]
 
     def _rater(self, key: Key, number: int) -> np.random.Generator:

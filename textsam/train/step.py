@@ -64,11 +64,7 @@ class Forward:
         self.seed = seed
         self.cache = cache
         self.empty_weight = empty_weight
-
-    @property
-    def asking(self) -> Asking:
-        """Of the model as it is at the moment: a reference may stand in its place for a while."""
-        return Asking(self.built.model, self.device)
+        self.asking = Asking(built.model, device)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "bfloat16":
