@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,14 +212,13 @@ class PreferenceForward(Forward):
         if self.settings.learns == "decoder+text":
             with self._text_noise(key):
                 tokens = None if tokens is None else self.reference.encode_text(item.prompts)
-        current, asking = self.built, self.asking
+        learning = self.asking
         try:
-            self.built = replace(current, model=self.reference)
             self.asking = Asking(self.reference, self.device)
             with self._autocast():
                 answers = self.decode(item, embedding.detach(), tokens, None)
         finally:
-            self.built, self.asking = current, asking
+            self.asking = learning
         return answers.logits[-1]
 
     def _rater(self, key: Key, number: int) -> np.random.Generator:

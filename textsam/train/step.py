@@ -304,7 +304,7 @@ class Forward:
                     rows.setdefault(length, []).extend((number, place) for place in members)
             logits, iou = [], []
             for group in groups.values():
-                answer = self.built.model.decode(*map(torch.cat, zip(*group, strict=True)))
+                answer = self.asking.model.decode(*map(torch.cat, zip(*group, strict=True)))
                 logits.append(answer[0])
                 iou.append(answer[1])
         places = [place for group in rows.values() for place in group]
