@@ -23,7 +23,7 @@ from textsam.adapters import TENSORS_FILE
 from textsam.config import TrainConfig
 from textsam.errors import TextSAMError
 from textsam.evaluate import evaluate
-from textsam.io.atomic import atomic_path, told_as_output
+from textsam.io.atomic import atomic_path, told_as_output, write_json
 from textsam.segmenter import Segmenter
 
 __all__ = [
@@ -105,9 +105,8 @@ def is_finished(cell: CellJob) -> bool:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with told_as_output(path), atomic_path(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    with told_as_output(path):
+        write_json(path, content)
 
 
 def run_job(

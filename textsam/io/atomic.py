@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textsam.errors import OutputError, TextSAMError
+from textsam.io.readable_json import readable_json
 
 __all__ = ["atomic_path", "save_text", "told_as_output", "write_json"]
 
@@ -79,7 +79,7 @@ def save_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON in UTF-8, complete or not at all.
+    """Write an object as `readable_json` in UTF-8, complete or not at all.
 
     Lone surrogates are written as by `save_text`.
 
@@ -88,6 +88,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         TypeError: something else that JSON has not.
         OSError: the file cannot be written.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    text = readable_json(content, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

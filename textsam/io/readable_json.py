@@ -14,12 +14,14 @@ _ROW = re.compile(r"\[\n\s*([^\[\]{}\"]+?)\n\s*\]")
 _BREAK = re.compile(r"\n\s*")
 
 
-def readable_json(content: Mapping[str, Any], *, ensure_ascii: bool = False) -> str:
+def readable_json(
+    content: Mapping[str, Any], *, ensure_ascii: bool = False, allow_nan: bool = True
+) -> str:
     """`json.dumps(content, indent=2)` with each innermost list of numbers on one line.
 
     Args:
         content: what `json.dumps` takes.
-        ensure_ascii: as there.
+        ensure_ascii, allow_nan: as there.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=ensure_ascii)
+    text = json.dumps(content, indent=2, ensure_ascii=ensure_ascii, allow_nan=allow_nan)
     return _ROW.sub(lambda row: f"[{_BREAK.sub(' ', row[1])}]", text)
