@@ -104,15 +104,14 @@ def _images_of(root: str, name: str, limit: int) -> Iterator[np.ndarray]:
 
 def _shares(segmenter: Segmenter, kinds: ImageKinds, images: Iterable[Any]) -> list[str]:
     """How many there are, and the shares that are far, have something else, and are unfamiliar."""
-    told = []
+    ways = [
+        kinds.model_copy(update={"remainder": None}),
+        kinds.model_copy(update={"spread": None}),
+        kinds,
+    ]
     with torch.inference_mode():
-        for image in images:
-            mean = segmenter.mean_embedding(image)
-            rest = kinds.remainder
-            odd = rest is not None and rest.length(mean) > rest.reach
-            spread = kinds.spread
-            far = spread is not None and spread.distance(kinds.scores(mean)) > spread.reach
-            told.append((far, odd, kinds.look(mean).unfamiliar))
+        means = [segmenter.mean_embedding(image) for image in images]
+    told = [[way.look(mean).unfamiliar for way in ways] for mean in means]
     return [str(len(told)), *(f"{share:.0%}" for share in np.mean(told, axis=0))]
 
 

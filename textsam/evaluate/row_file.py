@@ -23,7 +23,6 @@ __all__ = [
     "ImageKey",
     "RowFile",
     "cell_text",
-    "check_is_no_file",
     "digests_of",
     "read_lines",
     "read_settings",
@@ -41,12 +40,6 @@ _LOCK_FILE = ".measuring.lock"
 _NAMED = 5
 
 ANEW = "give another folder (-o) or remove this one to start anew; from Python, resume=False does"
-
-
-def check_is_no_file(folder: Path) -> None:
-    """Refuse a file where results need a folder, with a DataError."""
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; give a folder for the results")
 
 
 def cell_text(value: object) -> str:
@@ -165,7 +158,8 @@ class RowFile(ABC, Generic[Row]):
         *,
         resume: bool,
     ) -> None:
-        check_is_no_file(folder)
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; give a folder for the results")
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / self.rows_name
         self.finished: dict[ImageKey, list[Row]] = {}
