@@ -53,18 +53,24 @@ def test_a_native_set_is_packed_as_it_is(tmp_path: Path, native: list[str]) -> N
         assert (image.suffix, mask.shape) == (".jpg", (24, 24))
 
 
-def test_a_session_goes_on_where_the_last_one_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    codes = iter([0, 75, 0, 0, 0])
+def works_done(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> list[list[str]]:
+    """The works that sessions start, in a folder of their own; each ends with the next code."""
     done: list[list[str]] = []
+    left = iter(codes)
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         done.append(command[2:])
-        return subprocess.CompletedProcess(command, next(codes))
+        return subprocess.CompletedProcess(command, next(left))
 
-    monkeypatch.setattr(gpu, "PLACE", tmp_path)
+    monkeypatch.setattr(gpu, "PLACE", folder)
     monkeypatch.setattr(gpu.subprocess, "run", run)
+    return done
+
+
+def test_a_session_goes_on_where_the_last_one_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = works_done(tmp_path, monkeypatch, [0, 75, 0, 0, 0])
     options = argparse.Namespace(
         minutes=9.0,
         out="OUT",
@@ -91,14 +97,7 @@ def test_a_session_goes_on_where_the_last_one_stopped(
 def test_a_session_tells_works_of_one_file_name_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[list[str]] = []
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        done.append(command[2:4])
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(gpu, "PLACE", tmp_path)
-    monkeypatch.setattr(gpu.subprocess, "run", run)
+    done = works_done(tmp_path, monkeypatch, [0] * 6)
     options = argparse.Namespace(
         minutes=9.0,
         out="OUT",
@@ -108,7 +107,7 @@ def test_a_session_tells_works_of_one_file_name_apart(
         methods=[],
     )
     assert gpu.session(options) == 0
-    assert done == [
+    assert [command[:2] for command in done] == [
         ["train", "one/a.yaml"],
         ["finish", "one/a.yaml"],
         ["train", "two/a.yaml"],
