@@ -17,8 +17,8 @@ FITTED_KNOTS = 10
 # Fewer say too little: the raw score then stays as it is.
 MIN_ANSWERS = 20
 # A concept has a map of its own from so many answers on, and so many masks of what is there.
-_MIN_OWN = 10
-_MIN_OWN_RIGHT = 5
+_MIN_OWN = 3
+_MIN_OWN_RIGHT = 2
 # All answers together count in it like so many of its own: a few odd ones do not bend it.
 _PRIOR_ANSWERS = 15
 
@@ -88,8 +88,8 @@ def fit_own_maps(
         weights: (N,), positive.
 
     Returns:
-        Concept -> map as of `fit_score_map`; without concepts of fewer than 10 answers, or fewer
-        than 5 that overlap what is there.
+        Concept -> map as of `fit_score_map`; without concepts of fewer than 3 answers, or fewer
+        than 2 that overlap what is there.
     """
     names, right = np.asarray(concepts), np.asarray(dice) > 0
     weight = np.asarray(weights, dtype=np.float64)
