@@ -127,6 +127,12 @@ def test_what_cannot_be_drawn_is_refused_by_kind(segmentation: Any, kind: str) -
     assert caught.value.kind == kind
 
 
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_a_box_alone_is_told_as_such(segmentation: Any) -> None:
+    with pytest.raises(ShapeError, match="there is no segmentation; a box alone"):
+        rles_of(segmentation, (H, W))
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=40))
 def test_no_text_is_drawn_beyond_its_image(text: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections import Counter
 from pathlib import Path
@@ -507,6 +508,25 @@ def test_a_folder_whose_files_do_not_pair_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "images/3.bmp", grey((20, 20)))
     with pytest.raises(DataError, match="'3' is ambiguous"):
         samples_from_folder(tmp_path, "x")
+
+
+def test_what_is_no_plain_folder_is_named_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "mine/train/images").mkdir(parents=True)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/images").write_text("x")
+    for folder, split, message in (
+        ("gone", None, "gone has no folder 'images', as it does not exist. A plain folder holds"),
+        ("a.json", None, "a.json is a file. A plain folder holds images/ and masks/"),
+        ("a.json", None, "A COCO file is named as such: --coco"),
+        ("odd", None, "odd/images is a file, not a folder"),
+        ("mine", None, "mine has no folder 'images'. Its parts are: train; name one as the split"),
+        ("mine", "val", "mine/val has no folder 'images', as it does not exist. The parts of"),
+        ("mine", "val", "mine are: train; name one as the split"),
+        ("mine", "train", "mine/train has no folder 'masks'. A plain folder holds"),
+    ):
+        with pytest.raises(DataError, match=re.escape(message)):
+            samples_from_folder(tmp_path / folder, "x", split=split)
 
 
 # --- prompts of a training image

@@ -291,6 +291,30 @@ def samples_from_manifest(
     return samples
 
 
+def _check_layout(folder: Path, base: Path) -> None:
+    """Refuse what is no plain folder, and say what it is instead.
+
+    base: `folder`, or a part of it.
+    """
+    inside = [p for p in _PARTS if (folder / p / "images").is_dir()]
+    hint = "A plain folder holds images/ and masks/, a data root of several sets manifest.json."
+    if inside and not (base / "images").exists():
+        whose = "Its parts" if base == folder else f"The parts of {folder}"
+        hint = f"{whose} are: {', '.join(inside)}; name one as the split."
+    if not base.exists():
+        raise DataError(f"{base} has no folder 'images', as it does not exist. {hint}")
+    if not base.is_dir():
+        raise DataError(
+            f"{base} is a file. {hint} A COCO file is named as such: --coco NAME=FILE.json,FOLDER, "
+            "or data.train_coco of a configuration."
+        )
+    for name in ("images", "masks"):
+        if (base / name).is_file():
+            raise DataError(f"{base / name} is a file, not a folder. {hint}")
+        if not (base / name).is_dir():
+            raise DataError(f"{base} has no folder {name!r}. {hint}")
+
+
 def samples_from_folder(
     folder: str | Path,
     concept: str,
@@ -320,11 +344,7 @@ def samples_from_folder(
     if split is not None and split not in _PARTS:
         raise DataError(f"Unknown split {split!r}: choose from {', '.join(_PARTS)}.")
     base = folder if split is None else folder / split
-    for name in ("images", "masks"):
-        if not (base / name).is_dir():
-            inside = [p for p in _PARTS if (base / p / "images").is_dir()]
-            hint = f" Its parts are: {', '.join(inside)}; name one as the split." if inside else ""
-            raise DataError(f"{base} has no folder {name!r}.{hint}")
+    _check_layout(folder, base)
     image_files, mask_files = _index(base / "images"), _index(base / "masks")
     images, masks = image_files.usable, mask_files.usable
     if problems is not None:

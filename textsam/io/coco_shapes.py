@@ -96,7 +96,11 @@ def rles_of(segmentation: Any, size_px: tuple[int, int]) -> tuple[bytes, ...]:
         raise ShapeError("size-mismatch", f"the image {too_large}")
     if isinstance(segmentation, dict):
         return (_checked_code(segmentation, size_px),)
-    if not isinstance(segmentation, list) or not segmentation:
+    if segmentation is None or segmentation == []:
+        raise ShapeError(
+            "degenerate-polygon", "there is no segmentation; a box alone does not outline anything"
+        )
+    if not isinstance(segmentation, list):
         raise ShapeError(
             "degenerate-polygon",
             "the segmentation is neither a list of polygons nor a run-length code",
