@@ -613,6 +613,9 @@ def test_the_command_prints_the_table_and_fails_when_a_cell_does(
 
     monkeypatch.setattr(module, "default_steps", lambda **_: bench.steps(fail_on=1))
     arguments = ("ablate", bench.file, "-o", bench.out, "--devices", "cpu")
+    result = textsam("ablate", bench.file, "-o", bench.file, "--dry-run")
+    assert result.exit_code == 2
+    assert f"error: -o {bench.file} is a file; give a folder" in result.stderr
     result = textsam(*arguments, "--dry-run")
     assert result.exit_code == 0, result.output
     assert "to do: 1, seed 0; 2, seed 0" in result.stderr

@@ -46,7 +46,7 @@ def ablate(
         bool, typer.Option("--replace", help="Do cells again that were made with other settings.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all, show the table as it is, do nothing.")
+        bool, typer.Option("--dry-run", help="Check all, write the table as it is, train nothing.")
     ] = False,
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
@@ -61,8 +61,7 @@ def ablate(
         raise usage_error("--cluster and --job belong to --engine submitit")
     if engine == "submitit" and names:
         raise usage_error("--devices belongs to the local engine; a cluster's jobs take their own")
-    if not dry_run:
-        check_out(out)
+    check_out(out)
     with errors_as_exit():
         from textsam.ablate.engines import Engine, InProcess, Processes, Submitit
         from textsam.ablate.job import Outcome
