@@ -1,4 +1,4 @@
-"""`textsam data`: options that would have no say are refused, not dropped."""
+"""`textsam data`: options that would have no say are refused, faults are told all at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import run
+from PIL import Image
 from runs import run_config, write_data
 from tiny import write_images_and_masks
 
@@ -113,3 +114,67 @@ def test_folders_and_sets_of_one_name_are_counted_together(place: Path) -> None:
     assert done.exit_code == 0, done.output
     report = json.loads((place / "report.json").read_text())
     assert report["samples"] == {"zoo/train": 3 + 4, "flat": 2}
+
+
+def test_a_report_that_cannot_be_written_costs_no_reading(place: Path) -> None:
+    (place / "plain/train/masks/000.png").unlink()
+    (place / "report").mkdir()
+    done = run("data", "check", "plain", "--json", "report")
+    assert done.exit_code == 1, done.output
+    assert "plain/train/images/000.png: plain/train/masks has no 000.*" in done.stdout
+    assert "error: the report report cannot be written" in done.stderr
+    assert not list(place.glob("report/*"))
+
+
+def test_every_fault_of_masks_that_become_a_coco_file_is_told(place: Path) -> None:
+    folder = place / "zoo"
+    write_images_and_masks(folder, 4)
+    (folder / "masks/000.png").unlink()
+    (folder / "images/001.png").write_bytes(b"no image")
+    (folder / "masks/002.png").write_bytes(b"no mask")
+    done = run("data", "convert", "zoo", "--concept", "tumor", "-o", "new/zoo.json")
+    assert done.exit_code == 1, done.output
+    for path in ("images/000.png", "images/001.png", "masks/002.png"):
+        assert f"  zoo/{path}: " in done.stderr
+    assert done.stderr.startswith("error: the data cannot be used: 3 problems of 3 kinds\n")
+    assert done.stderr.endswith("Nothing was written.\n")
+    assert not (place / "new").exists()
+
+
+def test_masks_without_a_pixel_become_a_category_without_annotations(place: Path) -> None:
+    write_images_and_masks(place / "zoo", 2)
+    for path in (place / "zoo/masks").iterdir():
+        Image.new("L", (48, 48)).save(path)
+    done = run("data", "convert", "zoo", "--concept", "tumor", "-o", "zoo.json")
+    assert done.exit_code == 0, done.output
+    content = json.loads((place / "zoo.json").read_text(encoding="utf-8"))
+    assert [category["name"] for category in content["categories"]] == ["tumor"]
+    assert (len(content["images"]), content["annotations"]) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (f"convert {COCO} -o run.yaml --name zoo --terms CC0", "-o run.yaml is a file"),
+        ("convert plain --concept tumor --split val -o root", "-o root is a folder; give a file"),
+        ("convert plain --concept tumor --split val -o run.yaml/a.json", "-o run.yaml is a file"),
+        ("prepare-eus plain -o run.yaml/eus", "-o run.yaml/eus cannot be made, as "),
+    ],
+)
+def test_places_that_take_no_output_are_refused_before_anything_is_read(
+    place: Path, call: str, words: str
+) -> None:
+    done = run("data", *call.split())
+    assert done.exit_code == 2, done.output
+    assert words in done.stderr
+
+
+def test_a_set_without_a_split_is_named_as_it_was_given(place: Path) -> None:
+    write_images_and_masks(place / "root/zoo", 1)
+    entry = {"modality": "unknown", "classes": {"255": "tumor"}, "terms": "CC0"}
+    (place / "root/manifest.json").write_text(json.dumps({"zoo": entry}), encoding="utf-8")
+    splits = {"zoo": {"train": ["000"]}}
+    (place / "root/splits.json").write_text(json.dumps(splits), encoding="utf-8")
+    done = run("data", "check", "root", "--set", "zoo")
+    assert done.exit_code == 1, done.output
+    assert "There is no split 'zoo' in root/splits.json. Choose from: zoo/train." in done.stdout

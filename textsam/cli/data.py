@@ -107,12 +107,14 @@ def check(
                 alone = len(own) == 1  # then there is nothing to tell it from
                 named = {"" if alone else name: path for name, path in own.items()}
                 reports.append(check_folders(named, plain, checker=checker))
-        if report_file is not None:
-            _joined(reports).write(report_file)
     for report in reports:
         typer.echo(_summary(report))
         if report.problems:
             typer.echo(report.text(limit))
+    if report_file is not None:
+        # After what is said: a file that cannot be written must not cost the reading.
+        with errors_as_exit():
+            _joined(reports).write(report_file)
     faults = sum(len(report.problems if strict else report.errors) for report in reports)
     if faults:
         count = "1 problem" if faults == 1 else f"{faults} problems"
@@ -224,23 +226,38 @@ def convert(
         raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
     if sets:
         refuse_without_use(context, "--set names the split with the set", "split")
-    if data is not None:
+    if data is None:
+        check_out(out)
+    else:
         check_one_concept(concept)
+        check_out(out.parent)
+        if out.is_dir():
+            raise usage_error(f"-o {out} is a folder; give a file, such as {out / 'masks.json'}")
     with errors_as_exit():
         from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
         from textsam.data.interchange import coco_to_set, samples_to_coco
+        from textsam.data.problems import Problems
 
         if data is None:
             parts = coco_selections(coco, concept, modality)
             made = coco_to_set(parts, out, str(name), terms=terms, allowed=_allowed(allow))
         else:
+            problems = Problems()
             if sets:
                 chosen = [text.partition("/") for text in sets]
                 selections = [Selection(set=first, split=rest) for first, _, rest in chosen]
-                samples = samples_from_manifest(data, selections)
+                samples = samples_from_manifest(data, selections, problems=problems)
             else:
-                samples = samples_from_folder(data, str((concept or [""])[0]), split=split)
-            made = samples_to_coco(samples, out, data, instances=instances, polygons=polygons)
+                word = str((concept or [""])[0])
+                samples = samples_from_folder(data, word, split=split, problems=problems)
+            made = samples_to_coco(
+                samples,
+                out,
+                data,
+                instances=instances,
+                polygons=polygons,
+                found=problems.found,
+            )
             if polygons:
                 typer.echo(json.loads(made.read_text(encoding="utf-8"))["info"]["note"])
     typer.echo(str(made))
@@ -275,6 +292,7 @@ def prepare_eus(
 
     Counts, patients and every file are checked first; nothing is written if something is wrong.
     """
+    check_out(out)
     with errors_as_exit():
         from textsam.data.eus import PATIENT_PATTERN, PUBLISHED
         from textsam.data.eus import prepare_eus as prepare

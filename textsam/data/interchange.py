@@ -20,7 +20,7 @@ from textsam.data.check import check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.folder import IMAGE_SUFFIXES
 from textsam.data.manifest import MANIFEST_NAME, SPLITS_NAME
-from textsam.data.problems import Kind, Problem, Problems
+from textsam.data.problems import ALLOWABLE, Kind, Problem, Problems
 from textsam.data.sample import Sample, load_sample
 from textsam.data.staging import staged_folder
 from textsam.errors import DataError
@@ -101,6 +101,7 @@ def samples_to_coco(
     description: str = "",
     instances: bool = False,
     polygons: bool = False,
+    found: Sequence[Problem] = (),
 ) -> Path:
     """Write the masks of samples as a COCO file, one run-length annotation per image and concept.
 
@@ -113,15 +114,19 @@ def samples_to_coco(
         instances: one annotation per region instead (pixels that meet at a corner are one region).
         polygons: as polygons, where these are drawn back to the same pixels; what has holes stays a
             run-length code. `info.note` tells how many.
+        found: what finding the samples has already shown.
 
     Returns:
         The path.
 
     Raises:
-        DataError: no samples, concepts that differ, an image outside the folder, a file that
-            cannot be used, or for polygons no pycocotools. Nothing is written then.
+        DataCheckError: faults in files, all of them listed; nothing is written.
+        DataError: no samples, concepts that differ, an image outside the folder, or for polygons
+            no pycocotools. Nothing is written then either.
     """
     path, folder = Path(path), Path(images).absolute()
+    # A class without a pixel is a category without an annotation, as COCO allows.
+    check_samples({"": samples}, found, allowed=ALLOWABLE).raise_errors("Nothing was written.")
     if not samples:
         raise DataError(f"{path}: there are no samples to write")
     concepts = _common_concepts(samples)

@@ -161,7 +161,7 @@ def read_split(root: str | Path, name: str) -> list[str]:
         set_name = name.partition("/")[0]
         own = [s for s in splits if s.partition("/")[0] == set_name] or list(splits)
         raise DataError(
-            f"There is no split {name!r} in {Path(root) / SPLITS_NAME}. Choose from: "
+            f"There is no split {name.rstrip('/')!r} in {Path(root) / SPLITS_NAME}. Choose from: "
             f"{', '.join(own)}."
         )
     if not splits[name]:

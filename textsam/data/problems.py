@@ -209,7 +209,9 @@ class DataReport:
         try:
             write_json(path, self.to_dict())
         except OSError as error:
-            raise DataError(f"the report {path} cannot be written: {error}") from error
+            raise DataError(
+                f"the report {path} cannot be written ({error}); give another file"
+            ) from error
         return path
 
     def raise_errors(self, remedy: str = "") -> None:
