@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cli_runs import run as command
 from runs import begin, learned, log_rows, run_config, same, train, write_data
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,6 +22,7 @@ from torch import Tensor
 from textsam.config import TrainConfig
 from textsam.errors import ConfigError, OutputError, TextSAMError
 from textsam.train import log as log_module
+from textsam.train import run as run_module
 from textsam.train import state as state_module
 from textsam.train.cache import EmbeddingCache
 from textsam.train.log import RunLog
@@ -125,6 +128,25 @@ def test_resuming_with_other_settings_is_refused(root: Path, changes: dict[str, 
     with pytest.raises(ConfigError, match=r"state\.pt belongs to a run with other settings"):
         begin(run_config(root, **changes))
     assert begin(run_config(root)).state.step == run.state.step == 3
+
+
+def test_the_command_names_the_adapters_that_are_there(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(config: TrainConfig, *, stop_after: int | None, **_: Any) -> Path:
+        return train(config, stop_after).folder
+
+    monkeypatch.setattr(run_module, "train", stopped)
+    monkeypatch.delenv("RANK", raising=False)
+    file = root / "toy.yaml"
+    file.write_text(json.dumps(run_config(root).model_dump(mode="json")), encoding="utf-8")
+    best, last = root / "runs/toy/best", root / "runs/toy/last"
+    done = command("train", file, "--stop-after", "1")
+    assert done.stdout == f"adapter: {last}; {best} comes with the first validation\n"
+    assert (best.is_dir(), last.is_dir()) == (False, True)
+    done = command("train", file)
+    assert done.stdout == f"adapters: {best} and {last}\n"
+    assert best.is_dir()
 
 
 def test_resuming_elsewhere_or_with_other_workers_is_not(root: Path) -> None:

@@ -53,7 +53,11 @@ def train(
             stop_after=stop_after,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        typer.echo(f"adapters: {folder / 'best'} and {folder / 'last'}")
+        best, last = folder / "best", folder / "last"
+        if best.is_dir():
+            typer.echo(f"adapters: {best} and {last}")
+        else:  # stopped before it was validated
+            typer.echo(f"adapter: {last}; {best} comes with the first validation")
 
 
 def convert(
