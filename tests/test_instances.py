@@ -58,6 +58,14 @@ def test_stacks_that_do_not_fit_are_refused_and_leave_nothing(epfl: Path, tmp_pa
     write_stack(epfl / "testing_groundtruth.tif", np.full((5, 12, 16), 7, dtype=np.uint8))
     with pytest.raises(DataError, match=r"values \[7\]; 0 and 255"):
         prepare_epfl(epfl, out)
+    write_stack(epfl / "testing_groundtruth.tif", np.zeros((5, 16, 12), dtype=np.uint8))
+    words = r"testing_groundtruth\.tif, slice 0: the truth is \(16, 12\), its image \(12, 16\)"
+    with pytest.raises(DataError, match=words):
+        prepare_epfl(epfl, out)
+    for name in ("testing", "testing_groundtruth"):
+        write_stack(epfl / f"{name}.tif", np.zeros((1, 12, 16), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"testing\.tif has 1 slice; two or more are needed"):
+        prepare_epfl(epfl, out)
     (epfl / "testing.tif").write_bytes((epfl / "training.tif").read_bytes()[:20])
     with pytest.raises(DataError, match="cannot be read"):
         prepare_epfl(epfl, out)

@@ -74,24 +74,34 @@ def prepare_epfl(source: str | Path, target: str | Path) -> dict[str, int]:
                     f"{len(masks)}; they are not of one stack"
                 )
             half = len(images) // 2
+            if name == "testing" and not half:
+                raise DataError(
+                    f"{source / name}.tif has {len(images)} slice; two or more are needed, as half "
+                    "of them validate"
+                )
             ranges = {"train": range(len(images))}
             if name == "testing":
                 ranges = {"val": range(half), "test": range(half, len(images))}
             for part, numbers in ranges.items():
                 counts[part] = len(numbers)
                 for number in numbers:
+                    where = f"{source / name}{_TRUTH}.tif, slice {number}"
+                    _check(where, images[number], masks[number])
                     _write(staged / part, f"{number:03d}", images[number], masks[number])
     return counts
 
 
-def _write(folder: Path, stem: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
+def _check(where: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
     if image.shape != mask.shape:
-        raise DataError(f"slice {stem}: the image is {image.shape}, its truth {mask.shape} (H, W)")
+        raise DataError(f"{where}: the truth is {mask.shape}, its image {image.shape} (H, W)")
     values = set(np.unique(mask).tolist())
     if not values <= {0, 255}:
         raise DataError(
-            f"slice {stem}: the truth holds the values {sorted(values)[:8]}; 0 and 255 are expected"
+            f"{where}: the truth holds the values {sorted(values)[:8]}; 0 and 255 are expected"
         )
+
+
+def _write(folder: Path, stem: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
     for kind, pixels in (("images", image), ("masks", mask)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         PILImage.fromarray(pixels).save(folder / kind / f"{stem}.png")
