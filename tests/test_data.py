@@ -352,6 +352,24 @@ def test_mask_encodings(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read, truth, err_msg=name)
 
 
+@pytest.mark.parametrize(("mode", "value"), [("LA", 0), ("LA", 255), ("RGBA", 0), ("RGBA", 255)])
+def test_a_mask_drawn_by_transparency_alone_is_refused(
+    tmp_path: Path, mode: str, value: int
+) -> None:
+    shape = square((20, 20), 2, 2, 5)
+    grey_only = PILImage.new("L", (20, 20), value).convert(mode)
+    grey_only.putalpha(PILImage.fromarray(shape))
+    grey_only.save(tmp_path / "m.png")
+    with pytest.raises(DataError, match="drawn by its transparency alone"):
+        read_mask(tmp_path / "m.png")
+    # Where grey values differ they say what is inside, whatever is transparent.
+    both = PILImage.merge("LA", [PILImage.fromarray(shape)] * 2).convert(mode)
+    both.save(tmp_path / "m.png")
+    assert (read_mask(tmp_path / "m.png") == shape).all()
+    PILImage.new("L", (20, 20), value).convert(mode).save(tmp_path / "m.png")
+    assert (read_mask(tmp_path / "m.png") == value).all()
+
+
 def test_a_palette_mask_gives_its_indices(tmp_path: Path) -> None:
     picture = PILImage.fromarray(square((32, 32), 0, 0, 8, 2)).convert("L")
     palette = PILImage.new("P", picture.size)

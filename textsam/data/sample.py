@@ -106,8 +106,8 @@ def read_mask(path: Path) -> NDArray[Any]:
     """A mask file: (H, W) integers as stored; a palette image gives its indices.
 
     An EXIF orientation is applied as it is to images.
-    Raises DataError if the file is missing, unreadable, of several pages or frames, or a real
-    colour image.
+    Raises DataError if the file is missing, unreadable, of several pages or frames, a real
+    colour image, or drawn by transparency alone.
     """
     try:
         with _opened(path) as file:
@@ -124,6 +124,11 @@ def read_mask(path: Path) -> NDArray[Any]:
         if not (colour == colour[..., :1]).all():
             raise DataError(
                 f"The mask {path} is a colour image. Store one grey value per class instead."
+            )
+        if mode != "RGB" and np.ptp(raw[..., -1]) and not np.ptp(colour):
+            raise DataError(
+                f"The mask {path} is of one grey value, drawn by its transparency alone. Save it "
+                "as a grey image without transparency."
             )
         raw = colour[..., 0]
     if raw.ndim != 2 or raw.dtype.kind not in "biu":
