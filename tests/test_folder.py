@@ -44,6 +44,7 @@ from textsam.folder.held import HeldAnswers
 from textsam.folder.manifest import Manifest
 from textsam.folder.opened import Opened
 from textsam.folder.sheet import TILES_PER_PAGE, write_sheets
+from textsam.folder.summary import write_summary
 from textsam.io.image import Image, Placement
 from textsam.io.limits import Limits
 from textsam.io.open import open_stack
@@ -553,6 +554,17 @@ def test_a_manifest_that_the_disk_does_not_take(tmp_path: Path) -> None:
         assert manifest.get("b.png") is None
         manifest.add(record("c.png"))
     assert [line["input"] for line in lines_of(manifest.path)] == ["a.png", "c.png"]
+
+
+def test_a_manifest_that_is_gone_is_not_told_as_a_table_that_cannot_be_written(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    summary = segment_folder(segmenter, tmp_path / "in", "tumor", tmp_path / "out")
+    summary.manifest.unlink()
+    with pytest.raises(DataError, match=r"manifest-1-of-1\.jsonl cannot be read \(No such file"):
+        write_summary(tmp_path / "table.csv", summary.records())
+    assert not (tmp_path / "table.csv").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe and signals")

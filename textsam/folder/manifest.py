@@ -175,13 +175,24 @@ class Manifest:
         self._note(record, self.path, offset)
 
     def get(self, name: str) -> InputRecord | None:
-        """What the last line about an input says, None if there is none."""
+        """What the last line about an input says, None if there is none.
+
+        Raises:
+            DataError: the line is damaged, or the file cannot be read any more.
+        """
         if name not in self._where:
             return None
         path, offset, _ = self._where[name]
-        with path.open("rb") as file:
-            file.seek(offset)
-            return _parsed(file.readline(), path, offset)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                line = file.readline()
+        except OSError as error:
+            # Not left to those who write a table from this: it would be told of their file.
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}); check the folder and its permissions"
+            ) from error
+        return _parsed(line, path, offset)
 
     def close(self) -> None:
         """Close the file, and let another run have it."""
