@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from textsam.errors import OutputError
-from textsam.io.atomic import atomic_path, told_as_output, write_json
+from textsam.io.atomic import atomic_path, save_text, told_as_output, write_json
 
 
 @pytest.mark.parametrize("name", ["a.png", "n" * 251 + ".png", "ü" * 125 + ".png", ".hidden"])
@@ -55,6 +56,27 @@ def test_what_keeps_a_file_from_being_written_is_told(
         raise error
     assert str(caught.value).startswith(f"{target}: cannot be written {told}")
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: save_text(path, "text"), "the file cannot be written (Not a directory); "),
+        (lambda path: write_json(path, {}), "cannot be written (Not a directory); give a folder"),
+    ],
+)
+def test_text_and_json_tell_their_failure_themselves(
+    tmp_path: Path, write: Callable[[Path], object], told: str
+) -> None:
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "below" / "a.json"
+    with pytest.raises(OutputError) as caught:
+        write(target)
+    assert str(caught.value).startswith(f"{target}: {told}")
+
+
+def test_lines_end_as_the_text_says(tmp_path: Path) -> None:
+    assert save_text(tmp_path / "a.csv", "a\r\nb\n").read_bytes() == b"a\r\nb\n"
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -26,7 +26,7 @@ from textsam.adapters import (
     write_adapter_config,
 )
 from textsam.checkpoint import architecture_of, load_adapter, record_of, save_adapter
-from textsam.errors import AdapterError, WeightsError
+from textsam.errors import AdapterError, OutputError, WeightsError
 from textsam.model.build import Architecture
 from textsam.model.tuning import Tuning, trainable_state
 
@@ -284,7 +284,7 @@ def test_a_failed_save_leaves_the_old_adapter(
         raise OSError("disk full")
 
     monkeypatch.setattr("textsam.checkpoint.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         save_adapter(folder, tiny_config(name="new"), trainable_state(tiny_model(LOUD).model))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

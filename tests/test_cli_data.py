@@ -122,7 +122,7 @@ def test_a_report_that_cannot_be_written_costs_no_reading(place: Path) -> None:
     done = run("data", "check", "plain", "--json", "report")
     assert done.exit_code == 1, done.output
     assert "plain/train/images/000.png: plain/train/masks has no 000.*" in done.stdout
-    assert "error: the report report cannot be written" in done.stderr
+    assert "error: report: cannot be written" in done.stderr
     assert not list(place.glob("report/*"))
 
 

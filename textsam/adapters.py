@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from textsam.errors import AdapterError
 from textsam.invalid import invalid_fields
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import save_text
 from textsam.io.readable_json import readable_json
 from textsam.kinds import ImageKinds
 from textsam.refinement import RefineWith
@@ -194,9 +194,10 @@ def check_tensors(folder: str | Path, config: AdapterConfig) -> str:
 
 
 def write_adapter_config(folder: str | Path, config: AdapterConfig) -> Path:
-    """Write `adapter.json` atomically."""
-    path = Path(folder) / CONFIG_FILE
-    with atomic_path(path) as temporary:
-        text = readable_json(config.model_dump(mode="json"), ensure_ascii=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    return path
+    """Write `adapter.json` atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = readable_json(config.model_dump(mode="json"), ensure_ascii=True)
+    return save_text(Path(folder) / CONFIG_FILE, text + "\n")

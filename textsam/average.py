@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from textsam.adapters import (
     TENSORS_FILE,
     AdapterConfig,
@@ -15,7 +13,6 @@ from textsam.adapters import (
 )
 from textsam.checkpoint import save_adapter
 from textsam.errors import AdapterError, ConfigError
-from textsam.io.atomic import told_as_output
 from textsam.tensors import load_tensors
 
 __all__ = ["average_adapters"]
@@ -107,6 +104,5 @@ def average_adapters(
         refine=0,
         training={**new.training, "averaged": averaged},
     )
-    with told_as_output(out, SafetensorError):
-        save_adapter(out, config, tensors)
+    save_adapter(out, config, tensors)
     return config

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from textsam.adapters import (
     read_adapter_config,
     write_adapter_config,
 )
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as_output
 from textsam.model.build import Architecture, BuiltModel
 from textsam.model.tuning import Tuning, load_trainable
 from textsam.tensors import load_tensors
@@ -80,10 +81,14 @@ def save_adapter(
         config: what `adapter.json` will say, with the digest of the tensors' file added.
         tensors: from `trainable_state`.
         dtype: to store in; float16 halves the file for shipping.
+
+    Raises:
+        OutputError: a file cannot be written.
     """
     folder = Path(folder)
     stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
-    with atomic_path(folder / TENSORS_FILE) as temporary:
+    path = folder / TENSORS_FILE
+    with told_as_output(path, SafetensorError), atomic_path(path) as temporary:
         save_file(stored, temporary, metadata={"format": "textsam-adapter-1", "name": config.name})
         temporary.chmod(0o644)  # safetensors writes for its owner alone
         digest = sha256_of(temporary)

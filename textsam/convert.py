@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from textsam import weights
 from textsam.adapters import AdapterConfig, read_adapter_config
 from textsam.checkpoint import record_of, save_adapter
 from textsam.errors import AdapterError
-from textsam.io.atomic import told_as_output
 from textsam.model.build import Architecture, assemble, load_parts
 from textsam.model.text_encoders import TextEncoder
 from textsam.model.tuning import Tuning, load_trainable
@@ -301,6 +299,5 @@ def convert_checkpoint(
         base={info.image_weights: image_identity},
         training={"converted_from": checkpoint.name, "sha256": sha256_of(checkpoint)},
     )
-    with told_as_output(out, SafetensorError):
-        save_adapter(out, config, learned)
+    save_adapter(out, config, learned)
     return read_adapter_config(out)

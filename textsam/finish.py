@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from textsam.adapters import TENSORS_FILE, read_adapter_config
 from textsam.calibrate import EMPTY_ANNOTATED, EMPTY_MODALITY, Calibration, calibrate
 from textsam.checkpoint import save_adapter
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
-from textsam.io.atomic import told_as_output
 from textsam.kinds import ImageKinds
 from textsam.segmenter import Segmenter
 from textsam.sides_fit import fit_sides
@@ -92,6 +90,5 @@ def finish_adapter(
             "training": {**training, "calibration": asdict(result)},
         }
     )
-    with told_as_output(out, SafetensorError):
-        save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
+    save_adapter(out, finished, load_tensors(adapter / TENSORS_FILE), dtype=torch.float16)
     return result

@@ -23,7 +23,7 @@ from textsam.adapters import TENSORS_FILE
 from textsam.config import TrainConfig
 from textsam.errors import TextSAMError
 from textsam.evaluate import evaluate
-from textsam.io.atomic import atomic_path, told_as_output, write_json
+from textsam.io.atomic import save_text, write_json
 from textsam.segmenter import Segmenter
 
 __all__ = [
@@ -102,11 +102,6 @@ def is_finished(cell: CellJob) -> bool:
     """Whether the cell's folder holds its results, made with the very settings asked for."""
     record = read_record(cell.folder / CELL_FILE) or {}
     return record.get("identity") == cell.identity and record.get("state") == "finished"
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    with told_as_output(path):
-        write_json(path, content)
 
 
 def run_job(
@@ -194,9 +189,7 @@ def _run(job: Job, device: str | None, steps: Steps, progress: bool, command: st
 def _failure(job: Job, name: str, error: Exception) -> str:
     """The message of an error; the traceback goes to a file."""
     path = job.problems / f"{name}.txt"
-    with told_as_output(path), atomic_path(path) as temporary:
-        text = "".join(traceback.format_exception(error))
-        temporary.write_text(text, encoding="utf-8")
+    save_text(path, "".join(traceback.format_exception(error)))
     kind = "" if isinstance(error, TextSAMError) else f"{type(error).__name__}: "
     return f"{kind}{error} (traceback in {path})"
 
@@ -234,7 +227,7 @@ def _train(job: Job, config: TrainConfig, steps: Steps) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": job.facts,
     }
-    _write(path, record)
+    write_json(path, record)
     return record
 
 
@@ -273,7 +266,7 @@ def _evaluate(
         **({"command": command} if command else {}),
     }
     # First, so that what an interruption leaves behind says what it belongs to.
-    _write(path, content)
+    write_json(path, content)
     segmenter = load(job.root / str(training["adapter"]), asked.precision)
     summary = evaluate(
         segmenter,
@@ -297,4 +290,4 @@ def _evaluate(
         versions=dict(summary.versions),
         date=summary.date,
     )
-    _write(path, content)
+    write_json(path, content)

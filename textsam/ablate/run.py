@@ -28,7 +28,7 @@ from textsam.data.sources import write_stamp
 from textsam.errors import ConfigError
 from textsam.evaluate.cases import CASES_FILE, HEADER_FILE
 from textsam.evaluate.run import SUMMARY_FILE
-from textsam.io.atomic import atomic_path, told_as_output
+from textsam.io.atomic import atomic_path, save_text, told_as_output
 
 __all__ = ["AblationResult", "ablate", "write_tables"]
 
@@ -74,17 +74,15 @@ def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
     name = plan.ablation.name
     text = markdown_table(plan, groups, command)
     for suffix, content in ((".md", text), (".csv", csv_table(plan, groups))):
-        table = plan.folder / f"{name}{suffix}"
-        with told_as_output(table), atomic_path(table) as temporary:
-            temporary.write_text(content, encoding="utf-8", newline="")
+        save_text(plan.folder / f"{name}{suffix}", content)
     several = len(groups) > 1
     plots = [
         f"{name}-{number}.png" if several else f"{name}.png" for number in range(1, 1 + len(groups))
     ]
     for file, group in zip(plots, groups, strict=True):
-        plot = plan.folder / file
+        plot, drawn = plan.folder / file, draw_plot(plan, group)
         with told_as_output(plot), atomic_path(plot, ".png") as temporary:
-            draw_plot(plan, group).save(temporary)
+            drawn.save(temporary)
     # While nothing is finished there is one plot, whatever there will be in the end.
     for path in plan.folder.glob("*.png"):
         if path.name not in plots and re.fullmatch(rf"{re.escape(name)}(-\d+)?\.png", path.name):

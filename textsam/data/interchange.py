@@ -312,7 +312,7 @@ def _known(path: Path) -> dict[str, Any]:
 def _save(path: Path, content: Mapping[str, Any]) -> None:
     try:
         write_json(path, content)
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # of what stood there before; what is added has no such number
         raise DataError(
-            f"{path} cannot be written ({error}); check the folder and its permissions"
+            f"{path} cannot be written ({error}); take the number that is none out of it"
         ) from error

@@ -203,15 +203,10 @@ class DataReport:
         """Write the JSON report, complete or not at all.
 
         Raises:
-            DataError: the file cannot be written.
+            OutputError: the file cannot be written.
         """
         path = Path(path)
-        try:
-            write_json(path, self.to_dict())
-        except OSError as error:
-            raise DataError(
-                f"the report {path} cannot be written ({error}); give another file"
-            ) from error
+        write_json(path, self.to_dict())
         return path
 
     def raise_errors(self, remedy: str = "") -> None:

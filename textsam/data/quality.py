@@ -29,7 +29,7 @@ from textsam.data.sample import CocoTarget, Sample, Target, load_sample, read_ma
 from textsam.errors import ConfigError, DataError
 from textsam.evaluate.tables import markdown
 from textsam.folder.sheet import lay_sheets
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import save_text
 from textsam.io.coco_shapes import decode_union
 from textsam.progress import with_bar
 
@@ -204,7 +204,7 @@ def write_report(report: QualityReport, out: str | Path, *, most_per_kind: int =
         The Markdown file. Sheets of an earlier report in the folder are removed.
 
     Raises:
-        DataError: a file cannot be written.
+        OutputError: a file cannot be written; ImageError: a sheet.
     """
     out = Path(out)
     sheets = {kind: lay_sheets(report.tiles.get(kind, []), out, f"-{kind}") for kind in DEFECTS}
@@ -214,13 +214,7 @@ def write_report(report: QualityReport, out: str | Path, *, most_per_kind: int =
         "quality.md": _markdown(report, sheets, most_per_kind),
     }
     for name, content in files.items():
-        try:
-            with atomic_path(out / name) as temporary:
-                temporary.write_text(content, encoding="utf-8", newline="")
-        except OSError as error:
-            raise DataError(
-                f"{out / name} cannot be written ({error}); check the folder and its permissions"
-            ) from error
+        save_text(out / name, content)
     return out / "quality.md"
 
 

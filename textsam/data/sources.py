@@ -16,7 +16,7 @@ from textsam.data.folder import Selection, samples_from_folder, samples_from_man
 from textsam.data.problems import WARNINGS, DataReport, Problem, Problems
 from textsam.data.sample import Sample, Target
 from textsam.data.settings import DataSettings, FolderSelection
-from textsam.errors import ConfigError, DataError
+from textsam.errors import ConfigError
 from textsam.io.atomic import write_json
 
 __all__ = [
@@ -212,9 +212,8 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
     """Leave the report and the stamp of a check in a run's folder, unless they are there already.
 
     Raises:
-        DataError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    path = folder / STAMP_FILE
     if read_stamped(folder).get("stamp") == checked.stamp:
         return
     content = {
@@ -222,10 +221,7 @@ def write_stamp(checked: CheckedData, folder: Path) -> None:
         "stamp": checked.stamp,
         "contents": dict(checked.contents),
     }
-    try:
-        write_json(path, content)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}") from error
+    write_json(folder / STAMP_FILE, content)
 
 
 def read_stamped(folder: Path) -> dict[str, Any]:

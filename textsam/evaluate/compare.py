@@ -21,7 +21,7 @@ from textsam.evaluate.cases import (
     slab_tolerance_px,
 )
 from textsam.evaluate.tables import markdown
-from textsam.io.atomic import atomic_path, told_as_output, write_json
+from textsam.io.atomic import save_text, write_json
 from textsam.statistics import RESAMPLES, PairedComparison, TestResult, compare_paired
 
 __all__ = [
@@ -179,10 +179,8 @@ class EvaluationComparison:
         if out.exists() and not out.is_dir():
             raise DataError(f"{out} is a file; give a folder for the comparison")
         figures, table = out / COMPARISON_FILE, out / COMPARISON_TABLE
-        with told_as_output(figures):
-            write_json(figures, self.to_dict())
-        with told_as_output(table), atomic_path(table) as temporary:
-            temporary.write_text(self.table(), encoding="utf-8")
+        write_json(figures, self.to_dict())
+        save_text(table, self.table())
         return figures, table
 
 

@@ -170,10 +170,10 @@ def measure_faithfulness(
             (out / name).unlink(missing_ok=True)
         summary = summarise_faithfulness(_rows(model, by_image, file, seed, progress), settings)
         plot = out / PLOT_FILE
+        drawn = draw_reliability(summary.score, summary.found_threshold)
         with told_as_output(plot), atomic_path(plot) as temporary:
-            draw_reliability(summary.score, summary.found_threshold).save(temporary, format="PNG")
-        with told_as_output(out / SUMMARY_FILE):
-            write_json(out / SUMMARY_FILE, summary.to_dict())
+            drawn.save(temporary, format="PNG")
+        write_json(out / SUMMARY_FILE, summary.to_dict())
     return summary
 
 

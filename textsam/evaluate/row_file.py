@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from textsam.data.digests import FileDigests
 from textsam.data.sample import Sample
 from textsam.errors import DataError
-from textsam.io.atomic import atomic_path, told_as_output, write_json
+from textsam.io.atomic import save_text, told_as_output, write_json
 from textsam.io.lock import locked
 
 __all__ = [
@@ -189,11 +189,9 @@ class RowFile(ABC, Generic[Row]):
         if not self.finished:
             self.path.unlink(missing_ok=True)
         recorded = {**settings, CONTENTS: _by_set(contents)}
-        with told_as_output(settings_path):
-            write_json(settings_path, recorded)
+        write_json(settings_path, recorded)
         kept = [self.cells(row) for rows in self.finished.values() for row in rows]
-        with told_as_output(self.path), atomic_path(self.path) as temporary:
-            temporary.write_text(_text([self.columns, *kept]), encoding="utf-8", newline="")
+        save_text(self.path, _text([self.columns, *kept]))
 
     def close(self) -> None:
         """Let another measurement have the folder."""

@@ -18,7 +18,7 @@ from textsam.evaluate.plan import Plan, Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
-from textsam.io.atomic import told_as_output, write_json
+from textsam.io.atomic import write_json
 from textsam.refinement import refine_with_of
 from textsam.settle import Settle
 
@@ -133,8 +133,7 @@ def evaluate(
             for image in sheet.missing(cases):
                 sheet.add(asked_of(image), keep=True)
             sheet.write(sheet_path, cases)
-        with told_as_output(out / SUMMARY_FILE):
-            write_json(out / SUMMARY_FILE, summary.to_dict())
+        write_json(out / SUMMARY_FILE, summary.to_dict())
     return summary
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import textsam
-from textsam.errors import OutputError
 from textsam.folder.manifest import InputRecord
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as_output
 
 __all__ = ["write_run_coco"]
 
@@ -41,15 +40,16 @@ def write_run_coco(
     categories = [
         {"id": number, "name": prompt, "supercategory": ""} for prompt, number in numbers.items()
     ]
-    try:
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.write(f'{{"info": {json.dumps(info)}, "licenses": [], "images": [')
-            file.writelines(_joined(_images(records(), len(prompts))))
-            file.write(f'], "categories": {json.dumps(categories)}, "annotations": [')
-            file.writelines(_joined(_annotations(records(), len(prompts), numbers)))
-            file.write("]}\n")
-    except OSError as error:
-        raise OutputError.of(path, error) from error
+    with (
+        told_as_output(path),
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
+        file.write(f'{{"info": {json.dumps(info)}, "licenses": [], "images": [')
+        file.writelines(_joined(_images(records(), len(prompts))))
+        file.write(f'], "categories": {json.dumps(categories)}, "annotations": [')
+        file.writelines(_joined(_annotations(records(), len(prompts), numbers)))
+        file.write("]}\n")
     return path
 
 

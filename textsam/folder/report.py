@@ -8,11 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textsam.errors import OutputError
 from textsam.folder.manifest import InputRecord
 from textsam.folder.plan import Plan
 from textsam.folder.stream import write_object
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as_output
 from textsam.report import RunReport
 
 if TYPE_CHECKING:
@@ -47,15 +46,16 @@ def write_report(
     head = RunReport.of(segmenter, plan.prompts, options, started=started).to_dict()
     head["counts"] = _counts(records(), len(plan.prompts))
     del head["inputs"], head["failures"]
-    try:
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            lists = {
-                "inputs": (_entry(r) for r in records() if r.status != "failed"),
-                "failures": (_failed_entry(r) for r in records() if r.status == "failed"),
-            }
-            write_object(file.write, head, lists)
-    except OSError as error:
-        raise OutputError.of(path, error) from error
+    lists = {
+        "inputs": (_entry(r) for r in records() if r.status != "failed"),
+        "failures": (_failed_entry(r) for r in records() if r.status == "failed"),
+    }
+    with (
+        told_as_output(path),
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
+        write_object(file.write, head, lists)
     return path
 
 

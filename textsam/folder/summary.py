@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from textsam.errors import OutputError
 from textsam.folder.manifest import InputRecord
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as_output
 
 __all__ = ["COLUMNS", "rows_of", "write_summary"]
 
@@ -32,18 +31,16 @@ def write_summary(path: Path, records: Iterable[InputRecord]) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        # A file name need not be valid UTF-8; its bytes are kept.
-        with (
-            atomic_path(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-        ):
-            table = csv.DictWriter(file, COLUMNS, restval="")
-            table.writeheader()
-            for record in records:
-                table.writerows(rows_of(record))
-    except OSError as error:
-        raise OutputError.of(path, error) from error
+    # A file name need not be valid UTF-8; its bytes are kept.
+    with (
+        told_as_output(path),
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        table = csv.DictWriter(file, COLUMNS, restval="")
+        table.writeheader()
+        for record in records:
+            table.writerows(rows_of(record))
     return path
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textsam.errors import OutputError, TextSAMError
+from textsam.errors import OutputError
 from textsam.io.readable_json import readable_json
 
 __all__ = ["atomic_path", "save_text", "told_as_output", "write_json"]
@@ -23,7 +23,9 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
         target: the file to write; parent folders are made.
         suffix: kept at the end of the temporary name, for writers that choose a format by it.
 
-    The temporary file is removed when the block raises, and `target` is then left as it was.
+    The temporary file is removed when the block raises, and `target` is then left as it was. Errors
+    stay what they are: one of something the block reads cannot be told from one of writing.
+    `told_as_output` is for blocks that do nothing but write.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,20 +62,19 @@ def told_as_output(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
 def save_text(path: str | Path, text: str) -> Path:
     """Write text as UTF-8, complete or not at all, and return the path.
 
-    The lone surrogates of a file name that is no UTF-8 are written as "\\udcff", which JSON reads
-    as what they were.
+    Lines end as the text says, on every system. The lone surrogates of a file name that is no UTF-8
+    are written as "\\udcff", which JSON reads as what they were.
 
     Raises:
-        TextSAMError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     path = Path(path)
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        _write(path, text)
     except OSError as error:
-        raise TextSAMError(
-            f"{path}: the file cannot be written ({error}); check the folder, its permissions "
-            "and the free space"
+        raise OutputError(
+            f"{path}: the file cannot be written ({error.strerror or error}); check the folder, "
+            "its permissions and the free space"
         ) from error
     return path
 
@@ -81,13 +82,18 @@ def save_text(path: str | Path, text: str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object as `readable_json` in UTF-8, complete or not at all.
 
-    Lone surrogates are written as by `save_text`.
+    Line ends and lone surrogates are written as by `save_text`.
 
     Raises:
         ValueError: a number that is not finite: JSON has none.
         TypeError: something else that JSON has not.
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     text = readable_json(content, allow_nan=False)
+    with told_as_output(path):
+        _write(path, text + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset
 
 from textsam.adapters import CONFIG_FILE, AdapterConfig
@@ -78,8 +77,7 @@ def _adapter_config(run: Run, step: int) -> AdapterConfig:
 
 def _save(run: Run, name: str) -> None:
     tensors = trainable_state(run.built.model)
-    with told_as_output(run.folder / name, SafetensorError):
-        save_adapter(run.folder / name, _adapter_config(run, run.state.step), tensors)
+    save_adapter(run.folder / name, _adapter_config(run, run.state.step), tensors)
 
 
 def _validate(run: Run, log: RunLog | None) -> Validation:
