@@ -22,7 +22,7 @@ import numpy as np
 
 from textsam.api import load_model
 from textsam.data.absent_crop import absent_crop
-from textsam.data.folder import Selection, samples_from_manifest
+from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.sample import load_sample
 from textsam.io.atomic import atomic_path
 
@@ -40,11 +40,7 @@ def main() -> None:
     segmenter = load_model("lite", arguments.adapter, precision=arguments.precision)
     rows: list[dict[str, Any]] = []
     for text in arguments.sets:
-        where, _, part = text.partition("@")
-        name, _, split = where.partition("/")
-        low, high = (float(edge) for edge in (part or "0:1").split(":"))
-        selection = Selection(set=name, split=split, part=(low, high))
-        for sample in samples_from_manifest(arguments.data, [selection]):
+        for sample in samples_from_manifest(arguments.data, [selection_of(text)]):
             pixels, masks = load_sample(sample)
             digest = hashlib.sha256(f"{arguments.seed}\n{sample.name}".encode()).digest()
             crop = absent_crop(list(masks.values()), np.random.default_rng(list(digest)))

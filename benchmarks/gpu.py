@@ -236,16 +236,12 @@ def measure(arguments: argparse.Namespace) -> None:
     """Evaluate the best adapter on splits of the packed data and time it."""
     _use_packed()
     from textsam.api import load_model
-    from textsam.data.folder import Selection, samples_from_manifest
+    from textsam.data.folder import samples_from_manifest, selection_of
     from textsam.evaluate import evaluate
 
     adapter = arguments.adapter or str(PLACE / "runs" / arguments.run / "best")
     segmenter = load_model("lite", adapter, arguments.device)
-    selections = []
-    for text in arguments.sets:
-        name, _, split = text.partition("/")
-        selections.append(Selection(set=name, split=split))
-    samples = samples_from_manifest(PLACE / "data", selections)
+    samples = samples_from_manifest(PLACE / "data", [selection_of(s) for s in arguments.sets])
     summary = evaluate(segmenter, samples, out=Path(arguments.out), progress=False)
     print(f"{platform.node()} {platform.machine()}: {adapter}")
     print(summary.table())

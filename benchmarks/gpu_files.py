@@ -107,7 +107,7 @@ def _pack_data(arguments: argparse.Namespace, target: Path) -> None:
     from PIL import Image
 
     from textsam.config import read_config
-    from textsam.data.folder import Selection, samples_from_manifest
+    from textsam.data.folder import samples_from_manifest, selection_of
     from textsam.data.manifest import read_manifest, split_names
     from textsam.data.sample import load_sample
     from textsam.preprocess import resize_pixels
@@ -123,13 +123,9 @@ def _pack_data(arguments: argparse.Namespace, target: Path) -> None:
     splits = [name for name in split_names(root) if name.split("/")[0] in wanted]
     if arguments.without_test:
         splits = [name for name in splits if not name.endswith("/test")]
-    selections: dict[str, Selection] = {}
-    for name in splits:
-        set_name, _, split = name.partition("/")
-        selections[name] = Selection(set=set_name, split=split)
     seen: set[Path] = set()
     described: dict[str, dict[str, object]] = {}
-    for selection in selections.values():
+    for selection in map(selection_of, splits):
         info = manifest[selection.set]
         concepts = list(dict.fromkeys(info.classes.values()))
         folders = {c: f"masks/{c.replace(' ', '_')}" for c in concepts}

@@ -34,7 +34,7 @@ def main() -> None:
 
     import textsam
     from textsam.allocator import keep_freed_memory
-    from textsam.data.folder import Selection, samples_from_manifest
+    from textsam.data.folder import samples_from_manifest, selection_of
     from textsam.data.sample import load_sample
     from textsam.io.atomic import atomic_path
     from textsam.metrics import dice
@@ -47,10 +47,8 @@ def main() -> None:
     known = set(models["float32"].prompts)
     rows = []
     for where in SETS:
-        name, _, split = where.partition("/")
-        selection = Selection(set=name, split=split, limit=arguments.limit)
         scores: dict[str, dict[str, list[float]]] = {}
-        for sample in samples_from_manifest(arguments.data, [selection]):
+        for sample in samples_from_manifest(arguments.data, [selection_of(where, arguments.limit)]):
             pixels, truths = load_sample(sample)
             asked = [concept for concept in truths if concept in known and truths[concept].any()]
             if not asked:

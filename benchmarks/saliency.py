@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from textsam.adapters import AdapterConfig
 from textsam.checkpoint import record_of
-from textsam.data.folder import Selection, samples_from_manifest
+from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError
 from textsam.evaluate.tables import markdown
@@ -126,8 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/methods"))
     options = parser.parse_args(arguments)
-    name, _, split = options.where.partition("/")
-    selection = Selection(set=name, split=split, limit=options.limit)
+    selection = selection_of(options.where, options.limit)
     saliency = load_saliency(SaliencyMethod(options.method))
     rows, begun = [], time.monotonic()
     segmenter = untrained()

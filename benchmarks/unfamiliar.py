@@ -24,7 +24,7 @@ import skimage
 import torch
 
 from textsam.api import load_model
-from textsam.data.folder import Selection, samples_from_manifest
+from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.sample import load_sample
 from textsam.evaluate.tables import markdown
 from textsam.io.atomic import save_text
@@ -96,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _images_of(root: str, name: str, limit: int) -> Iterator[np.ndarray]:
-    dataset, _, split = name.partition("/")
-    samples = samples_from_manifest(root, [Selection(set=dataset, split=split, limit=limit)])
+    samples = samples_from_manifest(root, [selection_of(name, limit)])
     for sample in with_bar(samples, name, shown=True):
         yield load_sample(sample)[0]
 

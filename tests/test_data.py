@@ -19,10 +19,15 @@ from pydantic import ValidationError
 from textsam.data.ask import PromptConfig, PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset, TrainItem, epoch_order
-from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+from textsam.data.folder import (
+    Selection,
+    samples_from_folder,
+    samples_from_manifest,
+    selection_of,
+)
 from textsam.data.manifest import read_manifest, read_split, split_names
 from textsam.data.sample import Sample, Target, load_sample, read_mask
-from textsam.errors import DataError
+from textsam.errors import ConfigError, DataError
 from textsam.frame import SquareGeometry
 from textsam.prompts import CONCEPTS, certainly_absent, distractors_for, meanings
 
@@ -266,6 +271,21 @@ def test_classes_restrict_a_selection(root: Path) -> None:
     assert load_sample(sample)[1]["myocardium"].sum() == 108
     with pytest.raises(DataError, match=r"no class 'tumor'\. It has: right ventricle, myocardium"):
         samples_from_manifest(root, [Selection(set="heart", split="val", classes=["tumor"])])
+
+
+def test_selections_as_users_write_them() -> None:
+    assert selection_of("busi/fold1/test") == Selection(set="busi", split="fold1/test")
+    wanted = Selection(set="ph2", split="test", part=(0.1, 1.0), limit=3)
+    assert selection_of("ph2/test@0.1:1", 3) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["busi", "/test", "busi/", "", "busi/test@a:b", "busi/test@1", "busi/test@0.5:0.5"],
+)
+def test_other_selections_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{text}: write SET/SPLIT, e.g. busi/fold1/test, or"):
+        selection_of(text)
 
 
 def test_limit_spreads_evenly(root: Path) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from textsam.cli.errors import usage_error
+from textsam.errors import ConfigError
 
 if TYPE_CHECKING:
     from textsam.adapters import AdapterConfig
     from textsam.data.coco import CocoSelection
-    from textsam.data.folder import Selection
     from textsam.data.problems import Problems
     from textsam.data.sample import Sample
 
@@ -33,9 +33,12 @@ def samples_in_manifest(
     root: Path, sets: Sequence[str], limit: int | None, problems: Problems
 ) -> list[Sample]:
     """The samples of splits of a manifest; what is wrong goes to `problems`."""
-    from textsam.data.folder import samples_from_manifest
+    from textsam.data.folder import samples_from_manifest, selection_of
 
-    selections = [_selection(text, limit) for text in sets]
+    try:
+        selections = [selection_of(text, limit) for text in sets]
+    except ConfigError as error:
+        raise usage_error(f"--set {error}") from None
     with problems.source(root):
         return samples_from_manifest(root, selections, problems=problems)
     return []
@@ -125,21 +128,3 @@ def _spread(samples: list[Sample], limit: int | None) -> list[Sample]:
     if limit is None or limit >= len(samples):
         return samples
     return [samples[i * len(samples) // limit] for i in range(limit)]
-
-
-def _selection(text: str, limit: int | None) -> Selection:
-    """The part of a set that `SET/SPLIT` or `SET/SPLIT@LOW:HIGH` names."""
-    from textsam.data.folder import Selection
-
-    where, _, part = text.partition("@")
-    name, _, split = where.partition("/")
-    try:
-        low, high = (float(edge) for edge in part.split(":")) if part else (0.0, 1.0)
-    except ValueError:
-        split = ""
-    if not name or not split or not 0 <= low < high <= 1:
-        raise usage_error(
-            f"--set {text}: write SET/SPLIT, e.g. busi/fold1/test, or SET/SPLIT@LOW:HIGH with "
-            "0 <= LOW < HIGH <= 1"
-        )
-    return Selection(set=name, split=split, part=(low, high), limit=limit)

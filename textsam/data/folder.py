@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from textsam.data.manifest import DatasetInfo, read_manifest, read_split
 from textsam.data.problems import Problems
 from textsam.data.sample import Sample, Target
-from textsam.errors import DataError
+from textsam.errors import ConfigError, DataError
 from textsam.sections import Section
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "is_system_file",
     "samples_from_folder",
     "samples_from_manifest",
+    "selection_of",
     "tell_unsupported",
 ]
 
@@ -58,6 +59,30 @@ class Selection(Section):
         if not 0 <= part[0] < part[1] <= 1:
             raise ValueError(f"{list(part)} is not [low, high] with 0 <= low < high <= 1")
         return part
+
+
+def selection_of(text: str, limit: int | None = None) -> Selection:
+    """A selection as users write it: "SET/SPLIT", or "SET/SPLIT@LOW:HIGH" for a part of the split.
+
+    Args:
+        text: such as "busi/fold1/test" or "busi/fold1/test@0:0.1".
+        limit: as of `Selection`.
+
+    Raises:
+        ConfigError: something else.
+    """
+    where, _, part = text.partition("@")
+    name, _, split = where.partition("/")
+    try:
+        low, high = (float(edge) for edge in part.split(":")) if part else (0.0, 1.0)
+    except ValueError:
+        split = ""
+    if not name or not split or not 0 <= low < high <= 1:
+        raise ConfigError(
+            f"{text}: write SET/SPLIT, e.g. busi/fold1/test, or SET/SPLIT@LOW:HIGH with "
+            "0 <= LOW < HIGH <= 1"
+        )
+    return Selection(set=name, split=split, part=(low, high), limit=limit)
 
 
 @dataclass(frozen=True)
