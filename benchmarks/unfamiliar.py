@@ -17,11 +17,11 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import skimage
 import torch
+from numpy.typing import NDArray
 
 from textsam.api import load_model
 from textsam.data.folder import samples_from_manifest, selection_of
@@ -30,7 +30,6 @@ from textsam.evaluate.tables import markdown
 from textsam.io.atomic import save_text
 from textsam.kinds import ImageKinds
 from textsam.progress import with_bar
-from textsam.segmenter import Segmenter
 
 PICTURES = (
     "astronaut.png",
@@ -75,11 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for name in options.sets:
         images = _images_of(options.data, name, options.limit)
-        rows.append([name, *_shares(segmenter, kinds, images), ""])
+        rows.append([name, *_shares(kinds, map(segmenter.mean_embedding, images)), ""])
     folder = Path(skimage.__file__).parent / "data"
-    pictures = [str(folder / name) for name in PICTURES]
-    answered = _answered(segmenter, with_bar(pictures, EVERYDAY, shown=True))
-    rows.append([EVERYDAY, *_shares(segmenter, kinds, pictures), f"{answered:.0%}"])
+    means, answered = [], []
+    for picture in with_bar([str(folder / name) for name in PICTURES], EVERYDAY, shown=True):
+        means.append(segmenter.mean_embedding(picture))
+        # At once: the segmenter still has the picture's embedding.
+        answers = segmenter.segment(picture, list(segmenter.prompts))
+        answered.append(any(answer.found for answer in answers))
+    rows.append([EVERYDAY, *_shares(kinds, means), f"{np.mean(answered):.0%}"])
     header = ["images", "n", "far from every kind", "something else", "unfamiliar", "answered"]
     lines = [
         f"# Unfamiliar to {segmenter.adapter_name}",
@@ -101,25 +104,15 @@ def _images_of(root: str, name: str, limit: int) -> Iterator[np.ndarray]:
         yield load_sample(sample)[0]
 
 
-def _shares(segmenter: Segmenter, kinds: ImageKinds, images: Iterable[Any]) -> list[str]:
+def _shares(kinds: ImageKinds, means: Iterable[NDArray[np.float64]]) -> list[str]:
     """How many there are, and the shares that are far, have something else, and are unfamiliar."""
     ways = [
         kinds.model_copy(update={"remainder": None}),
         kinds.model_copy(update={"spread": None}),
         kinds,
     ]
-    with torch.inference_mode():
-        means = [segmenter.mean_embedding(image) for image in images]
     told = [[way.look(mean).unfamiliar for way in ways] for mean in means]
     return [str(len(told)), *(f"{share:.0%}" for share in np.mean(told, axis=0))]
-
-
-def _answered(segmenter: Segmenter, pictures: Iterable[str]) -> float:
-    found = [
-        any(answer.found for answer in segmenter.segment(picture, list(segmenter.prompts)))
-        for picture in pictures
-    ]
-    return float(np.mean(found))
 
 
 if __name__ == "__main__":
