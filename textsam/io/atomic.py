@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textsam.errors import OutputError
+from textsam.errors import OutputError, TextSAMError
 from textsam.io.readable_json import readable_json
 
-__all__ = ["atomic_path", "save_text", "told_as_output", "write_json"]
+__all__ = ["atomic_path", "save_text", "told_as", "told_as_output", "write_json"]
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
 
     The temporary file is removed when the block raises, and `target` is then left as it was. Errors
     stay what they are: one of something the block reads cannot be told from one of writing.
-    `told_as_output` is for blocks that do nothing but write.
+    `told_as` and `told_as_output` are for blocks that do nothing but write.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +59,18 @@ def told_as_output(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def told_as(kind: type[TextSAMError], path: Path) -> Iterator[None]:
+    """Raise an `OSError` as an error of another kind that names the file that the block writes."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{path}: the file cannot be written ({error.strerror or error}); check the folder, "
+            "its permissions and the free space"
+        ) from error
+
+
 def save_text(path: str | Path, text: str) -> Path:
     """Write text as UTF-8, complete or not at all, and return the path.
 
@@ -69,13 +81,8 @@ def save_text(path: str | Path, text: str) -> Path:
         OutputError: the file cannot be written.
     """
     path = Path(path)
-    try:
+    with told_as(OutputError, path):
         _write(path, text)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the file cannot be written ({error.strerror or error}); check the folder, "
-            "its permissions and the free space"
-        ) from error
     return path
 
 

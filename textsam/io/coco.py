@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import textsam
 from textsam.errors import TextSAMError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as
 from textsam.result import Segmentation
 
 __all__ = ["CocoWriter", "encode_rle", "encode_runs", "write_coco"]
@@ -160,15 +160,13 @@ class CocoWriter:
         Raises:
             TextSAMError: the file cannot be written.
         """
-        try:
-            with atomic_path(self.path) as temporary, temporary.open("w", encoding="utf-8") as out:
-                json.dump(self.to_dict(), out, ensure_ascii=False, allow_nan=False)
-                out.write("\n")
-        except OSError as error:
-            raise TextSAMError(
-                f"{self.path}: the file cannot be written ({error}); check the folder, its "
-                "permissions and the free space"
-            ) from error
+        with (
+            told_as(TextSAMError, self.path),
+            atomic_path(self.path) as temporary,
+            temporary.open("w", encoding="utf-8") as out,
+        ):
+            json.dump(self.to_dict(), out, ensure_ascii=False, allow_nan=False)
+            out.write("\n")
         return self.path
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.errors import ConfigError, ImageError, TextSAMError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as
 from textsam.io.stack import Stack
 
 if TYPE_CHECKING:
@@ -69,19 +69,13 @@ def write_nifti(path: str | Path, stack: Stack, masks: Mapping[int, NDArray[np.b
         raise ConfigError(f"{path}: a NIfTI file ends in .nii or .nii.gz; give such a name")
     _require_nibabel(path)
     content = _image(stack, masks).to_bytes()
-    try:
-        with atomic_path(path, suffix) as temporary:
-            if suffix == ".nii":
-                temporary.write_bytes(content)
-            else:
-                # Without the time: the same masks make the same file.
-                with temporary.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, 0) as packed:
-                    packed.write(content)
-    except OSError as error:
-        raise TextSAMError(
-            f"{path}: the file cannot be written ({error}); check the folder, its permissions and "
-            "the free space"
-        ) from error
+    with told_as(TextSAMError, path), atomic_path(path, suffix) as temporary:
+        if suffix == ".nii":
+            temporary.write_bytes(content)
+        else:
+            # Without the time: the same masks make the same file.
+            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, 0) as packed:
+                packed.write(content)
     return path
 
 

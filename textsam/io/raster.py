@@ -11,7 +11,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from textsam.errors import ImageError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as
 from textsam.io.image import Image
 from textsam.io.limits import DEFAULT_MAX_PIXELS, Limits, max_pixels_limit
 from textsam.io.paths import existing_file
@@ -211,12 +211,6 @@ def _write(
     options = dict(_SAVE_OPTIONS.get(file_format, {}))
     if pnginfo is not None and file_format == "PNG":
         options["pnginfo"] = pnginfo
-    try:
-        with atomic_path(path, suffix=path.suffix) as temporary:
-            picture.save(temporary, format=file_format, **options)
-    except OSError as error:
-        raise ImageError(
-            f"{path}: the file cannot be written ({error}); check the folder, its permissions and "
-            "the free space"
-        ) from error
+    with told_as(ImageError, path), atomic_path(path, suffix=path.suffix) as temporary:
+        picture.save(temporary, format=file_format, **options)
     return path

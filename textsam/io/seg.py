@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import textsam
 from textsam.errors import ConfigError, ImageError, PromptError, TextSAMError
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import atomic_path, told_as
 from textsam.io.dicom.guard import damage_reported
 from textsam.io.seg_facts import SegmentFacts
 from textsam.io.seg_identity import SegIdentity, seg_identity
@@ -145,14 +145,8 @@ def write_seg(
     )
     for number, dataset in enumerate(datasets, start=1):
         path = target if single else target / f"seg-{number:04d}.dcm"
-        try:
-            with atomic_path(path) as temporary:
-                dataset.save_as(temporary, enforce_file_format=True)
-        except OSError as error:
-            raise TextSAMError(
-                f"{path}: the file cannot be written ({error}); check the folder, its permissions "
-                "and the free space"
-            ) from error
+        with told_as(TextSAMError, path), atomic_path(path) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
         written.append(path)
     return written
 
