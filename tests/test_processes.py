@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -82,11 +81,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
         for name, config in two.items()
     ]
     (root / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    command += ["--standalone", "--local-addr", "127.0.0.1"]
     command += [str(HERE / "train_together.py"), str(root / "jobs.json")]
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {
