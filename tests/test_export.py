@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 import textsam
 from textsam import api
 from textsam.cli import app
+from textsam.cut import Cut
 from textsam.errors import AdapterError, ConfigError, PromptError, TextSAMError, WeightsError
 from textsam.export import OnnxSegmenter, export_onnx, write
 from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
@@ -133,6 +134,7 @@ def test_a_misspelt_prompt_is_corrected_with_a_warning(folder: Path) -> None:
     [
         {"score": "iou_head"},
         {"mask_threshold": 0.7},
+        {"cut": Cut(sharpness=0.001)},
         {"authors_frame": True, "refine": 2},
         {"refine": 0, "refine_for": {"lung": 2}},
         {"found_threshold": 1.0},

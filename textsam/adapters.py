@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from textsam.cut import Cut
 from textsam.errors import AdapterError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import save_text
@@ -74,6 +75,8 @@ class AdapterConfig(Section):
         sides_for: concepts looked for at other sides of the model's square than
             `architecture.side_px` alone, in pixels; the answers of several are averaged.
         mask_threshold: probability above which a pixel belongs to the mask.
+        cut: where the word alone asks, masks are cut lower than that where it promises a larger
+            Dice, image by image; see `textsam.cut`. None: they are not.
         found_threshold: score, after `score_map`, below which the answer is "not there"; the mask
             is then empty.
         score: where the score comes from: the decoder's trained IoU head, or the mean probability
@@ -100,6 +103,7 @@ class AdapterConfig(Section):
     refine_for: Mapping[str, int] = Field(default_factory=dict)
     sides_for: Mapping[str, SidesPx] = Field(default_factory=dict)
     mask_threshold: float = Field(0.5, gt=0, lt=1)
+    cut: Cut | None = None
     found_threshold: float = Field(0.0, ge=0, le=1)
     score: Literal["iou_head", "mask_probability"] = "mask_probability"
     score_map: CheckedScoreMap = ()

@@ -12,6 +12,7 @@ import torch
 from textsam.adapters import TENSORS_FILE, read_adapter_config
 from textsam.calibrate import EMPTY_ANNOTATED, EMPTY_MODALITY, Calibration, calibrate
 from textsam.checkpoint import save_adapter
+from textsam.cut_fit import fit_cut
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
 from textsam.kinds import ImageKinds
@@ -36,6 +37,7 @@ def finish_adapter(
     seed: int = 0,
     kinds: ImageKinds | None = None,
     sides_px: Sequence[int] = (),
+    cut: bool = False,
     progress: bool = True,
 ) -> Calibration:
     """Calibrate an adapter and write it with what was chosen, in half precision.
@@ -49,6 +51,8 @@ def finish_adapter(
         sides_px: of the model's square, at which the segmenter has models; each concept gets the
             one it wants, alone or beside the adapter's own, or keeps that. None given: those of
             the adapter stay.
+        cut: decide how masks are cut lower than `mask_threshold`, or that they are not; False
+            leaves that as the adapter has it.
         passes, empty_modality, empty_annotated, empty_beside, seed, progress: as in `calibrate`.
 
     Raises:
@@ -64,6 +68,11 @@ def finish_adapter(
         chosen = fit_sides(segmenter, samples, sides_px, progress=progress)
         decided["sides_for"] = chosen.sides_for
         training["dice_by_sides"] = chosen.dice_by_sides
+    if cut:
+        with_sides = segmenter.with_config(segmenter.config.model_copy(update=decided))
+        chosen_cut = fit_cut(with_sides, samples, progress=progress)
+        decided["cut"] = chosen_cut.cut
+        training["dice_by_cut"] = chosen_cut.dice
     telling = segmenter.with_config(segmenter.config.model_copy(update=decided), views=Views())
     result = calibrate(
         telling,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textsam.adapters import AdapterConfig
 from textsam.batch import BatchAnswer, batches
+from textsam.decoded import cut_out
 from textsam.encoded import means_of
 from textsam.errors import PromptError
 from textsam.kinds import UNLOOKED
@@ -364,13 +365,15 @@ class Segmenter:
                 seed=seed,
             )
             answers = self._sides.decode(images, asked, sides, embeddings)
+        # Validation has shown where to cut what a word asks for, not what a point or a box does.
+        cuts = [config.cut if own is None else None for own in geometry]
         return [
             [
                 verdict(
                     config,
                     image,
                     question,
-                    answers[row][i],
+                    cut_out(answers[row][i], cuts[i], config.mask_threshold),
                     refined=passes[i],
                     gives=gives,
                     # Whoever shows a place has said what kind of thing to look for there.

@@ -64,6 +64,8 @@ def verdict(
         extra["views"] = views
     if sides_px:
         extra["sides_px"] = list(sides_px)
+    if answer.cut is not None:
+        extra["cut"] = answer.cut
     extra.update(judgement.remarks)
     return Segmentation(
         mask=image.to_image(mask.copy() if judgement.found else np.zeros_like(mask)),

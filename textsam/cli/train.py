@@ -164,6 +164,14 @@ def calibrate(
             "clearly best."
         ),
     ] = None,
+    cut: Annotated[
+        bool,
+        typer.Option(
+            "--cut",
+            help="Cut masks where the Dice to expect is largest, image by image, if that is better "
+            "and loses nothing on whole images; not asked for, that stays as the adapter has it.",
+        ),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     sam_checkpoint: SamCheckpoint = None,
@@ -218,14 +226,22 @@ def calibrate(
             out,
             kinds=told,
             sides_px=tried,
+            cut=cut,
             passes=passes,
             empty_modality=empty_modality,
             empty_annotated=empty_annotated,
             empty_beside=empty_beside,
             seed=settings.seed,
         )
-    for concept, sides_px in read_adapter_config(out).sides_for.items():
+    finished = read_adapter_config(out)
+    for concept, sides_px in finished.sides_for.items():
         typer.echo(f"{out}: {concept} at {' and '.join(map(str, sides_px))} px")
+    if cut:
+        how = f"sharpness {finished.cut.sharpness:g}" if finished.cut else "a fixed threshold"
+        typer.echo(f"{out}: masks cut by {how}; mean Dice on whole images and closer looks:")
+        for way, (whole, closer) in finished.training["dice_by_cut"].items():
+            near = "none" if closer is None else f"{closer:.3f}"
+            typer.echo(f"  {way}: {whole:.3f}, {near}")
     typer.echo(
         f"{out}: refine {result.refine} {result.refine_for or ''}, found from score "
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "

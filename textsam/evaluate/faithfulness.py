@@ -255,7 +255,12 @@ def _ask(model: AnswersTexts, sample: Sample, seed: int) -> list[AnswerRow]:
                 f"{sample.name}: the model's mask is {result.mask.shape}, the image "
                 f"{pixels.shape[:2]} (H, W)"
             )
-        proposed = result.mask if result.found else result.probability > model.mask_threshold
+        proposed = result.mask
+        if not result.found:
+            lower = result.extra.get("cut")  # where it was decided for this image
+            proposed = result.probability > (
+                lower if isinstance(lower, float) else model.mask_threshold
+            )
         target = shown.get(concept) if kind == "present" else None
 
         def overlap(mask: _Mask, target: _Mask | None = target) -> float | None:

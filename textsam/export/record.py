@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from textsam.adapters import SidesPx
+from textsam.cut import Cut
 from textsam.errors import AdapterError, WeightsError
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
@@ -84,6 +85,7 @@ class ExportRecord(Section):
         refine_with: what the adapter's refinement takes from a mask; where it is not box and
             centroid, the export does not refine.
         mask_threshold: probability above which a pixel belongs to the mask.
+        cut: of masks lower than that; see `AdapterConfig`.
         found_threshold: score below which the answer is "not there".
         score: where the score comes from.
         score_map: knots that turn it into the score of an answer; see `textsam.score`.
@@ -110,6 +112,7 @@ class ExportRecord(Section):
     refine_for: Mapping[str, int] = Field(default_factory=dict)
     refine_with: RefineWith = RefineWith.BOX_CENTROID
     mask_threshold: float = Field(gt=0, lt=1)
+    cut: Cut | None = None
     found_threshold: float = Field(ge=0, le=1)
     score: Literal["iou_head", "mask_probability"]
     score_map: CheckedScoreMap = ()

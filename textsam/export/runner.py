@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.decoded import Decoded, mean_of_views
+from textsam.decoded import Decoded, cut_out, mean_of_views
 from textsam.errors import PromptError, WeightsError
 from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
 from textsam.export.record import (
@@ -259,6 +259,7 @@ class OnnxSegmenter:
             [self._at_side(image, side_px, token, times) for side_px in sides_px],
             record.mask_threshold,
         )
+        answer = cut_out(answer, record.cut, record.mask_threshold)
         inner = answer.probability
         look = UNLOOKED
         if record.kinds is not None:
@@ -270,6 +271,8 @@ class OnnxSegmenter:
             extra["refine_with"] = record.refine_with.value
         if sides_px != (record.side_px,):
             extra["sides_px"] = list(sides_px)
+        if answer.cut is not None:
+            extra["cut"] = answer.cut
         extra.update(judgement.remarks)
         mask = np.zeros(image.size_px, dtype=bool)
         probability = np.zeros(image.size_px, dtype=np.float32)

@@ -146,6 +146,7 @@ def export_onnx(
             refine_for=config.refine_for if refine is None else {},
             refine_with=config.refine_with,
             mask_threshold=config.mask_threshold,
+            cut=config.cut,
             found_threshold=config.found_threshold,
             score=config.score,
             score_map=config.score_map,

@@ -1,0 +1,126 @@
+"""How far an adapter's probabilities are to be believed when its masks are cut, by validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.calibrate import group_weights
+from textsam.cut import Cut
+from textsam.data.close_crop import close_crop
+from textsam.data.named import by_prompt
+from textsam.data.sample import Sample, load_sample
+from textsam.decoded import Decoded, cut_out
+from textsam.metrics import dice
+from textsam.progress import with_bar
+from textsam.segmenter import Segmenter
+from textsam.sides_fit import CLOSE
+from textsam.views import Views
+
+__all__ = ["SHARPNESSES", "ChosenCut", "CutAt", "choose_cut", "fit_cut"]
+
+# The higher, the nearer to a fixed threshold.
+SHARPNESSES = (1.0, 1.25, 1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class CutAt:
+    """A concept that is in an image, its mask cut in several ways.
+
+    Attributes:
+        group: kind of image and concept.
+        whole: sharpness -> Dice on the whole image; None is the fixed threshold.
+        closer: the same on a part around the object, or empty where there is no room for one.
+    """
+
+    group: tuple[str, str]
+    whole: Mapping[float | None, float]
+    closer: Mapping[float | None, float]
+
+
+@dataclass(frozen=True)
+class ChosenCut:
+    """What was chosen, and on what.
+
+    Attributes:
+        cut: None where the fixed threshold is best.
+        dice: sharpness, or "fixed" -> mean Dice on whole images and on closer looks, None where
+            there were none; every pair of concept and kind of image has the same say.
+    """
+
+    cut: Cut | None
+    dice: dict[str, tuple[float, float | None]]
+
+
+def choose_cut(seen: Sequence[CutAt]) -> ChosenCut:
+    """The sharpness of the best mean of both looks, of those that lose nothing on whole images."""
+    means: dict[float | None, tuple[float, float | None]] = {}
+    for way in (None, *SHARPNESSES):
+        closer = [(one.group, one.closer[way]) for one in seen if one.closer]
+        means[way] = (
+            _mean([(one.group, one.whole[way]) for one in seen]),
+            _mean(closer) if closer else None,
+        )
+
+    def both(way: float | None) -> float:
+        return float(np.mean([value for value in means[way] if value is not None]))
+
+    allowed = [way for way in means if means[way][0] >= means[None][0]]
+    best = max(allowed, key=both)  # of alike ones the first, and that is the fixed one
+    return ChosenCut(
+        None if best is None else Cut(sharpness=best),
+        {"fixed" if way is None else f"{way:g}": value for way, value in means.items()},
+    )
+
+
+def _mean(values: Sequence[tuple[object, float]]) -> float:
+    weights = group_weights([group for group, _ in values])
+    return round(float(weights @ [value for _, value in values]), 4)
+
+
+def fit_cut(segmenter: Segmenter, samples: Sequence[Sample], *, progress: bool = True) -> ChosenCut:
+    """Look for what is in validation images, without refinement, and cut what comes in all ways.
+
+    Each object is looked for in the whole image and, where there is room, in a part around it, as a
+    scanner with a narrower field of view would show it.
+
+    Args:
+        segmenter: its own cut, its views, kinds of image and threshold are set aside.
+        samples: validation images, not those reported on.
+        progress: show a bar.
+    """
+    config = segmenter.config
+    changes = {"found_threshold": 0.0, "kinds": None, "cut": None}
+    plain = segmenter.with_config(config.model_copy(update=changes), views=Views())
+
+    def overlaps(
+        pixels: NDArray[np.uint8], concept: str, truth: NDArray[np.bool_]
+    ) -> dict[float | None, float]:
+        answer = plain.segment(pixels, concept, refine=0)
+        known = Decoded(answer.probability, answer.mask, answer.score)
+        return {
+            way: dice(
+                cut_out(
+                    known, None if way is None else Cut(sharpness=way), config.mask_threshold
+                ).mask,
+                truth,
+            )
+            for way in (None, *SHARPNESSES)
+        }
+
+    seen = []
+    for number, sample in enumerate(with_bar(samples, "cutting masks", shown=progress)):
+        image, masks = load_sample(sample)
+        for concept, mask in by_prompt(masks, config.prompts).items():
+            if concept not in config.prompts or not mask.any():
+                continue
+            part = close_crop([mask], CLOSE, np.random.default_rng(number))
+            closer: dict[float | None, float] = {}
+            if part is not None:
+                closer = overlaps(np.ascontiguousarray(image[part]), concept, mask[part])
+            whole = overlaps(image, concept, mask)
+            seen.append(CutAt((sample.modality, concept), whole, closer))
+    return choose_cut(seen)
