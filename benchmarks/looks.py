@@ -5,7 +5,12 @@
 
 Around every object that is in an image a square is cut out whose side is so many times the object's
 longer side, where that is clearly less than the image (`textsam.data.close_crop`). The word alone
-is asked, without threshold and kinds of image; nothing is chosen here.
+is asked, without threshold and kinds of image; nothing is chosen here. With `--set` other images
+are asked, and with `--fixed` every adapter that cuts its masks (`textsam.cut`) is asked first as it
+is without that:
+
+    python benchmarks/looks.py configs/generalist.yaml weights/generalist --fixed \\
+        --set busi/fold1/test@0:0.3 --data data -o benchmarks/results/generalist/cut.md
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from textsam.adapters import read_adapter_config
 from textsam.api import load_model
 from textsam.config import read_config
 from textsam.data.close_crop import close_crop
+from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
 from textsam.data.sources import samples_of
@@ -48,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="whose validation images are asked")
     parser.add_argument("adapters", type=Path, nargs="+", help="adapter folders")
     parser.add_argument("--data", default="data", help="folder with manifest.json and splits.json")
+    parser.add_argument(
+        "--set", action="append", default=[], help="SET/SPLIT[@LOW:HIGH] in their place"
+    )
+    parser.add_argument("--fixed", action="store_true", help="also masks at a fixed threshold")
     parser.add_argument("--threads", type=int, help="of PyTorch; default: its own choice")
     parser.add_argument("-o", "--out", type=Path, required=True, help="Markdown to write")
     options = parser.parse_args(arguments)
@@ -55,11 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     config = read_config(options.config, [f"data.root={options.data}"])
     samples = samples_of(config.data, "val")
+    if options.set:
+        chosen = [selection_of(text) for text in options.set]
+        samples = samples_from_manifest(options.data, chosen)
     # (set, concept) -> look -> a list of Dice for each adapter
     found: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
-    for number, folder in enumerate(options.adapters):
-        segmenter = open_minded(folder)
-        for place, sample in enumerate(with_bar(samples, folder.name, shown=True)):
+    asked = [one for folder in options.adapters for one in open_minded(folder, options.fixed)]
+    for number, segmenter in enumerate(asked):
+        for place, sample in enumerate(with_bar(samples, segmenter.adapter_name, shown=True)):
             for concept, look, pixels, mask in looks(sample, segmenter.prompts, place):
                 answer = segmenter.segment(pixels, concept, refine=0)
                 row = found.setdefault((sample.dataset, concept), defaultdict(list))[look]
@@ -67,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row[number].append(dice(answer.mask, mask))
     shown = " ".join(folder.as_posix() for folder in options.adapters)
     command = f"python benchmarks/looks.py {options.config.as_posix()} {shown} --data data"
+    command += "".join(f" --set {text}" for text in options.set)
+    command += " --fixed" if options.fixed else ""
     made = (
         f"`{command}`, {os.cpu_count()} CPU cores, {platform.machine()}, "
         f"{datetime.now(UTC).date()}. Mean Dice in percent, adapter after adapter, and the number "
@@ -78,12 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_minded(folder: Path) -> Segmenter:
-    """The adapter, which answers whatever its network draws."""
+def open_minded(folder: Path, fixed: bool) -> list[Segmenter]:
+    """The adapter, which answers whatever its network draws; before it the same without its cut."""
     record = read_adapter_config(folder)
     segmenter = load_model(record.preset, folder, device="cpu", precision="bfloat16")
-    changes = {"found_threshold": 0.0, "kinds": None}
-    return segmenter.with_config(segmenter.config.model_copy(update=changes))
+    ways = [{"cut": None}] if fixed and segmenter.config.cut is not None else []
+    return [
+        segmenter.with_config(
+            segmenter.config.model_copy(update={"found_threshold": 0.0, "kinds": None, **way})
+        )
+        for way in (*ways, {})
+    ]
 
 
 def looks(sample: Sample, prompts: Sequence[str], seed: int) -> Iterator[Look]:
