@@ -58,6 +58,14 @@ def test_the_expected_dice_by_hand() -> None:
     assert squared[100] == pytest.approx(2 * believed / (1 + believed))
 
 
+def test_of_a_large_map_a_part_is_counted() -> None:
+    small = np.random.default_rng(0).random((512, 512), dtype=np.float32)
+    large = small.repeat(6, axis=0).repeat(6, axis=1)
+    counts = histogram(large)
+    # Nine megapixels: every third row and column, so of 36 alike numbers four are counted.
+    assert_array_equal(counts, 4 * histogram(small))
+
+
 def test_the_cut_by_hand() -> None:
     # 0.3 beside 0.6 does not pay (0.632 without it, 0.623 with it), 0.4 does (0.601, 0.669).
     for low, threshold in ((0.3025, 0.5), (0.4025, 0.4)):
