@@ -164,7 +164,7 @@ def test_masks_are_cut_as_they_are_and_closer(
     samples = samples_from_folder(tmp_path, "tumour", modality="breast ultrasound")
     part = (slice(8, 48), slice(0, 40))
     left: list[tuple[slice, slice] | None] = [part, None]
-    monkeypatch.setattr("textsam.cut_fit.close_crop", lambda *_: left.pop(0))
+    monkeypatch.setattr("textsam.looks.close_crop", lambda *_: left.pop(0))
     # The cut, the threshold and the views of before play no part.
     given_one = vit_segmenter("mirrored", found_threshold=1.0, cut=ALL)
     chosen = fit_cut(given_one, samples, progress=False)

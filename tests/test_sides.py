@@ -149,7 +149,7 @@ def test_sides_are_compared_on_what_is_there_as_it_is_and_closer(
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
     parts = [(slice(0, 40), slice(8, 48)), None, (slice(8, 48), slice(0, 40))]
     left = list(parts)
-    monkeypatch.setattr("textsam.sides_fit.close_crop", lambda *_: left.pop(0))
+    monkeypatch.setattr("textsam.looks.close_crop", lambda *_: left.pop(0))
     # Threshold, views and sides of before play no part.
     segmenter = vit_segmenter("32,mirrored", found_threshold=1.0, sides_for={"tumor": (96,)})
     chosen = fit_sides(segmenter, samples, (32, 96), progress=False)

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from textsam.calibrate import group_weights
 from textsam.cut import Cut
-from textsam.data.close_crop import close_crop
-from textsam.data.named import by_prompt
-from textsam.data.sample import Sample, load_sample
+from textsam.data.sample import Sample
 from textsam.decoded import Decoded, cut_out
+from textsam.looks import looks_at
 from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.segmenter import Segmenter
-from textsam.sides_fit import CLOSE
 from textsam.views import Views
 
 __all__ = ["SHARPNESSES", "ChosenCut", "CutAt", "choose_cut", "fit_cut"]
@@ -113,14 +111,10 @@ def fit_cut(segmenter: Segmenter, samples: Sequence[Sample], *, progress: bool =
 
     seen = []
     for number, sample in enumerate(with_bar(samples, "cutting masks", shown=progress)):
-        image, masks = load_sample(sample)
-        for concept, mask in by_prompt(masks, config.prompts).items():
-            if concept not in config.prompts or not mask.any():
-                continue
-            part = close_crop([mask], CLOSE, np.random.default_rng(number))
-            closer: dict[float | None, float] = {}
-            if part is not None:
-                closer = overlaps(np.ascontiguousarray(image[part]), concept, mask[part])
-            whole = overlaps(image, concept, mask)
-            seen.append(CutAt((sample.modality, concept), whole, closer))
+        for shown in looks_at(sample, config.prompts, number):
+            whole, closer = (
+                overlaps(look[0], shown.concept, look[1]) if look else {}
+                for look in (shown.whole, shown.closer)
+            )
+            seen.append(CutAt((sample.modality, shown.concept), whole, closer))
     return choose_cut(seen)

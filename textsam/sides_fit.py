@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.data.close_crop import close_crop
-from textsam.data.named import by_prompt
-from textsam.data.sample import Sample, load_sample
+from textsam.data.sample import Sample
+from textsam.looks import looks_at
 from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.segmenter import Segmenter
@@ -24,8 +23,6 @@ __all__ = ["AtSides", "ChosenSides", "choose_sides", "fit_sides"]
 MIN_GAIN = 0.01
 # Standard errors of the mean difference, image by image, that a gain must have.
 SURE = 2.0
-# A closer look: the side of what is shown, as a multiple of the object's longer side.
-CLOSE = (1.3, 1.9)
 
 Sides = tuple[int, ...]
 
@@ -146,17 +143,14 @@ def fit_sides(
 
     seen = []
     for number, sample in enumerate(with_bar(samples, "comparing sides", shown=progress)):
-        image, masks = load_sample(sample)
-        for concept, mask in by_prompt(masks, config.prompts).items():
-            if concept not in config.prompts or not mask.any():
-                continue
-            looks = [overlaps(image, concept, mask)]
-            part = close_crop([mask], CLOSE, np.random.default_rng(number))
-            if part is not None:
-                looks.append(overlaps(np.ascontiguousarray(image[part]), concept, mask[part]))
+        for shown in looks_at(sample, config.prompts, number):
+            found = [
+                overlaps(pixels, shown.concept, truth)
+                for pixels, truth in (shown.whole, *([shown.closer] if shown.closer else []))
+            ]
             both, whole = (
                 dict(zip(ways, values, strict=True))
-                for values in (np.mean(looks, axis=0), looks[0])
+                for values in (np.mean(found, axis=0), found[0])
             )
-            seen.append(AtSides(concept, both, whole))
+            seen.append(AtSides(shown.concept, both, whole))
     return choose_sides(seen, own_px)
