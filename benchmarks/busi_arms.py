@@ -27,8 +27,8 @@ from busi_unet import UNetPredictor, UNetRun, UNetSettings
 from numpy.typing import NDArray
 
 from textsam.adapters import AdapterConfig
-from textsam.calibrate import choose_refinements
-from textsam.calibration_ask import Answer
+from textsam.calibrate.ask import Answer
+from textsam.calibrate.decide import choose_refinements
 from textsam.checkpoint import load_adapter, record_of
 from textsam.config import TrainConfig, read_config, without_effect
 from textsam.data.folder import Selection

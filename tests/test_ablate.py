@@ -522,10 +522,8 @@ def test_the_table_names_every_command_that_made_its_cells(bench: Bench) -> None
 def test_calibration_comes_between_training_and_evaluation(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsam import calibrate as calibration
-
     # A tiny model of four steps finds too little to be kept otherwise.
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    monkeypatch.setattr("textsam.calibrate.decide.MIN_DICE", 0.0)
     bench.write(calibrate=1, cells=RANKS[:1])
     result = go(bench)
     assert result.complete, result.outcomes

@@ -17,16 +17,11 @@ from PIL import Image as PILImage
 from runs import run_config, write_data
 from tiny import loud_model, tiny_config, tiny_model, write_images_and_masks
 
-from textsam import calibrate as calibration
 from textsam.adapters import AdapterConfig, read_adapter_config
-from textsam.calibrate import (
-    Demand,
-    calibrate,
-    choose_refinements,
-    choose_threshold,
-    group_weights,
-)
-from textsam.calibration_ask import Answer, Kind, ask
+from textsam.calibrate import Calibration, calibrate, decide
+from textsam.calibrate.ask import Answer, Kind, ask
+from textsam.calibrate.decide import choose_refinements
+from textsam.calibrate.threshold import Demand, choose_threshold, group_weights
 from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
 from textsam.data.sample import Sample
@@ -122,7 +117,7 @@ def _segmenter(**changes: object) -> Segmenter:
 def test_calibration_counts_every_question_and_ignores_the_old_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)  # an untrained model is poor
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)  # an untrained model is poor
     write_images_and_masks(tmp_path, count=3)
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
     falls = ((0.0, 0.0), (1.0, 0.1))
@@ -143,7 +138,7 @@ def test_what_was_not_learned_is_not_offered(
 ) -> None:
     write_images_and_masks(tmp_path, count=2)
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
-    monkeypatch.setattr(calibration, "MIN_DICE", 1.1)
+    monkeypatch.setattr(decide, "MIN_DICE", 1.1)
     with pytest.raises(DataError, match="they show tumor, none with a mean Dice"):
         calibrate(_segmenter(), samples, progress=False)
 
@@ -151,7 +146,7 @@ def test_what_was_not_learned_is_not_offered(
 def test_the_words_of_the_data_are_those_of_the_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)  # an untrained model is poor
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)  # an untrained model is poor
     write_images_and_masks(tmp_path, count=3)
     plain, worded = (
         samples_from_folder(tmp_path, word, modality="breast ultrasound")
@@ -175,9 +170,9 @@ def test_images_without_a_known_concept_are_refused(tmp_path: Path) -> None:
 
 def scripted(
     monkeypatch: pytest.MonkeyPatch, answers: list[Answer], *, empty_beside: float | None = None
-) -> calibration.Calibration:
+) -> Calibration:
     """The calibration of given answers."""
-    monkeypatch.setattr(calibration, "ask", lambda *_, **__: answers)
+    monkeypatch.setattr("textsam.calibrate.run.ask", lambda *_, **__: answers)
     sample = Sample("set", "brain MRI", "0", Path("0.png"), ())
     return calibrate(_segmenter(), [sample], passes=0, empty_beside=empty_beside, progress=False)
 
@@ -276,7 +271,7 @@ def test_what_can_be_expected_to_be_wrong_is_not_found(monkeypatch: pytest.Monke
     ]
     result = scripted(monkeypatch, answers)
     assert dict(result.score_map)[0.2] == pytest.approx(0.01, abs=0.005)
-    assert result.found_threshold == calibration.MIN_SCORE == 0.05
+    assert result.found_threshold == decide.MIN_SCORE == 0.05
     assert result.found_rate == pytest.approx(0.5)
 
 
@@ -308,7 +303,7 @@ def test_the_share_to_come_back_empty_is_a_share() -> None:
 def test_the_command_stores_what_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)
     use_tiny_model(monkeypatch)
     settings = run_config(write_data(tmp_path)).model_dump(mode="json")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -19,11 +19,11 @@ from runs import run_config, write_data
 from test_views import CPU, picture, vit_model, vit_segmenter
 from tiny import tiny_config, write_images_and_masks
 
-from textsam import calibrate as calibration
 from textsam.adapters import read_adapter_config
+from textsam.calibrate import decide
+from textsam.calibrate.cut import SHARPNESSES, CutAt, choose_cut, fit_cut
 from textsam.checkpoint import save_adapter
 from textsam.cut import STEPS, Cut, expected_dice, histogram
-from textsam.cut_fit import SHARPNESSES, CutAt, choose_cut, fit_cut
 from textsam.data.folder import samples_from_folder
 from textsam.data.sample import load_sample
 from textsam.decoded import Decoded, cut_out
@@ -164,7 +164,7 @@ def test_masks_are_cut_as_they_are_and_closer(
     samples = samples_from_folder(tmp_path, "tumour", modality="breast ultrasound")
     part = (slice(8, 48), slice(0, 40))
     left: list[tuple[slice, slice] | None] = [part, None]
-    monkeypatch.setattr("textsam.looks.close_crop", lambda *_: left.pop(0))
+    monkeypatch.setattr("textsam.calibrate.looks.close_crop", lambda *_: left.pop(0))
     # The cut, the threshold and the views of before play no part.
     given_one = vit_segmenter("mirrored", found_threshold=1.0, cut=ALL)
     chosen = fit_cut(given_one, samples, progress=False)
@@ -187,7 +187,7 @@ def test_masks_are_cut_as_they_are_and_closer(
 
 
 def test_the_command_chooses_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)
 
     def load(*_: object, **options: Any) -> Segmenter:
         return ready_segmenter(

@@ -14,14 +14,14 @@ from scipy.stats import multivariate_normal
 from tiny import loud_model, tiny_segmenter, write_images_and_masks
 
 from textsam.adapters import read_adapter_config
+from textsam.calibrate.finish import finish_adapter
+from textsam.calibrate.kinds import discriminant, fit_kinds
 from textsam.checkpoint import save_adapter
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.folder import samples_from_folder
 from textsam.export import OnnxSegmenter, export_onnx
-from textsam.finish import finish_adapter
 from textsam.frame import SquareGeometry
 from textsam.kinds import ImageKinds, Remainder, Spread, mean_embedding
-from textsam.kinds_fit import discriminant, fit_kinds
 from textsam.model.tuning import trainable_state
 from textsam.vocabulary import CONCEPTS, IMAGE_KINDS, MODALITIES
 
@@ -285,7 +285,7 @@ def test_kinds_are_fitted_on_images_and_hold_on_others(tmp_path: Path) -> None:
 def test_what_kinds_rule_out_counts_as_empty_and_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("textsam.calibrate.MIN_DICE", 0.0)
+    monkeypatch.setattr("textsam.calibrate.decide.MIN_DICE", 0.0)
     # A skin image cannot show a cell nucleus, and the tiny model finds one in anything.
     shown = samples(tmp_path / "data", "dermoscopy", 0)[:3]
     segmenter = tiny_segmenter()

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import tiny_config, tiny_segmenter
 
+from textsam.calibrate.scores import FITTED_KNOTS, MIN_ANSWERS, fit_own_maps, fit_score_map
 from textsam.errors import DataError
 from textsam.reliability import BINS, reliability
 from textsam.score import MAX_KNOTS, answer_score, check_score_map
-from textsam.score_fit import FITTED_KNOTS, MIN_ANSWERS, fit_own_maps, fit_score_map
 from textsam.segmenter import Segmenter
 
 KNOTS = ((0.2, 0.1), (0.6, 0.5), (0.8, 0.5), (0.9, 1.0))

@@ -16,20 +16,20 @@ from runs import run_config, write_data
 from test_views import CPU, mirrored, picture, vit_model, vit_segmenter
 from tiny import tiny_config, write_images_and_masks
 
-from textsam import calibrate as calibration
 from textsam.adapters import read_adapter_config
+from textsam.calibrate import Calibration, calibrate, decide
+from textsam.calibrate.finish import finish_adapter
+from textsam.calibrate.sides import AtSides, ChosenSides, choose_sides, fit_sides
 from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
 from textsam.data.sample import load_sample
 from textsam.errors import ConfigError
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.export.record import read_record
-from textsam.finish import finish_adapter
 from textsam.metrics import dice
 from textsam.model.tuning import trainable_state
 from textsam.ready import ready_segmenter
 from textsam.segmenter import Segmenter
-from textsam.sides_fit import AtSides, ChosenSides, choose_sides, fit_sides
 from textsam.views import Views, sides_of
 
 WORDS = ["tumor", "lung", "cell nucleus"]
@@ -149,7 +149,7 @@ def test_sides_are_compared_on_what_is_there_as_it_is_and_closer(
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
     parts = [(slice(0, 40), slice(8, 48)), None, (slice(8, 48), slice(0, 40))]
     left = list(parts)
-    monkeypatch.setattr("textsam.looks.close_crop", lambda *_: left.pop(0))
+    monkeypatch.setattr("textsam.calibrate.looks.close_crop", lambda *_: left.pop(0))
     # Threshold, views and sides of before play no part.
     segmenter = vit_segmenter("32,mirrored", found_threshold=1.0, sides_for={"tumor": (96,)})
     chosen = fit_sides(segmenter, samples, (32, 96), progress=False)
@@ -178,14 +178,14 @@ def test_a_data_set_s_own_word_is_the_concept(tmp_path: Path) -> None:
 
 
 def test_the_command_chooses_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)
     seen: list[AtSides] = []
 
     def choose(own: list[AtSides], own_px: int) -> ChosenSides:
         seen.extend(own)
         return replace(choose_sides(own, own_px), sides_for={"tumor": (64, 32)})
 
-    monkeypatch.setattr("textsam.sides_fit.choose_sides", choose)
+    monkeypatch.setattr("textsam.calibrate.sides.choose_sides", choose)
     given: list[dict[str, Any]] = []
 
     def load(*_: object, **options: Any) -> Segmenter:
@@ -217,12 +217,12 @@ def test_the_command_chooses_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_sides_of_what_is_no_longer_offered_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)
 
-    def without_lung(*given: Any, **options: Any) -> calibration.Calibration:
-        return replace(calibration.calibrate(*given, **options), prompts=("tumor",))
+    def without_lung(*given: Any, **options: Any) -> Calibration:
+        return replace(calibrate(*given, **options), prompts=("tumor",))
 
-    monkeypatch.setattr("textsam.finish.calibrate", without_lung)
+    monkeypatch.setattr("textsam.calibrate.finish.calibrate", without_lung)
     write_images_and_masks(tmp_path / "data", count=1)
     samples = samples_from_folder(tmp_path / "data", "tumor", modality="breast ultrasound")
     sides: dict[str, tuple[int, ...]] = {"tumor": (32,), "lung": (32, 96)}

@@ -24,8 +24,7 @@ from tiny import (
     write_images_and_masks,
 )
 
-from textsam import calibrate as calibration
-from textsam.calibrate import calibrate
+from textsam.calibrate import calibrate, decide
 from textsam.data.folder import samples_from_folder
 from textsam.decoded import Decoded, mean_of_views
 from textsam.errors import ConfigError
@@ -260,7 +259,7 @@ def test_another_configuration_keeps_the_views() -> None:
 
 
 def test_calibration_asks_by_the_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "MIN_DICE", 0.0)
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)
     write_images_and_masks(tmp_path, count=3)
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
     plain = calibrate(vit_segmenter(), samples, passes=0, progress=False)

@@ -3,8 +3,8 @@
 A mask decoder asked for a lung looks for something like one, wherever it is. Whether the picture
 can show lungs at all is another question, and an easier one: the mean of an image's embedding tells
 an ultrasound scan from a radiograph. A linear discriminant of these means is fitted when an adapter
-is finished (`textsam.kinds_fit`) and travels with it. Of an image that lies farther from every kind
-than the images it was fitted on, it says nothing but that.
+is finished (`textsam.calibrate.kinds`) and travels with it. Of an image that lies farther from
+every kind than the images it was fitted on, it says nothing but that.
 
 A photograph may lie where radiographs do, as far as the directions go that tell kinds apart. What
 gives it away is what it has besides: the part of its mean in which the images fitted on hardly

@@ -203,8 +203,8 @@ def _train(job: Job, config: TrainConfig, steps: Steps) -> dict[str, Any]:
     began = time.perf_counter()
     adapter = steps.train(config) / "best"
     if job.calibrate is not None:
+        from textsam.calibrate import finish_adapter
         from textsam.data.sources import samples_of
-        from textsam.finish import finish_adapter
 
         finished = job.training / "calibrated"
         finish_adapter(

@@ -188,10 +188,9 @@ def calibrate(
         from textsam.adapters import find_adapter, read_adapter_config
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
+        from textsam.calibrate import finish_adapter, fit_kinds
         from textsam.config import read_config
         from textsam.data.sources import samples_of
-        from textsam.finish import finish_adapter
-        from textsam.kinds_fit import fit_kinds
 
         keep_freed_memory()
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.calibrate import group_weights
+from textsam.calibrate.looks import looks_at
+from textsam.calibrate.threshold import group_weights
 from textsam.cut import Cut
 from textsam.data.sample import Sample
 from textsam.decoded import Decoded, cut_out
-from textsam.looks import looks_at
 from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.segmenter import Segmenter

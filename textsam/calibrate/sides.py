@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from textsam.calibrate.looks import looks_at
 from textsam.data.sample import Sample
-from textsam.looks import looks_at
 from textsam.metrics import dice
 from textsam.progress import with_bar
 from textsam.segmenter import Segmenter

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from textsam.adapters import TENSORS_FILE, read_adapter_config
-from textsam.calibrate import EMPTY_ANNOTATED, EMPTY_MODALITY, Calibration, calibrate
+from textsam.calibrate.calibration import Calibration
+from textsam.calibrate.cut import fit_cut
+from textsam.calibrate.run import EMPTY_ANNOTATED, EMPTY_MODALITY, calibrate
+from textsam.calibrate.sides import fit_sides
 from textsam.checkpoint import save_adapter
-from textsam.cut_fit import fit_cut
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
 from textsam.kinds import ImageKinds
 from textsam.segmenter import Segmenter
-from textsam.sides_fit import fit_sides
 from textsam.tensors import load_tensors
 from textsam.views import Views
 
