@@ -22,8 +22,9 @@ import numpy as np
 
 from textsam.api import load_model
 from textsam.data.absent_crop import absent_crop
-from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.sample import load_sample
+from textsam.data.selection import selection_of
+from textsam.data.sets import samples_from_manifest
 from textsam.io.atomic import atomic_path
 
 

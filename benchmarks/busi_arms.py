@@ -31,8 +31,8 @@ from textsam.calibrate.ask import Answer
 from textsam.calibrate.decide import choose_refinements
 from textsam.checkpoint import load_adapter, record_of
 from textsam.config import TrainConfig, read_config, without_effect
-from textsam.data.folder import Selection
 from textsam.data.sample import Sample, load_sample
+from textsam.data.selection import Selection
 from textsam.data.sources import samples_of
 from textsam.device import choose_device, choose_precision
 from textsam.errors import ConfigError, DataError

@@ -236,7 +236,8 @@ def measure(arguments: argparse.Namespace) -> None:
     """Evaluate the best adapter on splits of the packed data and time it."""
     _use_packed()
     from textsam.api import load_model
-    from textsam.data.folder import samples_from_manifest, selection_of
+    from textsam.data.selection import selection_of
+    from textsam.data.sets import samples_from_manifest
     from textsam.evaluate import evaluate
 
     adapter = arguments.adapter or str(PLACE / "runs" / arguments.run / "best")

@@ -107,9 +107,10 @@ def _pack_data(arguments: argparse.Namespace, target: Path) -> None:
     from PIL import Image
 
     from textsam.config import read_config
-    from textsam.data.folder import samples_from_manifest, selection_of
     from textsam.data.manifest import read_manifest, split_names
     from textsam.data.sample import load_sample
+    from textsam.data.selection import selection_of
+    from textsam.data.sets import samples_from_manifest
     from textsam.preprocess import resize_pixels
 
     root, side, native = Path(arguments.data), arguments.side, arguments.native

@@ -32,9 +32,10 @@ from textsam.adapters import read_adapter_config
 from textsam.api import load_model
 from textsam.config import read_config
 from textsam.data.close_crop import close_crop
-from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
+from textsam.data.selection import selection_of
+from textsam.data.sets import samples_from_manifest
 from textsam.data.sources import samples_of
 from textsam.evaluate.tables import markdown
 from textsam.io.atomic import atomic_path

@@ -34,8 +34,9 @@ def main() -> None:
 
     import textsam
     from textsam.allocator import keep_freed_memory
-    from textsam.data.folder import samples_from_manifest, selection_of
     from textsam.data.sample import load_sample
+    from textsam.data.selection import selection_of
+    from textsam.data.sets import samples_from_manifest
     from textsam.io.atomic import atomic_path
     from textsam.metrics import dice
 

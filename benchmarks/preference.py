@@ -31,7 +31,7 @@ from textsam.ablate.results import Row, groups_of
 from textsam.ablate.spec import AblationConfig, CellSettings, EvaluationSettings
 from textsam.allocator import keep_freed_memory
 from textsam.config import TrainConfig, read_config
-from textsam.data.folder import Selection
+from textsam.data.selection import Selection
 from textsam.data.sources import samples_of, write_stamp
 from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path

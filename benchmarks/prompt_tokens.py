@@ -20,9 +20,11 @@ from typing import Any
 
 from textsam.ablate.run import ablate
 from textsam.data.epfl import prepare_epfl
-from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+from textsam.data.folder import samples_from_folder
 from textsam.data.instances import ObjectSettings, Slice, write_objects
 from textsam.data.sample import Sample, load_sample
+from textsam.data.selection import Selection
+from textsam.data.sets import samples_from_manifest
 from textsam.errors import DataError
 from textsam.evaluate.cases import SUMMARY_FILE, read_cases
 from textsam.evaluate.tables import markdown

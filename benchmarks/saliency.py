@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from textsam.adapters import AdapterConfig
 from textsam.checkpoint import record_of
-from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.sample import Sample, load_sample
+from textsam.data.selection import selection_of
+from textsam.data.sets import samples_from_manifest
 from textsam.errors import DataError
 from textsam.evaluate.tables import markdown
 from textsam.frame import box_and_centroid

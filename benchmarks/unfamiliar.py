@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 
 from textsam.api import load_model
-from textsam.data.folder import samples_from_manifest, selection_of
 from textsam.data.sample import load_sample
+from textsam.data.selection import selection_of
+from textsam.data.sets import samples_from_manifest
 from textsam.evaluate.tables import markdown
 from textsam.io.atomic import save_text
 from textsam.kinds import ImageKinds

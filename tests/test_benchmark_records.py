@@ -176,7 +176,7 @@ def test_precision_says_that_an_adapter_knows_nothing_of_the_sets(
 ) -> None:
     known = SimpleNamespace(prompts=("spleen",))
     monkeypatch.setattr(textsam, "load_model", lambda *_, **__: known, raising=False)
-    monkeypatch.setattr("textsam.data.folder.samples_from_manifest", lambda *_: [])
+    monkeypatch.setattr("textsam.data.sets.samples_from_manifest", lambda *_: [])
     out = tmp_path / "precision.json"
     monkeypatch.setattr(sys, "argv", ["precision.py", "--adapter", "mine", "--out", str(out)])
     with pytest.raises(SystemExit, match="mine knows nothing that the sets show, only spleen"):

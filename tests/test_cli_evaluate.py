@@ -15,7 +15,7 @@ from tiny import tiny_model, write_images_and_masks
 
 from textsam import api
 from textsam.adapters import AdapterConfig
-from textsam.data.folder import Selection
+from textsam.data.selection import Selection
 from textsam.segmenter import Segmenter
 
 

@@ -20,10 +20,11 @@ from runs import begin, fit, run_config
 from skimage.draw import polygon2mask
 
 from textsam.data.coco import CocoSelection, samples_from_coco
-from textsam.data.folder import Selection, samples_from_manifest
 from textsam.data.interchange import coco_to_set, samples_to_coco
 from textsam.data.problems import DataCheckError, DataReport, Problems
 from textsam.data.sample import load_sample
+from textsam.data.selection import Selection
+from textsam.data.sets import samples_from_manifest
 from textsam.data.survey import check_coco, check_root
 from textsam.errors import DataError
 from textsam.io.coco import encode_rle

@@ -19,14 +19,11 @@ from pydantic import ValidationError
 from textsam.data.ask import PromptConfig, PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset, TrainItem, epoch_order
-from textsam.data.folder import (
-    Selection,
-    samples_from_folder,
-    samples_from_manifest,
-    selection_of,
-)
+from textsam.data.folder import samples_from_folder
 from textsam.data.manifest import read_manifest, read_split, split_names
 from textsam.data.sample import Sample, Target, load_sample, read_mask
+from textsam.data.selection import Selection, selection_of
+from textsam.data.sets import samples_from_manifest
 from textsam.errors import ConfigError, DataError
 from textsam.frame import SquareGeometry
 from textsam.prompts import CONCEPTS, certainly_absent, distractors_for, meanings

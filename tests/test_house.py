@@ -19,7 +19,7 @@ import textsam
 from textsam.cli import app
 from textsam.config import TrainConfig, read_config
 from textsam.data.coco import CocoSelection
-from textsam.data.folder import Selection
+from textsam.data.selection import Selection
 from textsam.data.settings import DataSettings, FolderSelection
 from textsam.vocabulary import MODALITIES
 

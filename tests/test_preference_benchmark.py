@@ -15,7 +15,7 @@ from tiny import write_images_and_masks
 
 from textsam.ablate.job import Steps
 from textsam.config import TrainConfig, read_config
-from textsam.data.folder import _place
+from textsam.data.selection import place_of
 from textsam.train.run import fit
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -69,7 +69,7 @@ def root(tmp_path: Path) -> Path:
     stems: dict[str, list[str]] = {"labelled": [], "unlabelled": [], "val": []}
     for number in range(60):
         stem = f"scan-{number}"
-        place = _place(stem)
+        place = place_of(stem)
         name = "labelled" if place < 0.4 else "unlabelled" if place < 0.7 else "val"
         if len(stems[name]) < 2:
             stems[name].append(stem)
@@ -79,8 +79,8 @@ def root(tmp_path: Path) -> Path:
     write_images_and_masks(tmp_path / "busi", len(names))
     for folder in ("images", "masks"):
         for number, stem in enumerate(names):
-            place_of = tmp_path / "busi" / folder
-            (place_of / f"{number:03d}.png").rename(place_of / f"{stem}.png")
+            pixels = tmp_path / "busi" / folder
+            (pixels / f"{number:03d}.png").rename(pixels / f"{stem}.png")
     entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
     (tmp_path / "manifest.json").write_text(json.dumps({"busi": entry}), encoding="utf-8")
     (tmp_path / "splits.json").write_text(json.dumps({"busi/fold1": split}), encoding="utf-8")

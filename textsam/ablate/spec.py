@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from textsam.data.coco import CocoSelection
-from textsam.data.folder import Selection
+from textsam.data.selection import Selection
 from textsam.data.settings import FolderSelection
 from textsam.errors import ConfigError
 from textsam.invalid import invalid_fields

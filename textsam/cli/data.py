@@ -234,9 +234,11 @@ def convert(
         if out.is_dir():
             raise usage_error(f"-o {out} is a folder; give a file, such as {out / 'masks.json'}")
     with errors_as_exit():
-        from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+        from textsam.data.folder import samples_from_folder
         from textsam.data.interchange import coco_to_set, samples_to_coco
         from textsam.data.problems import Problems
+        from textsam.data.selection import Selection
+        from textsam.data.sets import samples_from_manifest
 
         if data is None:
             parts = coco_selections(coco, concept, modality)

@@ -33,7 +33,8 @@ def samples_in_manifest(
     root: Path, sets: Sequence[str], limit: int | None, problems: Problems
 ) -> list[Sample]:
     """The samples of splits of a manifest; what is wrong goes to `problems`."""
-    from textsam.data.folder import samples_from_manifest, selection_of
+    from textsam.data.selection import selection_of
+    from textsam.data.sets import samples_from_manifest
 
     try:
         selections = [selection_of(text, limit) for text in sets]

@@ -22,7 +22,7 @@ import numpy as np
 import PIL.Image
 
 from textsam.data.check import Checker, check_samples
-from textsam.data.folder import IMAGE_SUFFIXES, is_system_file, tell_unsupported
+from textsam.data.listing import IMAGE_SUFFIXES, is_system_file, tell_unsupported
 from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample, Target, read_mask
 from textsam.data.staging import staged_folder

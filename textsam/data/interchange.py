@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import textsam
 from textsam.data.check import check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
-from textsam.data.folder import IMAGE_SUFFIXES
+from textsam.data.listing import IMAGE_SUFFIXES
 from textsam.data.manifest import MANIFEST_NAME, SPLITS_NAME
 from textsam.data.problems import ALLOWABLE, Kind, Problem, Problems
 from textsam.data.sample import Sample, load_sample

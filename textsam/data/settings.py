@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from textsam.data.coco import CocoSelection
-from textsam.data.folder import Selection
 from textsam.data.named import ConceptName
+from textsam.data.selection import Selection
 from textsam.sections import Section
 
 __all__ = ["DataSettings", "FolderSelection"]

@@ -12,9 +12,11 @@ from typing import Any
 
 from textsam.data.check import Checker, check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
-from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+from textsam.data.folder import samples_from_folder
 from textsam.data.problems import WARNINGS, DataReport, Problem, Problems
 from textsam.data.sample import Sample, Target
+from textsam.data.selection import Selection
+from textsam.data.sets import samples_from_manifest
 from textsam.data.settings import DataSettings, FolderSelection
 from textsam.errors import ConfigError
 from textsam.io.atomic import write_json

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from textsam.data.check import Checker, check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
-from textsam.data.folder import Selection, samples_from_folder, samples_from_manifest
+from textsam.data.folder import samples_from_folder
 from textsam.data.manifest import split_names
 from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample
+from textsam.data.selection import Selection
+from textsam.data.sets import samples_from_manifest
 from textsam.data.settings import DataSettings
 from textsam.data.sources import find_samples
 

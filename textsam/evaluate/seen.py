@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from textsam.data.folder import Selection, samples_from_manifest
 from textsam.data.problems import Problems
 from textsam.data.sample import Sample
+from textsam.data.selection import Selection
+from textsam.data.sets import samples_from_manifest
 
 __all__ = ["trained_on"]
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.data.folder import IMAGE_SUFFIXES
+from textsam.data.listing import IMAGE_SUFFIXES
 from textsam.errors import DataError, ImageError, OutputError
 from textsam.io.atomic import save_text
 from textsam.io.out_folder import check_out_folder

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from textsam.data.folder import Selection
+from textsam.data.selection import Selection
 from textsam.sections import Section
 
 __all__ = ["PreferenceSettings", "Strategy"]

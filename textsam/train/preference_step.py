@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from textsam.config import TrainConfig
 from textsam.data.dataset import TrainItem
-from textsam.data.folder import samples_from_manifest
 from textsam.data.sample import Sample
+from textsam.data.sets import samples_from_manifest
 from textsam.data.sources import samples_in
 from textsam.errors import ConfigError
 from textsam.model.textsam import TextSAM

@@ -1,0 +1,117 @@
+"""The image files of a folder by stem, and what to say of those that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from textsam.data.problems import Problems
+from textsam.errors import DataError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "PARTS",
+    "SUFFIXES",
+    "Folders",
+    "Listing",
+    "is_system_file",
+    "list_folder",
+    "listed",
+    "tell_unsupported",
+    "the_only",
+    "unusable_instead",
+]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+SUFFIXES = ", ".join(sorted(IMAGE_SUFFIXES))
+PARTS = ("train", "val", "test")
+# What Windows puts beside pictures by itself; names with a dot in front are hidden anyway.
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder by stem: those that can be used, and those of other suffixes."""
+
+    folder: Path
+    usable: dict[str, list[Path]]
+    others: dict[str, list[Path]]
+
+    def lacks(self, stem: str) -> str:
+        """What to say where there is no usable file of this stem."""
+        others = self.others.get(stem)
+        if not others:
+            return f"{self.folder} has no {stem}.*"
+        names = ", ".join(path.name for path in others)
+        return f"{self.folder} has {names} alone, none of {SUFFIXES}; save it as PNG"
+
+    def tell_others(self, problems: Problems) -> None:
+        """Warn of files that are left out."""
+        names = sorted(path.name for paths in self.others.values() for path in paths)
+        tell_unsupported(self.folder, names, problems)
+
+
+def tell_unsupported(folder: Path, names: Sequence[str], problems: Problems) -> None:
+    """Warn of files of a folder, if any, that are left out for their suffix."""
+    if names:
+        problems.add(
+            "unsupported-file",
+            folder,
+            f"{len(names)} file(s) are none of {SUFFIXES} and left out: {listed(names)}",
+        )
+
+
+def is_system_file(path: Path) -> bool:
+    """Whether Windows puts such a file beside pictures by itself."""
+    return path.name.lower() in _SYSTEM_FILES
+
+
+def list_folder(folder: Path) -> Listing:
+    """The files of a folder, hidden ones and the system's left out."""
+    listing = Listing(folder, {}, {})
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                listing.usable.setdefault(path.stem, []).append(path)
+            elif path.is_file() and not is_system_file(path):
+                listing.others.setdefault(path.stem, []).append(path)
+    return listing
+
+
+def the_only(stem: str, paths: Sequence[Path], problems: Problems | None) -> Path:
+    """The first of a stem's files; more are a problem, or without `problems` a DataError."""
+    if len(paths) > 1:
+        named = ", ".join(map(str, paths))
+        if problems is None:
+            raise DataError(f"The stem {stem!r} is ambiguous: {named}. Keep one file.")
+        problems.add("duplicate-stem", paths[0], f"{stem!r} is ambiguous: {named}; keep one file")
+    return paths[0]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, five at most."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+class Folders:
+    """Index of image and mask folders, each listed once."""
+
+    def __init__(self) -> None:
+        self.known: dict[Path, Listing] = {}
+
+    def __call__(self, folder: Path) -> Listing:
+        """The listing of a folder."""
+        if folder not in self.known:
+            self.known[folder] = list_folder(folder)
+        return self.known[folder]
+
+
+def unusable_instead(listings: Sequence[Listing], stem: str) -> str:
+    """What to add where a file is missing and one of its name cannot be used."""
+    others = [str(path) for listing in listings for path in listing.others.get(stem, ())]
+    if not others:
+        return ""
+    return f" (but {', '.join(others)}, none of {SUFFIXES}; save it as PNG)"
