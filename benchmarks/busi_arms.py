@@ -37,12 +37,12 @@ from textsam.data.sources import samples_of
 from textsam.device import choose_device, choose_precision
 from textsam.errors import ConfigError, DataError
 from textsam.frame import box_and_centroid
+from textsam.inference.ready import ready_segmenter
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import views_of
 from textsam.metrics import dice
 from textsam.model.build import BuiltModel, assemble, load_parts
-from textsam.ready import ready_segmenter
-from textsam.segmenter import Segmenter
 from textsam.train.run import architecture_from, fit, setup
-from textsam.views import views_of
 
 ARMS = ("text", "further", "averaged", "box", "no-text", "unet")
 CONCEPT = "tumor"

@@ -24,10 +24,10 @@ from busi_unet import UNetSettings
 from textsam.data.sample import load_sample
 from textsam.data.sources import samples_of
 from textsam.errors import TextSAMError
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views, views_of
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice
-from textsam.segmenter import Segmenter
-from textsam.views import Views, views_of
 
 SIDES_PX = (112, 224)
 CANDIDATES = ("", "mirrored", "112", "112,mirrored", "112,224", "112,224,mirrored")

@@ -6,8 +6,8 @@
 Around every object that is in an image a square is cut out whose side is so many times the object's
 longer side, where that is clearly less than the image (`textsam.data.close_crop`). The word alone
 is asked, without threshold and kinds of image; nothing is chosen here. With `--set` other images
-are asked, and with `--fixed` every adapter that cuts its masks (`textsam.cut`) is asked first as it
-is without that:
+are asked, and with `--fixed` every adapter that cuts its masks (`textsam.inference.cut`) is asked
+first as it is without that:
 
     python benchmarks/looks.py configs/generalist.yaml weights/generalist --fixed \\
         --set busi/fold1/test@0:0.3 --data data -o benchmarks/results/generalist/cut.md
@@ -38,10 +38,10 @@ from textsam.data.selection import selection_of
 from textsam.data.sets import samples_from_manifest
 from textsam.data.sources import samples_of
 from textsam.evaluate.tables import markdown
+from textsam.inference.segmenter import Segmenter
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice
 from textsam.progress import with_bar
-from textsam.segmenter import Segmenter
 
 FACTORS = (1.2, 1.8, 2.7)
 WHOLE = "whole"

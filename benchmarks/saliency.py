@@ -34,14 +34,14 @@ from textsam.data.sets import samples_from_manifest
 from textsam.errors import DataError
 from textsam.evaluate.tables import markdown
 from textsam.frame import box_and_centroid
+from textsam.inference.refinement import generator_for
+from textsam.inference.segmenter import Segmenter
 from textsam.io.atomic import atomic_path
 from textsam.metrics import dice, iou
 from textsam.model.build import Architecture, build_model
-from textsam.refinement import generator_for
 from textsam.saliency.method import SaliencyMethod, load_saliency
 from textsam.saliency.region import prompt_of_region, salient_region
 from textsam.saliency.write import Saliency
-from textsam.segmenter import Segmenter
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ from textsam import weights
 from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter, read_adapter_config
 from textsam.api import load_model
 from textsam.checkpoint import architecture_of, record_of, save_adapter
+from textsam.inference.segmenter import Segmenter
 from textsam.model.build import Architecture, assemble, load_parts
 from textsam.model.text_encoders import load_tokenizer
 from textsam.model.tuning import trainable_parameters
 from textsam.preprocess import MinMaxPixels, StandardPixels
-from textsam.segmenter import Segmenter
 from textsam.tensors import load_tensors
 
 WORDS = ("tumor", "cell nucleus", "lung", "vessel", "cell membrane")

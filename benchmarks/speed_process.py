@@ -20,13 +20,10 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 # What decides the speed; other parts of the library may change between two commands.
 MEASURED = (
     "model",
+    "inference",
     "train",
     "api.py",
-    "batch.py",
-    "prepare.py",
     "preprocess.py",
-    "refine.py",
-    "segmenter.py",
 )
 
 

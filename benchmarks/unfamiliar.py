@@ -28,8 +28,8 @@ from textsam.data.sample import load_sample
 from textsam.data.selection import selection_of
 from textsam.data.sets import samples_from_manifest
 from textsam.evaluate.tables import markdown
+from textsam.inference.kinds import ImageKinds
 from textsam.io.atomic import save_text
-from textsam.kinds import ImageKinds
 from textsam.progress import with_bar
 
 PICTURES = (

@@ -15,8 +15,8 @@ from textsam.ablate.job import Steps
 from textsam.adapters import read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter
 from textsam.config import TrainConfig
+from textsam.inference.segmenter import Segmenter
 from textsam.model.tuning import merge_for_inference
-from textsam.segmenter import Segmenter
 from textsam.train.run import fit
 
 RANKS: list[dict[str, Any]] = [

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from textsam import api
 from textsam.adapters import AdapterConfig
 from textsam.cli import app
-from textsam.segmenter import Segmenter
+from textsam.inference.segmenter import Segmenter
 
 
 def run(*arguments: str | Path) -> Result:

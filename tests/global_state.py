@@ -61,7 +61,7 @@ def check_imports() -> None:
         if parts[-1] != "__main__":
             importlib.import_module(".".join(part for part in parts if part != "__init__"))
     after = global_state()
-    assert "textsam.segmenter" in sys.modules
+    assert "textsam.inference.segmenter" in sys.modules
     assert "textsam.train.run" in sys.modules
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, f"importing textsam changes: {changed}"

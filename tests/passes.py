@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textsam.inference.refine import Pass, decode_passes
 from textsam.model.build import BuiltModel
 from textsam.preprocess import Frame
-from textsam.refine import Pass, decode_passes
 
 
 @dataclass

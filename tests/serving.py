@@ -19,8 +19,8 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from tiny import tiny_segmenter
 
+from textsam.inference.segmenter import Segmenter
 from textsam.io.limits import Limits
-from textsam.segmenter import Segmenter
 from textsam.serve.app import create_app
 from textsam.serve.settings import ServeSettings
 from textsam.serve.worker import Worker

@@ -132,7 +132,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -
 def test_a_killed_evaluation_goes_on_without_training_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsam.segmenter import Segmenter
+    from textsam.inference.segmenter import Segmenter
 
     honest, calls = Segmenter.segment, []
 

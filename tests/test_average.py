@@ -15,9 +15,9 @@ from textsam.adapters import AdapterConfig, read_adapter_config
 from textsam.average import average_adapters
 from textsam.checkpoint import load_adapter, save_adapter
 from textsam.errors import AdapterError, ConfigError
+from textsam.inference.refinement import RefineWith
 from textsam.model.build import Architecture
 from textsam.model.tuning import Tuning, trainable_state
-from textsam.refinement import RefineWith
 
 SHAPE = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4))
 

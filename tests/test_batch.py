@@ -16,11 +16,11 @@ from PIL import Image as PILImage
 from tiny import tiny_segmenter
 
 from textsam.errors import ConfigError, DeviceError, ImageError, PromptError, ReaderError
+from textsam.inference.prepare import Prepared
+from textsam.inference.refine import decode_passes
+from textsam.inference.segmenter import UnknownPromptWarning
 from textsam.io.raster import Image, read_image
-from textsam.prepare import Prepared
-from textsam.refine import decode_passes
 from textsam.result import Segmentation
-from textsam.segmenter import UnknownPromptWarning
 
 WORDS = ["tumor", "lung"]
 

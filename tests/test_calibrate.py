@@ -26,8 +26,8 @@ from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError, DataError
+from textsam.inference.segmenter import Segmenter
 from textsam.model.tuning import trainable_state
-from textsam.segmenter import Segmenter
 
 
 def answer(concept: str, *dice: float, kind: Kind = "present") -> Answer:

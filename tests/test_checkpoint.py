@@ -29,6 +29,7 @@ from textsam.checkpoint import architecture_of, load_adapter, record_of, save_ad
 from textsam.errors import AdapterError, OutputError, WeightsError
 from textsam.model.build import Architecture
 from textsam.model.tuning import Tuning, trainable_state
+from textsam.weights.checksum import sha256_of
 
 
 @pytest.fixture
@@ -68,11 +69,17 @@ def _frozen_names(model: torch.nn.Module) -> set[str]:
 def test_names_in_the_file_are_plain_and_the_file_says_what_it_is(folder: Path) -> None:
     with safe_open(folder / TENSORS_FILE, "pt") as file:
         names, metadata = set(file.keys()), file.metadata()
-    assert metadata == {"format": "textsam-adapter-1", "name": "tiny"}
+    assert metadata == {"format": "textsam-adapter-1"}
     assert not any(".default" in name for name in names)
     assert "image_encoder.blocks.0.attn.qkv.q.lora_A.weight" in names
     assert not any("text_encoder" in name or "base_layer" in name for name in names)
     assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, TENSORS_FILE]
+
+
+def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
+    state = trainable_state(loud_model().model)
+    folders = [save_adapter(tmp_path / str(time), tiny_config(), state) for time in range(8)]
+    assert len({sha256_of(folder / TENSORS_FILE) for folder in folders}) == 1
 
 
 def test_float16_halves_the_file_and_rounds(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tiny import tiny_model, write_images_and_masks
 from textsam import api
 from textsam.adapters import AdapterConfig
 from textsam.data.selection import Selection
-from textsam.segmenter import Segmenter
+from textsam.inference.segmenter import Segmenter
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 import textsam
 from textsam import api
 from textsam.cli import app
-from textsam.kinds import ImageKinds, Spread
-from textsam.segmenter import Segmenter
-from textsam.views import Views
+from textsam.inference.kinds import ImageKinds, Spread
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views
 
 RESULT_KEYS = {
     "prompt", "found", "score", "box", "centroid", "centroid_mm", "area_px", "area_mm2", "image",

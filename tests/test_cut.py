@@ -23,14 +23,14 @@ from textsam.adapters import read_adapter_config
 from textsam.calibrate import decide
 from textsam.calibrate.cut import SHARPNESSES, CutAt, choose_cut, fit_cut
 from textsam.checkpoint import save_adapter
-from textsam.cut import STEPS, Cut, expected_dice, histogram
 from textsam.data.folder import samples_from_folder
 from textsam.data.sample import load_sample
-from textsam.decoded import Decoded, cut_out
+from textsam.inference.cut import STEPS, Cut, expected_dice, histogram
+from textsam.inference.decoded import Decoded, cut_out
+from textsam.inference.ready import ready_segmenter
+from textsam.inference.segmenter import Segmenter
 from textsam.metrics import dice
 from textsam.model.tuning import trainable_state
-from textsam.ready import ready_segmenter
-from textsam.segmenter import Segmenter
 
 # Believes one half of everything, so that the largest mask promises most.
 ALL = Cut(sharpness=0.001)

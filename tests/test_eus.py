@@ -20,7 +20,7 @@ from textsam.data.folder import samples_from_folder
 from textsam.data.problems import DataCheckError
 from textsam.errors import ConfigError, DataError
 from textsam.evaluate import evaluate
-from textsam.segmenter import Segmenter
+from textsam.inference.segmenter import Segmenter
 from textsam.train.run import architecture_from, fit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

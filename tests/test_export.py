@@ -30,21 +30,21 @@ from typer.testing import CliRunner
 import textsam
 from textsam import api
 from textsam.cli import app
-from textsam.cut import Cut
 from textsam.errors import AdapterError, ConfigError, PromptError, TextSAMError, WeightsError
 from textsam.export import OnnxSegmenter, export_onnx, write
 from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
 from textsam.export.plain import plain_blocks
 from textsam.export.record import ExportRecord, Normalisation, read_record, write_record
 from textsam.export.session import open_session
+from textsam.inference.cut import Cut
+from textsam.inference.refine import box_and_centroid as torch_box_and_centroid
+from textsam.inference.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.io.image import Image
 from textsam.metrics import iou
 from textsam.model import chunked_mlp, relpos_attention
 from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Frame, MinMaxPixels, Preprocessor, StandardPixels
-from textsam.refine import box_and_centroid as torch_box_and_centroid
 from textsam.result import Segmentation
-from textsam.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.weights.checksum import sha256_of
 
 FILES = {"encoder.onnx", "decoder.onnx", "tokens.safetensors", "export.json"}
@@ -105,7 +105,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("name", IMAGES)
-@pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")
+@pytest.mark.filterwarnings("ignore::textsam.inference.segmenter.UnknownPromptWarning")
 def test_the_same_answers_as_pytorch(folder: Path, name: str) -> None:
     exported, original = OnnxSegmenter(folder, threads=1), standard_segmenter()
     areas = set()

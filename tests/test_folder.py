@@ -45,12 +45,12 @@ from textsam.folder.manifest import Manifest
 from textsam.folder.opened import Opened
 from textsam.folder.sheet import TILES_PER_PAGE, write_sheets
 from textsam.folder.summary import write_summary
+from textsam.inference.segmenter import Segmenter
 from textsam.io.image import Image, Placement
 from textsam.io.limits import Limits
 from textsam.io.open import open_stack
 from textsam.report import RunReport
 from textsam.result import Segmentation
-from textsam.segmenter import Segmenter
 
 ROOT = Path(textsam.__file__).parents[1]
 

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from textsam.judgement import judge
-from textsam.kinds import UNLOOKED, ImageKinds, Look
-from textsam.score import ScoreMap
+from textsam.inference.judgement import judge
+from textsam.inference.kinds import UNLOOKED, ImageKinds, Look
+from textsam.inference.score import ScoreMap
 
 BRAIN, COLON = (0.99, 0.01), (0.01, 0.99)
 MASK = np.array([[True, True, False], [False, False, False]])

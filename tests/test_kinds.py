@@ -21,7 +21,7 @@ from textsam.data.augment_config import AugmentConfig
 from textsam.data.folder import samples_from_folder
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.frame import SquareGeometry
-from textsam.kinds import ImageKinds, Remainder, Spread, mean_embedding
+from textsam.inference.kinds import ImageKinds, Remainder, Spread, mean_embedding
 from textsam.model.tuning import trainable_state
 from textsam.vocabulary import CONCEPTS, IMAGE_KINDS, MODALITIES
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from textsam.adapters import read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter, save_adapter
 from textsam.errors import AdapterError
+from textsam.inference.segmenter import Segmenter
 from textsam.model.build import Architecture, assemble
 from textsam.model.textsam import TextSAM
 from textsam.model.tuning import (
@@ -37,7 +38,6 @@ from textsam.model.tuning import (
     trainable_parameters,
     trainable_state,
 )
-from textsam.segmenter import Segmenter
 from textsam.train.run import fit
 from textsam.train.settings import LEVELS, TuningSettings
 from textsam.train.setup import architecture_from

@@ -17,12 +17,12 @@ import textsam
 from textsam import weights
 from textsam.adapters import TENSORS_FILE, find_adapter, read_adapter_config, shipped_adapters
 from textsam.checkpoint import architecture_of, load_adapter
+from textsam.inference.segmenter import Segmenter
 from textsam.metrics import dice
 from textsam.model.backbones import build_litemedsam, load_backbone
 from textsam.model.build import build_model
 from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Preprocessor
-from textsam.segmenter import Segmenter
 from textsam.weights.checksum import sha256_of
 
 IMAGES = Path(skimage.data.__file__).parent

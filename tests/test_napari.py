@@ -17,11 +17,11 @@ from tiny import tiny_segmenter
 
 import textsam.napari_plugin
 from textsam.errors import AdapterError, ImageError
+from textsam.inference.segmenter import Segmenter
 from textsam.io.image import Image
 from textsam.napari_plugin.planes import Plane, choose_planes
 from textsam.napari_plugin.result import COLOURS, colours, features, join_masks
 from textsam.result import Segmentation
-from textsam.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -487,7 +487,7 @@ def test_a_bug_is_raised_in_the_main_thread_and_the_panel_works_on(
     assert session.widget.run.text == "Segment"
 
 
-@pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")
+@pytest.mark.filterwarnings("ignore::textsam.inference.segmenter.UnknownPromptWarning")
 def test_unknown_words_are_tried(session: Session) -> None:
     pixels = blobs(50, 70)
     session.viewer.add_image(pixels)

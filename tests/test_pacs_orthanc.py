@@ -31,6 +31,7 @@ from typer.testing import CliRunner
 from textsam import api
 from textsam.cli import app
 from textsam.errors import PacsError, PromptError
+from textsam.inference.segmenter import Segmenter
 from textsam.io.dicom import open_series
 from textsam.io.limits import Limits
 from textsam.pacs import PacsClient, StudySummary, connect, plan_study, segment_study
@@ -38,7 +39,6 @@ from textsam.pacs.address import PASSWORD as PASSWORD_VARIABLE
 from textsam.pacs.address import TOKEN
 from textsam.pacs.address import USER as USER_VARIABLE
 from textsam.result import Segmentation
-from textsam.segmenter import Segmenter
 
 pytestmark = [
     pytest.mark.slow,

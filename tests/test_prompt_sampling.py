@@ -16,7 +16,7 @@ from test_self_prompt import Recorder
 
 from textsam.ablate.identity import training_facts
 from textsam.config import TrainConfig, unused_settings
-from textsam.refinement import RefineWith
+from textsam.inference.refinement import RefineWith
 from textsam.train.settings import GeometrySettings, SelfPromptSettings
 from textsam.train.simulate import given_by_truth, simulated_geometry, weighted_choice
 

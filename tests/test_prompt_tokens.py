@@ -17,10 +17,10 @@ from textsam.adapters import ArchitectureRecord, read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter, record_of, save_adapter
 from textsam.errors import AdapterError, ConfigError, PromptError
 from textsam.export.graphs import DecoderGraph
+from textsam.inference.segmenter import Segmenter
 from textsam.model.build import Architecture, BuiltModel
 from textsam.model.learned_tokens import LearnedTokens
 from textsam.model.tuning import Tuning, merge_for_inference, trainable_parameters, trainable_state
-from textsam.segmenter import Segmenter
 
 WORDS = torch.linspace(-2, 2, 2 * 256).view(2, 256)
 POINTS = (torch.tensor([[[10.0, 12.0]], [[40.0, 50.0]]]), torch.ones(2, 1))

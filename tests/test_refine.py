@@ -15,9 +15,15 @@ from scipy import ndimage
 from tiny import loud_model
 from torch import Tensor
 
+from textsam.inference.refine import (
+    Geometry,
+    Pass,
+    box_and_centroid,
+    decode_passes,
+    geometry_of_mask,
+)
 from textsam.model.textsam import TextSAM
 from textsam.preprocess import Frame
-from textsam.refine import Geometry, Pass, box_and_centroid, decode_passes, geometry_of_mask
 
 FRAME = Frame((40, 80), 64)  # every image pixel is 0.8 px of the square
 EMBEDDING = torch.linspace(-3, 3, 256 * 8 * 8).sin().view(1, 256, 8, 8)

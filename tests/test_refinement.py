@@ -17,8 +17,8 @@ from textsam.data.folder import samples_from_folder
 from textsam.data.sample import load_sample
 from textsam.errors import DataError, PromptError
 from textsam.evaluate import evaluate
-from textsam.refine import decode_passes, geometry_of_mask
-from textsam.refinement import RefineWith, generator_for, points_and_box, refine_with_of
+from textsam.inference.refine import decode_passes, geometry_of_mask
+from textsam.inference.refinement import RefineWith, generator_for, points_and_box, refine_with_of
 
 MASK = np.zeros((20, 30), dtype=bool)
 MASK[4:9, 10:22] = True

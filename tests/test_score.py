@@ -11,9 +11,9 @@ from tiny import tiny_config, tiny_segmenter
 
 from textsam.calibrate.scores import FITTED_KNOTS, MIN_ANSWERS, fit_own_maps, fit_score_map
 from textsam.errors import DataError
-from textsam.reliability import BINS, reliability
-from textsam.score import MAX_KNOTS, answer_score, check_score_map
-from textsam.segmenter import Segmenter
+from textsam.inference.score import MAX_KNOTS, answer_score, check_score_map
+from textsam.inference.segmenter import Segmenter
+from textsam.metrics.reliability import BINS, reliability
 
 KNOTS = ((0.2, 0.1), (0.6, 0.5), (0.8, 0.5), (0.9, 1.0))
 unit = st.floats(0, 1, allow_nan=False)

@@ -14,11 +14,11 @@ from tiny import loud_model, tiny_segmenter
 from torch import Tensor
 
 from textsam.errors import PromptError
+from textsam.inference.refine import decode_passes
+from textsam.inference.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.io.raster import Image
 from textsam.model.tuning import merge_for_inference
-from textsam.refine import decode_passes
 from textsam.result import Segmentation
-from textsam.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 
 WORDS = ["tumor", "lung", "cell nucleus"]
 

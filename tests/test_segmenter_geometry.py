@@ -12,8 +12,8 @@ from tiny import loud_model, tiny_segmenter
 from torch import Tensor
 
 from textsam.errors import PromptError
-from textsam.refine import Geometry, decode_passes
-from textsam.segmenter import Segmenter
+from textsam.inference.refine import Geometry, decode_passes
+from textsam.inference.segmenter import Segmenter
 
 PIXELS: NDArray[np.uint8] = np.random.default_rng(3).integers(0, 256, (42, 56, 3), dtype=np.uint8)
 POINT, BOX = (20.0, 12.0), (8.0, 5.0, 40.0, 30.0)

@@ -20,8 +20,8 @@ from tiny import tiny_segmenter
 
 import textsam
 from textsam.errors import ImageError, PromptError, TextSAMError
+from textsam.inference.segmenter import Segmenter
 from textsam.result import Segmentation
-from textsam.segmenter import Segmenter
 
 WORDS = ["tumor", "lung", "cell nucleus"]
 
@@ -199,7 +199,7 @@ def test_a_callable_must_return_an_image(segmenter: Segmenter) -> None:
         segmenter.segment(picture, "tumor")  # type: ignore[arg-type]
 
 
-@pytest.mark.filterwarnings("ignore::textsam.segmenter.UnknownPromptWarning")
+@pytest.mark.filterwarnings("ignore::textsam.inference.segmenter.UnknownPromptWarning")
 def test_a_prompt_with_too_many_tokens_is_refused(segmenter: Segmenter) -> None:
     with pytest.raises(PromptError, match="with 4 context tokens at most 28 fit"):
         segmenter.segment(picture(), " ".join("qz" * 40))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from textsam.adapters import read_adapter_config
 from textsam.data.dataset import TrainItem
+from textsam.inference.refinement import RefineWith
 from textsam.preprocess import Frame
-from textsam.refinement import RefineWith
 from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
 from textsam.train.run import Run
 from textsam.train.simulate import Given, simulated_geometry
@@ -200,7 +200,7 @@ def test_training_asks_as_inference_refines(root: Path, gives: str) -> None:
     """Both loops give the same second answer, up to where their masks are cut."""
     from tiny import loud_model
 
-    from textsam.refine import decode_passes
+    from textsam.inference.refine import decode_passes
     from textsam.train.run import architecture_from
 
     config = run_config(

@@ -38,8 +38,8 @@ from serving import (
 from tiny import tiny_segmenter
 
 import textsam
+from textsam.inference.segmenter import Segmenter
 from textsam.io.open import open_stack
-from textsam.segmenter import Segmenter
 from textsam.serve.answers import run_lengths
 
 

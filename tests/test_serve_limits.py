@@ -28,7 +28,7 @@ from serving import (
 from tiny import tiny_segmenter
 
 from textsam.errors import ConfigError
-from textsam.segmenter import Segmenter
+from textsam.inference.segmenter import Segmenter
 from textsam.serve.settings import ServeSettings, is_loopback, read_token, server_limits
 
 MAX_BODY = 200_000

@@ -19,7 +19,7 @@ import pytest
 from serving import TOKEN, Held, encoded, live, multipart, picture, wait_until
 from tiny import tiny_segmenter
 
-from textsam.segmenter import Segmenter
+from textsam.inference.segmenter import Segmenter
 from textsam.serve.page_files import page_files
 
 BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")

@@ -13,8 +13,8 @@ from serving import Held, picture, wait_until
 from tiny import tiny_segmenter
 
 from textsam.errors import ConfigError, ImageError
+from textsam.inference.segmenter import Segmenter
 from textsam.io.image import Image
-from textsam.segmenter import Segmenter
 from textsam.serve.worker import Job, Worker
 
 

@@ -13,10 +13,10 @@ from tiny import loud_model, tiny_segmenter
 from torch import Tensor
 
 from textsam.errors import PromptError
+from textsam.inference.refine import Geometry, Pass, decode_passes
+from textsam.inference.refinement import RefineWith
+from textsam.inference.settle import Settle, Settling, settle_of
 from textsam.preprocess import Frame
-from textsam.refine import Geometry, Pass, decode_passes
-from textsam.refinement import RefineWith
-from textsam.settle import Settle, Settling, settle_of
 
 SQUARE = Frame((64, 64), 64)  # an image pixel is a pixel of the square, so that areas are exact
 IMAGE = (np.arange(3 * 40 * 50) * 7919 % 251).astype(np.uint8).reshape(40, 50, 3)

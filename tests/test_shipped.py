@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 import textsam
 from textsam.adapters import TENSORS_FILE, find_adapter, read_adapter_config
 from textsam.errors import AdapterError
+from textsam.inference.segmenter import Segmenter
 from textsam.metrics import dice
-from textsam.segmenter import Segmenter
 from textsam.weights.checksum import sha256_of
 
 PICTURES = Path(skimage.data.__file__).parent

@@ -26,11 +26,11 @@ from textsam.data.sample import load_sample
 from textsam.errors import ConfigError
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.export.record import read_record
+from textsam.inference.ready import ready_segmenter
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views, sides_of
 from textsam.metrics import dice
 from textsam.model.tuning import trainable_state
-from textsam.ready import ready_segmenter
-from textsam.segmenter import Segmenter
-from textsam.views import Views, sides_of
 
 WORDS = ["tumor", "lung", "cell nucleus"]
 LUNG_AT_32 = {"lung": (32,)}

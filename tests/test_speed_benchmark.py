@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from tiny import randomise_lora, tiny_backbone, tiny_config, tiny_text_encoder, tiny_vit_backbone
 
+from textsam.inference.segmenter import Segmenter
 from textsam.model.backbones import Backbone
 from textsam.model.build import Architecture, BuiltModel, assemble
 from textsam.model.tuning import Tuning, merge_for_inference, trainable_parameters, trainable_state
-from textsam.segmenter import Segmenter
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from textsam.errors import DataError
-from textsam.statistics import (
+from textsam.metrics.statistics import (
     bootstrap_mean,
     compare_paired,
     mean_std,
@@ -123,7 +123,7 @@ def test_bootstrap_depends_on_the_seed_alone() -> None:
 
 def test_resampling_in_small_batches_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bootstrap_mean(AFTER, seed=5)
-    monkeypatch.setattr("textsam.statistics._BATCH_VALUES", 50)
+    monkeypatch.setattr("textsam.metrics.statistics._BATCH_VALUES", 50)
     assert bootstrap_mean(AFTER, seed=5) == whole
 
 

@@ -26,14 +26,14 @@ from tiny import (
 
 from textsam.calibrate import calibrate, decide
 from textsam.data.folder import samples_from_folder
-from textsam.decoded import Decoded, mean_of_views
 from textsam.errors import ConfigError
 from textsam.export.write import export_onnx
+from textsam.inference.decoded import Decoded, mean_of_views
+from textsam.inference.ready import at_side, ready_segmenter
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views, views_of
 from textsam.io.image import Image
 from textsam.model.build import BuiltModel, assemble
-from textsam.ready import at_side, ready_segmenter
-from textsam.segmenter import Segmenter
-from textsam.views import Views, views_of
 
 CPU = torch.device("cpu")
 WORDS = ["tumor", "lung"]

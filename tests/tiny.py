@@ -13,13 +13,13 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from textsam.adapters import AdapterConfig
 from textsam.checkpoint import record_of
+from textsam.inference.segmenter import Segmenter
 from textsam.model.backbones import Backbone, use_fast_blocks
 from textsam.model.build import Architecture, BuiltModel, assemble
 from textsam.model.text_encoders import TextEncoder
 from textsam.model.tinyvit import set_tinyvit_side, tinyvit_class
 from textsam.model.tuning import Tuning, merge_for_inference
 from textsam.preprocess import MinMaxPixels
-from textsam.segmenter import Segmenter
 
 WORDS = ("tumor", "cell", "nucleus", "lung", "nerve", "vessel", "membrane", "polyp", "dog", "car")
 SIDE_PX = 64

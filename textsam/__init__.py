@@ -25,9 +25,9 @@ from textsam.errors import (
 
 if TYPE_CHECKING:
     from textsam.api import load_model, segment
+    from textsam.inference.segmenter import Segmenter
     from textsam.model.textsam import TextSAM
     from textsam.result import Segmentation
-    from textsam.segmenter import Segmenter
     from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ __all__ = [
 _LAZY = {
     "CorrectedPromptWarning": "textsam.spelling",
     "Segmentation": "textsam.result",
-    "Segmenter": "textsam.segmenter",
+    "Segmenter": "textsam.inference.segmenter",
     "TextSAM": "textsam.model.textsam",
     "UnknownPromptWarning": "textsam.spelling",
     "load_model": "textsam.api",

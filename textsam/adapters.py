@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from textsam.cut import Cut
 from textsam.errors import AdapterError
+from textsam.inference.cut import Cut
+from textsam.inference.kinds import ImageKinds
+from textsam.inference.refinement import RefineWith
+from textsam.inference.score import CheckedScoreMap
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import save_text
 from textsam.io.readable_json import readable_json
-from textsam.kinds import ImageKinds
-from textsam.refinement import RefineWith
-from textsam.score import CheckedScoreMap
 from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
 
@@ -76,13 +76,13 @@ class AdapterConfig(Section):
             `architecture.side_px` alone, in pixels; the answers of several are averaged.
         mask_threshold: probability above which a pixel belongs to the mask.
         cut: where the word alone asks, masks are cut lower than that where it promises a larger
-            Dice, image by image; see `textsam.cut`. None: they are not.
+            Dice, image by image; see `textsam.inference.cut`. None: they are not.
         found_threshold: score, after `score_map`, below which the answer is "not there"; the mask
             is then empty.
         score: where the score comes from: the decoder's trained IoU head, or the mean probability
             inside the mask when that head was not trained.
         score_map: knots (raw score, expected Dice) that turn that into the score an answer has; see
-            `textsam.score`. Empty: it is the raw score.
+            `textsam.inference.score`. Empty: it is the raw score.
         score_map_for: concepts with knots of their own.
         kinds: tells kinds of image apart, and so what cannot be in one; None: nothing is ruled out.
         authors_frame: refinement prompts stay in the image's frame, as in the authors' code.

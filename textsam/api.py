@@ -22,15 +22,15 @@ from textsam.adapters import (
 from textsam.checkpoint import architecture_of, load_learned
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
+from textsam.inference.ready import ready_segmenter
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views, views_of
 from textsam.model.build import build_model
 from textsam.presets import Preset, preset
-from textsam.ready import ready_segmenter
-from textsam.segmenter import Segmenter
-from textsam.views import Views, views_of
 from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 if TYPE_CHECKING:
-    from textsam.prepare import ImageLike
+    from textsam.inference.prepare import ImageLike
     from textsam.result import Segmentation
 
 __all__ = ["load_model", "segment"]

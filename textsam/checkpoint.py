@@ -89,7 +89,8 @@ def save_adapter(
     stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
     path = folder / TENSORS_FILE
     with told_as_output(path, SafetensorError), atomic_path(path) as temporary:
-        save_file(stored, temporary, metadata={"format": "textsam-adapter-1", "name": config.name})
+        # One entry: safetensors writes several in an order of chance, and with it the digest.
+        save_file(stored, temporary, metadata={"format": "textsam-adapter-1"})
         temporary.chmod(0o644)  # safetensors writes for its owner alone
         digest = sha256_of(temporary)
     write_adapter_config(folder, config.model_copy(update={"tensors_sha256": digest}))

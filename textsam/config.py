@@ -13,10 +13,10 @@ from textsam.data.ask import PromptConfig
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.settings import DataSettings
 from textsam.errors import ConfigError
+from textsam.inference.refinement import RefineWith
 from textsam.invalid import invalid_fields
 from textsam.io.folder_name import folder_name_fault
 from textsam.presets import PRESETS
-from textsam.refinement import RefineWith
 from textsam.sections import Section, read_sections
 from textsam.train.preference_config import PreferenceSettings
 from textsam.train.settings import (

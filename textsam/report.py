@@ -16,8 +16,8 @@ from textsam.errors import TextSAMError
 from textsam.io.atomic import save_text
 
 if TYPE_CHECKING:
+    from textsam.inference.segmenter import Segmenter
     from textsam.result import Segmentation
-    from textsam.segmenter import Segmenter
 
 __all__ = ["RunReport", "done_entry", "failed_entry", "versions"]
 

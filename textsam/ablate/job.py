@@ -23,8 +23,8 @@ from textsam.adapters import TENSORS_FILE
 from textsam.config import TrainConfig
 from textsam.errors import TextSAMError
 from textsam.evaluate import evaluate
+from textsam.inference.segmenter import Segmenter
 from textsam.io.atomic import save_text, write_json
-from textsam.segmenter import Segmenter
 
 __all__ = [
     "CELL_FILE",

@@ -12,10 +12,10 @@ from textsam.data.coco import CocoSelection
 from textsam.data.selection import Selection
 from textsam.data.settings import FolderSelection
 from textsam.errors import ConfigError
+from textsam.inference.refinement import RefineWith
+from textsam.inference.settle import Settle
 from textsam.invalid import invalid_fields
-from textsam.refinement import RefineWith
 from textsam.sections import Section, read_sections
-from textsam.settle import Settle
 
 __all__ = [
     "AblationConfig",

@@ -13,9 +13,9 @@ from textsam.data.absent_crop import absent_crop
 from textsam.data.ask import PromptConfig, PromptSampler
 from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
+from textsam.inference.segmenter import Segmenter
 from textsam.metrics import dice
 from textsam.prompts import canonical
-from textsam.segmenter import Segmenter
 
 __all__ = ["EMPTY", "Answer", "Kind", "ask"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textsam.score import ScoreMap
+from textsam.inference.score import ScoreMap
 
 __all__ = ["Calibration"]
 
@@ -22,7 +22,7 @@ class Calibration:
             `decide.MIN_DICE`.
         refine: passes that are best for most concepts.
         refine_for: concepts that want another number.
-        score_map: knots from raw score to expected Dice; see `textsam.score`.
+        score_map: knots from raw score to expected Dice; see `textsam.inference.score`.
         score_map_for: concepts with knots of their own.
         found_threshold: score, after the map, below which an answer counts as "not there"; where
             there is a map, at least `decide.MIN_SCORE`.

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from textsam.calibrate.looks import looks_at
 from textsam.calibrate.threshold import group_weights
-from textsam.cut import Cut
 from textsam.data.sample import Sample
-from textsam.decoded import Decoded, cut_out
+from textsam.inference.cut import Cut
+from textsam.inference.decoded import Decoded, cut_out
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views
 from textsam.metrics import dice
 from textsam.progress import with_bar
-from textsam.segmenter import Segmenter
-from textsam.views import Views
 
 __all__ = ["SHARPNESSES", "ChosenCut", "CutAt", "choose_cut", "fit_cut"]
 

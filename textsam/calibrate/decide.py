@@ -15,8 +15,8 @@ from textsam.calibrate.calibration import Calibration
 from textsam.calibrate.scores import fit_own_maps, fit_score_map
 from textsam.calibrate.threshold import Demand, choose_threshold, group_weights
 from textsam.errors import DataError
-from textsam.reliability import reliability
-from textsam.score import ScoreMap, answer_score
+from textsam.inference.score import ScoreMap, answer_score
+from textsam.metrics.reliability import reliability
 
 __all__ = ["choose_refinements", "decide"]
 

@@ -17,10 +17,10 @@ from textsam.calibrate.sides import fit_sides
 from textsam.checkpoint import save_adapter
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
-from textsam.kinds import ImageKinds
-from textsam.segmenter import Segmenter
+from textsam.inference.kinds import ImageKinds
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views
 from textsam.tensors import load_tensors
-from textsam.views import Views
 
 __all__ = ["finish_adapter"]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from textsam.data.augment import Augment
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.sample import Sample, load_sample
-from textsam.kinds import ImageKinds, Remainder, Spread
+from textsam.inference.kinds import ImageKinds, Remainder, Spread
+from textsam.inference.segmenter import Segmenter
 from textsam.progress import with_bar
-from textsam.segmenter import Segmenter
 from textsam.vocabulary import IMAGE_KINDS
 
 __all__ = ["discriminant", "fit_kinds"]

@@ -14,8 +14,8 @@ from textsam.calibrate.calibration import Calibration
 from textsam.calibrate.decide import decide
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
+from textsam.inference.segmenter import Segmenter
 from textsam.progress import with_bar
-from textsam.segmenter import Segmenter
 
 __all__ = ["EMPTY_ANNOTATED", "EMPTY_MODALITY", "calibrate"]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from textsam.score import ScoreMap
+from textsam.inference.score import ScoreMap
 
 __all__ = ["FITTED_KNOTS", "MIN_ANSWERS", "fit_own_maps", "fit_score_map"]
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from textsam.calibrate.looks import looks_at
 from textsam.data.sample import Sample
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views
 from textsam.metrics import dice
 from textsam.progress import with_bar
-from textsam.segmenter import Segmenter
-from textsam.views import Views
 
 __all__ = ["AtSides", "ChosenSides", "choose_sides", "fit_sides"]
 

@@ -189,7 +189,7 @@ def evaluate(
         from textsam.api import load_model
         from textsam.data.problems import Problems
         from textsam.evaluate import evaluate as run_evaluation
-        from textsam.settle import Settle as Rule
+        from textsam.inference.settle import Settle as Rule
 
         keep_freed_memory()
 

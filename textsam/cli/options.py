@@ -9,7 +9,7 @@ import typer
 
 from textsam.cli.errors import usage_error
 from textsam.errors import ConfigError
-from textsam.views import Views, sides_of, views_of
+from textsam.inference.views import Views, sides_of, views_of
 
 __all__ = [
     "Adapter",

@@ -28,7 +28,7 @@ from textsam.cli.segment_input import open_single, refuse_for_file
 if TYPE_CHECKING:
     from textsam.folder.formats import Format
     from textsam.folder.plan import Plan
-    from textsam.segmenter import Segmenter
+    from textsam.inference.segmenter import Segmenter
 
 __all__ = ["segment"]
 

@@ -20,7 +20,7 @@ from textsam.folder.plan import Input, Plan
 from textsam.folder.stream import write_object
 
 if TYPE_CHECKING:
-    from textsam.segmenter import Segmenter
+    from textsam.inference.segmenter import Segmenter
 
 __all__ = ["REPORT_FORMAT", "Console", "print_report", "print_unopened", "say"]
 

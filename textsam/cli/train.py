@@ -17,7 +17,7 @@ from textsam.cli.options import (
     TextEncoderFolder,
     chosen_sides,
 )
-from textsam.views import Views
+from textsam.inference.views import Views
 
 __all__ = ["average", "calibrate", "convert", "train"]
 

@@ -25,7 +25,7 @@ TOLERANCE_PX = 3.0
 
 
 class SegmentsByWord(Protocol):
-    """What `evaluate` needs of a segmenter; `textsam.segmenter.Segmenter` has it.
+    """What `evaluate` needs of a segmenter; `textsam.inference.segmenter.Segmenter` has it.
 
     Text attributes `fingerprint` and `identity`, if there are any, are compared before an
     evaluation is resumed, beside the adapter's name: they tell adapters of one name apart.

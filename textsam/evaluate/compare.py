@@ -22,7 +22,7 @@ from textsam.evaluate.cases import (
 )
 from textsam.evaluate.tables import markdown
 from textsam.io.atomic import save_text, write_json
-from textsam.statistics import RESAMPLES, PairedComparison, TestResult, compare_paired
+from textsam.metrics.statistics import RESAMPLES, PairedComparison, TestResult, compare_paired
 
 __all__ = [
     "COMPARISON_FILE",

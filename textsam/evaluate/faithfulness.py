@@ -27,8 +27,8 @@ from textsam.progress import with_bar
 from textsam.prompts import canonical, certainly_absent, distractors_for, normalise
 
 if TYPE_CHECKING:
+    from textsam.inference.segmenter import Segmenter
     from textsam.result import Segmentation
-    from textsam.segmenter import Segmenter
 
 __all__ = [
     "DISTRACTORS_PER_IMAGE",
@@ -113,7 +113,7 @@ class SegmenterTexts:
 
     def answers(self, image: NDArray[np.uint8], texts: Sequence[Text]) -> list[Segmentation]:
         """One answer per text; the image is encoded once."""
-        from textsam.question import Question
+        from textsam.inference.question import Question
 
         questions = [Question(text, concept, text) for text, concept in texts]
         passes = self._segmenter.passes(questions, self._refine)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from textsam.evaluate.faithfulness_rows import AnswerRow, Kind, Wording
-from textsam.reliability import Reliability, reliability
+from textsam.metrics.reliability import Reliability, reliability
 
 __all__ = [
     "ConfusionCell",

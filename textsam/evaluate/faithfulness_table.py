@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textsam.evaluate.faithfulness_summary import ConfusionRow, FaithfulnessSummary
-from textsam.reliability import Reliability, ReliabilityBin
+from textsam.metrics.reliability import Reliability, ReliabilityBin
 
 __all__ = ["faithfulness_table"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from textsam.reliability import Reliability
+from textsam.metrics.reliability import Reliability
 
 if TYPE_CHECKING:
     from textsam.evaluate.faithfulness_summary import ScoreReliability

@@ -18,9 +18,9 @@ from textsam.evaluate.plan import Plan, Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
+from textsam.inference.refinement import refine_with_of
+from textsam.inference.settle import Settle
 from textsam.io.atomic import write_json
-from textsam.refinement import refine_with_of
-from textsam.settle import Settle
 
 __all__ = ["SUMMARY_FILE", "TOLERANCE_PX", "SegmentsByWord", "evaluate"]
 
@@ -59,8 +59,9 @@ def evaluate(
         refine: refinement passes; None takes what the adapter asks for with text, and none with
             geometry, which then has the place of refinement's. A rule refines until masks settle;
             the segmenter must take it then.
-        refine_with: what refinement takes from a mask, see `textsam.refinement.RefineWith`; None
-            is the default of the segmenter, which must take `refine_with` and `seed` otherwise.
+        refine_with: what refinement takes from a mask, see `RefineWith` in
+            `textsam.inference.refinement`; None is the default of the segmenter, which must take
+            `refine_with` and `seed` otherwise.
         negatives: how many prompts that the modality cannot show are asked per image, at most; none
             with geometry.
         seed: of the choice of those prompts, of points and boxes, and of random refinement points.

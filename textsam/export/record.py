@@ -9,14 +9,14 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from textsam.adapters import SidesPx
-from textsam.cut import Cut
 from textsam.errors import AdapterError, WeightsError
+from textsam.inference.cut import Cut
+from textsam.inference.kinds import ImageKinds
+from textsam.inference.refinement import RefineWith
+from textsam.inference.score import CheckedScoreMap
 from textsam.invalid import invalid_fields
 from textsam.io.atomic import atomic_path
 from textsam.io.readable_json import readable_json
-from textsam.kinds import ImageKinds
-from textsam.refinement import RefineWith
-from textsam.score import CheckedScoreMap
 from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
 
@@ -88,7 +88,7 @@ class ExportRecord(Section):
         cut: of masks lower than that; see `AdapterConfig`.
         found_threshold: score below which the answer is "not there".
         score: where the score comes from.
-        score_map: knots that turn it into the score of an answer; see `textsam.score`.
+        score_map: knots that turn it into the score of an answer; see `textsam.inference.score`.
         score_map_for: concepts with knots of their own.
         kinds: tells kinds of image apart; see `AdapterConfig`.
         authors_frame: refinement prompts stay in the image's frame.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.decoded import Decoded, cut_out, mean_of_views
 from textsam.errors import PromptError, WeightsError
 from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
 from textsam.export.record import (
@@ -23,13 +22,14 @@ from textsam.export.record import (
     read_record,
 )
 from textsam.export.session import open_session
+from textsam.inference.decoded import Decoded, cut_out, mean_of_views
+from textsam.inference.judgement import judge
+from textsam.inference.kinds import UNLOOKED, mean_embedding
+from textsam.inference.question import as_list
+from textsam.inference.refinement import RefineWith
 from textsam.io.image import Image
 from textsam.io.raster import read_image
-from textsam.judgement import judge
-from textsam.kinds import UNLOOKED, mean_embedding
 from textsam.prompts import canonical, nearest, normalise
-from textsam.question import as_list
-from textsam.refinement import RefineWith
 from textsam.result import Segmentation
 from textsam.spelling import CorrectedPromptWarning, corrected, unknown_message
 

@@ -30,11 +30,11 @@ from textsam.export.record import (
     write_record,
 )
 from textsam.export.session import open_session
+from textsam.inference.refinement import RefineWith
+from textsam.inference.segmenter import Segmenter
 from textsam.model.build import BuiltModel
 from textsam.preprocess import MinMaxPixels, PixelNormaliser, StandardPixels
 from textsam.prompts import canonical, normalise
-from textsam.refinement import RefineWith
-from textsam.segmenter import Segmenter
 from textsam.spelling import corrected
 from textsam.weights.checksum import sha256_of
 

@@ -15,7 +15,7 @@ from textsam.io.coco import encode_rle
 from textsam.io.dicom import NoPictureError
 
 if TYPE_CHECKING:
-    from textsam.batch import BatchAnswer
+    from textsam.inference.batch import BatchAnswer
 
 __all__ = ["InputJob"]
 

@@ -16,7 +16,7 @@ from textsam.folder.plan import Input, Plan
 from textsam.io.image import Image
 
 if TYPE_CHECKING:
-    from textsam.segmenter import Segmenter
+    from textsam.inference.segmenter import Segmenter
 
 __all__ = ["process"]
 

@@ -15,7 +15,7 @@ from textsam.io.atomic import atomic_path, told_as_output
 from textsam.report import RunReport
 
 if TYPE_CHECKING:
-    from textsam.segmenter import Segmenter
+    from textsam.inference.segmenter import Segmenter
 
 __all__ = ["write_report"]
 

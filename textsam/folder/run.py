@@ -23,7 +23,7 @@ from textsam.folder.sheet import write_sheets
 from textsam.folder.summary import write_summary
 
 if TYPE_CHECKING:
-    from textsam.segmenter import Segmenter
+    from textsam.inference.segmenter import Segmenter
 
 __all__ = ["FolderSummary", "check_fresh", "run_plan", "segment_folder"]
 

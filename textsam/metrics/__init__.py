@@ -11,6 +11,9 @@ All take two bool arrays (H, W) in one frame and do not care which of the two is
 
 Where both are empty the answer is right and gets the best value; where exactly one is, the worst.
 The formulas give nothing there, so this is a convention; see docs/metrics.md.
+
+Figures of many cases are in `textsam.metrics.statistics`; whether scores are the Dice to expect
+says `textsam.metrics.reliability`.
 """
 
 from textsam.metrics.contour import hd95, nsd

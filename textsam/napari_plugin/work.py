@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from textsam.errors import TextSAMError
 
 if TYPE_CHECKING:
+    from textsam.inference.segmenter import Segmenter
     from textsam.napari_plugin.planes import Planes
     from textsam.result import Segmentation
-    from textsam.segmenter import Segmenter
 
 __all__ = ["Load", "Outcome", "load", "segment_planes"]
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from textsam.errors import LimitError, PacsError, TextSAMError
+from textsam.inference.settle import Settle
 from textsam.io.seg import iter_seg_datasets, seg_identity
 from textsam.pacs.answers import SEGMENTATION_STORAGE
 from textsam.pacs.client import PacsClient
 from textsam.pacs.plan import Chosen, plan_study
 from textsam.pacs.summary import SeriesSummary, StudySummary
 from textsam.result import Segmentation
-from textsam.settle import Settle
 
 if TYPE_CHECKING:
-    from textsam.batch import BatchAnswer
+    from textsam.inference.batch import BatchAnswer
+    from textsam.inference.segmenter import Segmenter
     from textsam.io.dicom import DicomStack
     from textsam.io.seg import SegIdentity
-    from textsam.segmenter import Segmenter
 
 __all__ = ["segment_study"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.errors import PromptError
-from textsam.refinement import RefineWith, points_and_box
+from textsam.inference.refinement import RefineWith, points_and_box
 
 __all__ = ["SalientPrompt", "prompt_of_region", "salient_region"]
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from textsam.data.listing import IMAGE_SUFFIXES
 from textsam.errors import DataError, ImageError, OutputError
+from textsam.inference.refinement import generator_for
 from textsam.io.atomic import save_text
 from textsam.io.out_folder import check_out_folder
 from textsam.io.raster import read_image
-from textsam.refinement import generator_for
 from textsam.saliency.region import prompt_of_region, salient_region
 
 __all__ = ["Saliency", "write_prompts"]

@@ -12,9 +12,9 @@ from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from textsam.batch import BatchAnswer
 from textsam.errors import PromptError
-from textsam.segmenter import Segmenter
+from textsam.inference.batch import BatchAnswer
+from textsam.inference.segmenter import Segmenter
 from textsam.serve.answers import MaskEncoding, check_seg, json_answer, png_answer, seg_answer
 from textsam.serve.problems import Refusal
 from textsam.serve.settings import ServeSettings

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from textsam.errors import ConfigError, ReaderError
 
 if TYPE_CHECKING:
-    from textsam.batch import BatchAnswer
+    from textsam.inference.batch import BatchAnswer
+    from textsam.inference.segmenter import Segmenter
     from textsam.io.image import Image
-    from textsam.segmenter import Segmenter
 
 __all__ = ["Job", "Worker"]
 

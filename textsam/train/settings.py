@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from textsam.refinement import RefineWith
+from textsam.inference.refinement import RefineWith
 from textsam.sections import Section
 
 __all__ = [

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textsam.refine import box_and_centroid
-from textsam.refinement import RefineWith, points_and_box
+from textsam.inference.refine import box_and_centroid
+from textsam.inference.refinement import RefineWith, points_and_box
 from textsam.train.settings import GeometrySettings
 
 __all__ = ["Given", "given_by_truth", "simulated_geometry", "weighted_choice"]

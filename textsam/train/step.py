@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textsam.data.dataset import TrainItem
+from textsam.inference.refinement import RefineWith, points_and_box
 from textsam.model.build import BuiltModel
-from textsam.refinement import RefineWith, points_and_box
 from textsam.train.answers import Answers, Posed
 from textsam.train.asking import Asking
 from textsam.train.cache import EmbeddingCache

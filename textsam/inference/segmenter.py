@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textsam.adapters import AdapterConfig
-from textsam.batch import BatchAnswer, batches
-from textsam.decoded import cut_out
-from textsam.encoded import means_of
 from textsam.errors import PromptError
-from textsam.kinds import UNLOOKED
-from textsam.manual import manual_geometry, per_prompt
+from textsam.inference.batch import BatchAnswer, batches
+from textsam.inference.decoded import cut_out
+from textsam.inference.encoded import means_of
+from textsam.inference.kinds import UNLOOKED
+from textsam.inference.manual import manual_geometry, per_prompt
+from textsam.inference.passes import Refine, passes_for
+from textsam.inference.prepare import ImageLike, Prepared, prepare
+from textsam.inference.question import Question, as_list, understood, warned
+from textsam.inference.refine import Geometry
+from textsam.inference.refinement import RefineWith, refine_with_of
+from textsam.inference.settle import Settle
+from textsam.inference.sides import Sides
+from textsam.inference.verdict import verdict
+from textsam.inference.view import Asked
+from textsam.inference.views import Views
 from textsam.model.build import BuiltModel
-from textsam.passes import Refine, passes_for
-from textsam.prepare import ImageLike, Prepared, prepare
-from textsam.question import Question, as_list, understood, warned
-from textsam.refine import Geometry
-from textsam.refinement import RefineWith, refine_with_of
 from textsam.result import Segmentation
-from textsam.settle import Settle
-from textsam.sides import Sides
 from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
-from textsam.verdict import verdict
-from textsam.view import Asked
-from textsam.views import Views
 
 __all__ = ["CorrectedPromptWarning", "Segmenter", "UnknownPromptWarning"]
 
@@ -50,7 +50,7 @@ class Segmenter:
         precision: of the image encoder.
         further: the same model at other sides, for `views` and for `config.sides_for`.
         views: ways of looking at an image besides the plain one; the answers of all are averaged
-            (see `textsam.views`).
+            (see `textsam.inference.views`).
         fingerprint: tells adapters of one name apart, e.g. a digest of the adapter's file.
         own_weights: digest of base weights that the user gave; empty: they are the registry's.
 
@@ -188,7 +188,8 @@ class Segmenter:
             prompt: a word or several; a list gives a list, and the image is encoded once. None,
                 alone or in the list, asks by points and box alone, without any text.
             refine: refinement passes; default: what the adapter asks for, none without a word.
-                "settle", or a `textsam.settle.Settle`, refines until the mask changes no more.
+                "settle", or a `textsam.inference.settle.Settle`, refines until the mask changes no
+                more.
             points: manual points that join the text: (x, y) or (x, y, label) or a list of them, in
                 pixels of the image, label 1 for inside and 0 for outside. With a list of prompts,
                 a list with one entry (or None) per prompt.

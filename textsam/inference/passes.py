@@ -8,8 +8,8 @@ import numpy as np
 
 from textsam.adapters import AdapterConfig
 from textsam.errors import PromptError
-from textsam.question import Question
-from textsam.settle import Settle, settle_of
+from textsam.inference.question import Question
+from textsam.inference.settle import Settle, settle_of
 
 __all__ = ["Refine", "passes_for"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.cut import Cut, histogram
-from textsam.settle import Ending
+from textsam.inference.cut import Cut, histogram
+from textsam.inference.settle import Ending
 
 __all__ = ["Decoded", "cut_out", "mean_of_views"]
 
@@ -24,7 +24,7 @@ class Decoded:
         iou: predicted IoU.
         settled: refinement passes, and why they ended, where they went on until the mask settled.
         cut: probability above which pixels were taken, where that is lower than the adapter's
-            threshold; see `textsam.cut`.
+            threshold; see `textsam.inference.cut`.
     """
 
     probability: NDArray[np.float32]

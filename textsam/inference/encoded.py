@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textsam.kinds import mean_embedding
+from textsam.inference.kinds import mean_embedding
+from textsam.inference.prepare import Prepared
 from textsam.model.textsam import TextSAM
-from textsam.prepare import Prepared
 
 __all__ = ["Encodings", "means_of"]
 

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.kinds import ImageKinds, Look
-from textsam.score import ScoreMap, answer_score
+from textsam.inference.kinds import ImageKinds, Look
+from textsam.inference.score import ScoreMap, answer_score
 
 __all__ = ["Judgement", "Rules", "judge"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.errors import PromptError
-from textsam.refine import Geometry
+from textsam.inference.refine import Geometry
 
 __all__ = ["manual_geometry", "per_prompt"]
 

@@ -8,11 +8,11 @@ import torch
 
 from textsam.adapters import AdapterConfig
 from textsam.errors import ConfigError
+from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views
 from textsam.model.build import BuiltModel
 from textsam.model.cpu_decoder import CpuMaskDecoder
 from textsam.model.tuning import merge_for_inference
-from textsam.segmenter import Segmenter
-from textsam.views import Views
 
 __all__ = ["at_side", "ready_segmenter"]
 

@@ -1,4 +1,4 @@
-"""Which views of an image are averaged, without torch; `textsam.view` is one of them."""
+"""Which views of an image are averaged, without torch; `textsam.inference.view` is one of them."""
 
 from __future__ import annotations
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from textsam.adapters import AdapterConfig
-from textsam.decoded import Decoded
-from textsam.judgement import judge
-from textsam.kinds import Look
-from textsam.prepare import Prepared
-from textsam.question import Question
-from textsam.refinement import RefineWith
+from textsam.inference.decoded import Decoded
+from textsam.inference.judgement import judge
+from textsam.inference.kinds import Look
+from textsam.inference.prepare import Prepared
+from textsam.inference.question import Question
+from textsam.inference.refinement import RefineWith
+from textsam.inference.settle import Settle
 from textsam.result import Segmentation
-from textsam.settle import Settle
 
 __all__ = ["verdict"]
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textsam.errors import ImageError
+from textsam.inference.refine import Geometry
 from textsam.io.image import Image
 from textsam.io.raster import read_image
 from textsam.preprocess import Frame, Preprocessor
-from textsam.refine import Geometry
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from textsam.decoded import Decoded, mean_of_views
-from textsam.encoded import Encodings
 from textsam.errors import ConfigError
+from textsam.inference.decoded import Decoded, mean_of_views
+from textsam.inference.encoded import Encodings
+from textsam.inference.prepare import Prepared
+from textsam.inference.view import Asked, View
+from textsam.inference.views import Views
 from textsam.model.build import BuiltModel
-from textsam.prepare import Prepared
-from textsam.view import Asked, View
-from textsam.views import Views
 
 __all__ = ["Sides"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from textsam.errors import ConfigError, DeviceError, ImageError, ReaderError, TextSAMError
+from textsam.inference.prepare import ImageLike, Prepared
 from textsam.io.image import Image
-from textsam.prepare import ImageLike, Prepared
 
 if TYPE_CHECKING:
     from textsam.result import Segmentation

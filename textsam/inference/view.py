@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from textsam.decoded import Decoded
-from textsam.encoded import Encodings
+from textsam.inference.decoded import Decoded
+from textsam.inference.encoded import Encodings
+from textsam.inference.prepare import Prepared, prepare
+from textsam.inference.refine import Geometry, decode_passes
+from textsam.inference.refinement import RefineWith
+from textsam.inference.settle import Settle
 from textsam.model.build import BuiltModel
-from textsam.prepare import Prepared, prepare
-from textsam.refine import Geometry, decode_passes
-from textsam.refinement import RefineWith
-from textsam.settle import Settle
 
 __all__ = ["Asked", "View"]
 
