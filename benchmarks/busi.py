@@ -5,7 +5,8 @@
 does what is left for eight minutes and exits with 75 while something is; give the command again
 until it exits with 0. On a CPU and on a GPU. The arms are described in `busi_arms`, the scores in
 `busi_score`; figures of finished folds are written to `--out` as they come, JSON and Markdown, and
-the scores of all their images beside it, `NAME-cases.csv`.
+the scores of all their images beside it, `NAME-cases.csv`. What `--out` had is replaced; with
+`--keep` the arms and folds stay that `--work` has not done, such as those of another machine.
 
     python benchmarks/busi.py --data data --only text --folds 1 --epochs 2      # a quick look
 
@@ -28,7 +29,7 @@ from typing import Any
 
 import busi_arms
 from busi_arms import ARMS, CONCEPT, Job, fold_config
-from busi_report import write_report
+from busi_report import cases_path_of, read_report, write_report
 from busi_score import Case, append_case, fold_figures, read_cases, score, write_cases
 from busi_unet import UNetSettings
 
@@ -82,6 +83,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/busi"), help="states and cases")
     default_out = REPOSITORY / "benchmarks" / "results" / "busi.json"
     parser.add_argument("--out", type=Path, default=default_out)
+    parser.add_argument(
+        "--keep", action="store_true", help="what --out has of other arms and folds"
+    )
     return parser.parse_args(arguments)
 
 
@@ -218,7 +222,6 @@ def report(options: argparse.Namespace) -> None:
     """Write the figures of every finished job of these settings, asked for now or before."""
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     scored: dict[tuple[str, int], list[Case]] = {}
-    dates, machines, seeds = set(), set(), set()
     for path in sorted(options.work.glob("*/job.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["state"] != "done":
@@ -233,22 +236,27 @@ def report(options: argparse.Namespace) -> None:
         kept = ("seed", "epochs", "refine", "minutes", "machine", "date")
         row = {"fold": facts["fold"], **fold_figures(ordered), **{n: facts[n] for n in kept}}
         results[facts["arm"]].append(row)
-        dates.add(facts["date"])
-        machines.add(facts["machine"])
-        seeds.add(facts["seed"])
     if not any(results.values()):
         return
+    if options.keep and options.out.exists():
+        for arm, row, cases in read_report(options.out):
+            if (arm, row["fold"]) not in scored:
+                results[arm].append(row)
+                scored[arm, row["fold"]] = cases
     for rows in results.values():
         rows.sort(key=lambda row: row["fold"])
+    every = [row for rows in results.values() for row in rows]
+    seeds = sorted({row["seed"] for row in every})
     facts = {
         "command": command(options, results),
-        "seed": seeds.pop() if len(seeds) == 1 else sorted(seeds),
-        "date": max(dates),
-        "machine": "; ".join(sorted(machines)),
+        "seed": seeds[0] if len(seeds) == 1 else seeds,
+        "date": max(row["date"] for row in every),
+        "machine": "; ".join(sorted({row["machine"] for row in every})),
     }
     write_report(options.out, results, facts)
-    cases_path = options.out.with_name(f"{options.out.stem}-cases.csv")
-    write_cases(cases_path, {key: scored[key] for key in sorted(scored, key=_place)})
+    write_cases(
+        cases_path_of(options.out), {key: scored[key] for key in sorted(scored, key=_place)}
+    )
 
 
 def _place(key: tuple[str, int]) -> tuple[int, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from busi_arms import VIEWS
-from busi_score import over_folds
+from busi_score import Case, over_folds, read_cases_by_fold
 
 from textsam.io.atomic import atomic_path
 
@@ -101,6 +101,19 @@ def write_report(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], fac
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     with atomic_path(out.with_suffix(".md")) as temporary:
         temporary.write_text(markdown(content), "utf-8")
+
+
+def cases_path_of(out: Path) -> Path:
+    """Where the cases of a report are."""
+    return out.with_name(f"{out.stem}-cases.csv")
+
+
+def read_report(out: Path) -> Iterator[tuple[str, dict[str, Any], list[Case]]]:
+    """(arm, figures of a fold, its cases in the split's order) of a report written before."""
+    cases = read_cases_by_fold(cases_path_of(out))
+    for arm, own in json.loads(out.read_text(encoding="utf-8"))["arms"].items():
+        for row in own["folds"]:
+            yield arm, row, cases[arm, row["fold"]]
 
 
 def markdown(content: Mapping[str, Any]) -> str:

@@ -117,12 +117,22 @@ def read_cases(path: Path) -> dict[str, Case]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, encoding="utf-8")
+    return {row["stem"]: _case(row) for row in csv.DictReader(whole.splitlines())}
+
+
+def read_cases_by_fold(path: Path) -> dict[tuple[str, int], list[Case]]:
+    """(arm, fold) -> cases, in their order, of what `write_cases` wrote."""
+    found: dict[tuple[str, int], list[Case]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found.setdefault((row.pop("arm"), int(row.pop("fold"))), []).append(_case(row))
+    return found
+
+
+def _case(row: Mapping[str, str]) -> Case:
     kinds = {field.name: field.type for field in fields(Case)}
     make = {"str": str, "int": int, "float": float}
-    return {
-        row["stem"]: Case(**{name: make[str(kinds[name])](value) for name, value in row.items()})
-        for row in csv.DictReader(whole.splitlines())
-    }
+    return Case(**{name: make[str(kinds[name])](value) for name, value in row.items()})
 
 
 def pooled(cases: Sequence[Case]) -> tuple[float, float]:

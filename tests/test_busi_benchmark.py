@@ -212,6 +212,28 @@ def test_slices_go_on_where_the_last_one_stopped(root: Path, fake: list[str]) ->
     assert [{row[name] for name in counts} for row in rows] == [{str(half)}] * 4
 
 
+def test_what_another_machine_did_is_kept_if_asked_for(root: Path, fake: list[str]) -> None:
+    assert run(root, "--only", "text,box", "--folds", "1,2") == 0
+    before = result(root)
+    others = (root / "busi-cases.csv").read_text(encoding="utf-8")
+    elsewhere = ("--work", str(root / "elsewhere"))
+    assert run(root, "--only", "text,unet", "--folds", "1", "--keep", *elsewhere) == 0
+    after = result(root)
+    assert set(after["arms"]) == {"text", "box", "unet"}
+    assert after["arms"]["box"] == before["arms"]["box"]
+    assert after["folds"][1] == before["folds"][1], "fold 2 was not done here"
+    assert (after["dice_256_mean"], after["dice_256_std"]) == (75, 25)
+    assert " --only text,box,unet " in after["command"]
+    lines = (root / "busi-cases.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[:2] for line in lines[1::2]] == [
+        ["text", "1"], ["text", "2"], ["box", "1"], ["box", "2"], ["unet", "1"],
+    ]  # fmt: skip
+    assert set(others.splitlines()[3:5]) <= set(lines)
+    # Not asked for, it is replaced.
+    assert run(root, "--only", "unet", "--folds", "1", *elsewhere) == 0
+    assert [set(result(root)["arms"]), result(root)["folds"][0]["fold"]] == [{"text", "unet"}, 1]
+
+
 @pytest.mark.parametrize("arm", ["averaged", "further"])
 def test_arms_that_take_an_adapter_want_it_first(
     root: Path, fake: list[str], capsys: pytest.CaptureFixture[str], arm: str
