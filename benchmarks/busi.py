@@ -83,9 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/busi"), help="states and cases")
     default_out = REPOSITORY / "benchmarks" / "results" / "busi.json"
     parser.add_argument("--out", type=Path, default=default_out)
-    parser.add_argument(
-        "--keep", action="store_true", help="what --out has of other arms and folds"
-    )
+    parser.add_argument("--keep", action="store_true", help="what --out has besides")
     return parser.parse_args(arguments)
 
 
