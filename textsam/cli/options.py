@@ -15,12 +15,16 @@ __all__ = [
     "Adapter",
     "AuthorsFrame",
     "Device",
+    "JsonReport",
+    "MaxInflatedBytes",
+    "MaxPixels",
     "Model",
     "Precision",
     "Refine",
     "RefineWith",
     "SamCheckpoint",
     "Settle",
+    "Strict",
     "TextEncoderFolder",
     "ViewsOption",
     "chosen_sides",
@@ -79,6 +83,15 @@ ViewsOption = Annotated[
         help="Also look at each image at these sides of the model's square, and mirrored, and "
         "average; e.g. 112,168,mirrored. It takes as many times longer.",
     ),
+]
+
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse prompts the adapter was not trained for.")
+]
+JsonReport = Annotated[bool, typer.Option("--json", help="Print a JSON report.")]
+MaxPixels = Annotated[int | None, typer.Option(min=1, help="Largest image accepted, in pixels.")]
+MaxInflatedBytes = Annotated[
+    int | None, typer.Option(min=1, help="Most memory to decode one image with, in bytes.")
 ]
 
 

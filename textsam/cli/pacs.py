@@ -12,10 +12,14 @@ from textsam.cli.errors import EXIT_FAILED, errors_as_exit
 from textsam.cli.options import (
     Adapter,
     Device,
+    JsonReport,
+    MaxInflatedBytes,
+    MaxPixels,
     Model,
     Precision,
     Refine,
     SamCheckpoint,
+    Strict,
     TextEncoderFolder,
 )
 
@@ -54,10 +58,8 @@ def pacs(
     no_crop: Annotated[
         bool, typer.Option("--no-crop", help="Show the model all of an ultrasound image.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse prompts the adapter was not trained for.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON report.")] = False,
+    strict: Strict = False,
+    as_json: JsonReport = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", help="Longest wait for the archive, in seconds.")
     ] = 60.0,
@@ -71,18 +73,14 @@ def pacs(
             "--allow-http", help="Let images cross a network unencrypted, as behind a tunnel."
         ),
     ] = False,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Largest image accepted, in pixels.")
-    ] = None,
+    max_pixels: MaxPixels = None,
     max_images: Annotated[
         int | None, typer.Option(min=1, help="Most images of one series.")
     ] = None,
     max_bytes: Annotated[
         int | None, typer.Option(min=1, help="Most that is fetched of one series, in bytes.")
     ] = None,
-    max_inflated_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Most memory to decode one image with, in bytes.")
-    ] = None,
+    max_inflated_bytes: MaxInflatedBytes = None,
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
 ) -> None:

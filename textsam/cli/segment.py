@@ -14,11 +14,15 @@ from textsam.cli.options import (
     Adapter,
     AuthorsFrame,
     Device,
+    JsonReport,
+    MaxInflatedBytes,
+    MaxPixels,
     Model,
     Precision,
     Refine,
     SamCheckpoint,
     Settle,
+    Strict,
     TextEncoderFolder,
     ViewsOption,
     chosen_views,
@@ -109,25 +113,19 @@ def segment(
     no_crop: Annotated[
         bool, typer.Option("--no-crop", help="Show the model all of a DICOM ultrasound image.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON report.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse prompts the adapter was not trained for.")
-    ] = False,
+    as_json: JsonReport = False,
+    strict: Strict = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images encoded at once; default: by the device.")
     ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Largest image accepted, in pixels.")
-    ] = None,
+    max_pixels: MaxPixels = None,
     max_images: Annotated[
         int | None, typer.Option(min=1, help="Most pages, slices or frames of one input.")
     ] = None,
     max_bytes: Annotated[
         int | None, typer.Option(min=1, help="Largest file accepted, in bytes.")
     ] = None,
-    max_inflated_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Most memory to decode one image with, in bytes.")
-    ] = None,
+    max_inflated_bytes: MaxInflatedBytes = None,
     sam_checkpoint: SamCheckpoint = None,
     text_encoder: TextEncoderFolder = None,
     authors_frame: AuthorsFrame = False,
