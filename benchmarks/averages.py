@@ -1,7 +1,7 @@
 """Averages of an adapter and the one it goes on from, on the validation images of a configuration.
 
-    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage6 \\
-        runs/generalist/best --data data -o benchmarks/results/generalist/averages.md
+    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage7 \\
+        runs/generalist/best --data data -o averages.md
 
 How much of the second is best, and at which side the model had better work, are choices like any
 other, so validation images make them. They are asked by the word alone, as at the end of a
