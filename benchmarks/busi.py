@@ -281,7 +281,7 @@ def command(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]
     parts += ["--unet-epochs", f"{options.unet_epochs:g}"] if results["unet"] else []
     parts += ["--seed", str(options.seed)]
     for assignment in options.set:
-        if not assignment.startswith(("data.", "out=", "device=", "workers=", "save_every=")):
+        if not assignment.startswith(("data.root=", "out=", "device=", "workers=", "save_every=")):
             parts += ["--set", assignment]
     return shlex.join(parts)
 

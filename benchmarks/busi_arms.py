@@ -125,7 +125,8 @@ def fold_config(
             f"{path}: init_adapter is {config.init_adapter!r}; the benchmark begins with base "
             "weights, as an adapter may have been trained on test images of a fold"
         )
-    if config.data.train_folders or config.data.val_folders:
+    data = config.data
+    if data.train_folders or data.val_folders or data.train_coco or data.val_coco:
         raise ConfigError(f"{path}: the benchmark takes its data from the published splits alone")
 
     def of_fold(selections: Sequence[Selection]) -> tuple[Selection, ...]:
@@ -134,8 +135,8 @@ def fold_config(
             for one in selections
         ]
         for one in moved:
-            if not one.split.endswith("train"):
-                raise ConfigError(f"{path}: {one.set}/{one.split} is no training part")
+            if (one.set, one.split) != ("busi", f"fold{fold}/train"):
+                raise ConfigError(f"{path}: {one.set}/{one.split} is no training part of the fold")
         return tuple(moved)
 
     changes: dict[str, Any] = {

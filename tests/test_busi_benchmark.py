@@ -310,6 +310,9 @@ def test_what_is_not_trained_does_not_depend_on_how_others_are(root: Path) -> No
     [
         ("init_adapter=lite-generalist", "may have been trained on test images"),
         ("data.val=[{set: busi, split: fold1/test}]", "busi/fold2/test is no training part"),
+        ("data.train=[{set: other, split: train}]", "other/train is no training part of the fold"),
+        ("data.train_coco=[{images: a, annotations: b}]", "published splits alone"),
+        ("data.val_coco=[{images: a, annotations: b}]", "published splits alone"),
     ],
 )
 def test_leaks_are_refused(root: Path, override: str, words: str) -> None:

@@ -20,6 +20,7 @@ from tiny import (
 )
 from torch import Tensor, nn
 
+from textsam.errors import ConfigError
 from textsam.model.backbones import Backbone, build_litemedsam
 from textsam.model.build import Architecture, assemble
 from textsam.model.lora import (
@@ -70,6 +71,28 @@ def test_split_equals_fused_and_fuses_back(layout: Layout, bias: bool) -> None:
     before = fused.weight.detach().clone()
     split.q.weight.data.zero_()
     assert torch.equal(fused.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ((), "has no target"),
+        (
+            ("qkv.q", "qkv.vv"),
+            "no layer has the LoRA target 'qkv.vv'; the linear ones end in .*qkv.q",
+        ),
+        (("norm1",), "'norm1' is also .*a LayerNorm and no linear layer"),
+        (("proj",), r"'proj' is also patch_embed.proj, a Conv2d .*attn\.proj"),
+        (("qkv",), "a SplitQKV and no linear layer"),
+    ],
+)
+def test_targets_are_linear_layers_that_exist(targets: tuple[str, ...], words: str) -> None:
+    encoder = tiny_backbone().image_encoder
+    split_fused_qkv(encoder, "blocks")
+    before = {name for name, _ in encoder.named_parameters()}
+    with pytest.raises(ConfigError, match=words):
+        inject_lora(encoder, targets, 2)
+    assert {name for name, _ in encoder.named_parameters()} == before
 
 
 def test_fusing_needs_merged_lora() -> None:

@@ -121,6 +121,21 @@ def test_what_is_not_allowed_is_refused_when_read(extra: dict[str, Any], words: 
         AugmentConfig.model_validate({"extra": [extra]})
 
 
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("RandAffine", {"rotate_range": "x"}),
+        ("RandGaussianNoise", {"std": "a", "prob": 0.001}),
+        ("Rand2DElastic", {"spacing": [2, 2, 2], "magnitude_range": [0, 1]}),
+        ("RandCoarseDropout", {"holes": 1, "spatial_size": [5, 5, 5]}),
+        ("RandGridDistortion", {"num_cells": 0}),
+    ],
+)
+def test_arguments_that_fail_in_use_are_refused_before(name: str, args: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"augment\.extra, {name} with "):
+        augment({"name": name, "args": args})
+
+
 def test_arguments_that_do_not_exist_are_named() -> None:
     with pytest.raises(ConfigError, match=r"augment\.extra, RandGaussianNoise with .*strength"):
         augment({"name": "RandGaussianNoise", "args": {"strength": 2}})

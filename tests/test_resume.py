@@ -395,6 +395,13 @@ def test_a_stored_answer_is_the_first_answer(tmp_path: Path) -> None:
     assert torch.equal(again, first)
     assert again.dtype == torch.float32
     assert len(calls) == 1
+    # What was cut short, by a full disk or a kill of old, is made anew.
+    path = cache.path_of(image)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    assert torch.equal(cache(image, encode), first)
+    assert len(calls) == 2
+    assert path.read_bytes() == whole
 
 
 def test_another_encoder_or_image_is_another_entry(tmp_path: Path) -> None:

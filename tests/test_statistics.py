@@ -56,6 +56,16 @@ def test_wilcoxon_by_counting_signs() -> None:
     assert found.p_value == pytest.approx(4 / 32)
 
 
+def test_wilcoxon_ties_do_not_depend_on_rounding() -> None:
+    """Seven steps of +0.1 and one of -0.1: all ranks are 4.5, so the smaller sum is 4.5."""
+    tenths = [1, 2, 3, 4, 5, 6, 7, 8], [2, 3, 4, 5, 6, 7, 8, 7]
+    first, second = ([value / 10 for value in values] for values in tenths)
+    found = wilcoxon_signed_rank(first, second)
+    assert found.statistic == 4.5
+    assert found == wilcoxon_signed_rank(*tenths)
+    assert found == wilcoxon_signed_rank(*([value * 1e-5 for value in v] for v in tenths))
+
+
 def test_wilcoxon_of_many_cases_is_close_to_the_normal_approximation() -> None:
     rng = np.random.default_rng(0)
     before = rng.normal(0.7, 0.1, 200)

@@ -17,7 +17,7 @@ from torch import Tensor
 from textsam.adapters import read_adapter_config
 from textsam.checkpoint import architecture_of, load_adapter
 from textsam.data.dataset import TrainItem
-from textsam.errors import AdapterError, ConfigError, OutputError
+from textsam.errors import AdapterError, ConfigError, OutputError, TextSAMError
 from textsam.model.build import BuiltModel
 from textsam.model.tuning import merge_for_inference, trainable_parameters
 from textsam.train import run as run_module
@@ -291,6 +291,27 @@ def test_loader_processes_change_nothing(root: Path) -> None:
     ]
     assert same(learned(runs[0]), learned(runs[1]))
     assert log_rows(runs[0]) == log_rows(runs[1])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_after_the_check_is_told_as_ever(root: Path, workers: int) -> None:
+    run = begin(run_config(root, workers=workers))
+    for path in (root / "train" / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(TextSAMError) as caught:
+        fit(run)
+    assert "Traceback" not in str(caught.value)
+    assert "000" in str(caught.value) or "images" in str(caught.value)
+
+
+def test_no_step_is_no_step(root: Path) -> None:
+    assert fit(begin(run_config(root)), stop_after=0).state.step == 0
+
+
+def test_kinds_of_image_that_nobody_knows_are_refused(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"augment\.no_up names 'dermoscpy'"):
+        begin(run_config(root, augment={"no_up": ["dermoscopy", "dermoscpy"]}))
 
 
 def test_the_seed_decides_the_run(root: Path) -> None:

@@ -66,7 +66,7 @@ class TrainConfig(Section):
         epochs: passes over the (weighted) training set.
         batch_size: images per forward pass, of all processes together.
         accumulate: forward passes per optimiser step.
-        precision: of the image encoder; "bfloat16" uses autocast.
+        precision: of image encoder and decoder; "bfloat16" uses autocast.
         progressive: smaller image sides the run begins with, in this order; what their shares leave
             is trained at `side_px`. A step costs about as the square of the side.
         val_every: optimiser steps between validations; default once per epoch.

@@ -36,6 +36,9 @@ INTENSITY = (
 )
 """Change the image alone."""
 
+# Side of the image that transforms are tried out on.
+_TRIED_PX = 64
+
 _OURS = {"keys", "mode", "allow_missing_keys", "device", "lazy"}
 
 
@@ -91,7 +94,8 @@ class MonaiTransforms:
                 options["padding_mode"] = "zeros"
             try:
                 self._transforms.append((spatial, kind(**{**options, **one.args})))
-            except (TypeError, ValueError, AssertionError) as error:
+                _try_out(kind(**{**options, **one.args}))
+            except Exception as error:  # whatever MONAI raises says that it does not take them
                 raise ConfigError(f"augment.extra, {one.name} with {one.args}: {error}") from error
 
     def __call__(
@@ -130,3 +134,11 @@ class MonaiTransforms:
     def _kept(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> bool:
         areas = before.sum((1, 2)), (after > 0.5).sum((1, 2))
         return all(now >= self.keep_fraction * was for was, now in zip(*areas, strict=True))
+
+
+def _try_out(transform: Any) -> None:
+    """Change a made-up image: some arguments are looked at in use alone, which may be late."""
+    transform.prob = 1.0
+    transform.set_random_state(seed=0)
+    ramp = np.linspace(0, 1, _TRIED_PX**2, dtype=np.float32).reshape(1, _TRIED_PX, _TRIED_PX)
+    transform({"image": ramp.copy(), "masks": np.round(ramp)})

@@ -28,6 +28,8 @@ RESAMPLES = 9999
 _BATCH_VALUES = 5_000_000
 # Part of the largest value below which differences of two differences are rounding.
 _ROUNDING = 1e-12
+# Part of the largest value to which differences are told apart when they are ranked.
+_TIED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,9 @@ def wilcoxon_signed_rank(first: Sequence[float], second: Sequence[float]) -> Tes
         DataError: not as many values, fewer than two, or one that is not finite.
     """
     difference = _differences(first, second)
+    # Ranks are of exact numbers: differences that rounding alone tells apart are the same one.
+    grain = _TIED * max(np.abs(first).max(), np.abs(second).max())
+    difference = np.round(difference / grain) if grain > 0 else difference
     if not difference.any():
         return TestResult(0.0, 1.0)
     from scipy.stats import wilcoxon

@@ -10,6 +10,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from textsam.errors import ConfigError
+
 __all__ = ["SplitQKV", "inject_lora", "lora_parameter_names", "merge_lora", "split_fused_qkv"]
 
 Layout = Literal["blocks", "per_head"]
@@ -103,11 +105,39 @@ def inject_lora(module: nn.Module, targets: Iterable[str], rank: int) -> None:
 
     alpha equals the rank, so that B·A is added unscaled as in the authors' code. A is
     Kaiming-uniform, B zero: the model starts as it was. Everything else in `module` is frozen.
+
+    Raises:
+        ConfigError: no target, one that no layer has, or one of a layer that is not linear.
     """
+    names = list(targets)
+    if not names:
+        raise ConfigError("LoRA has no target; name layers, such as qkv.q and qkv.v")
+    for target in names:
+        _check_target(module, target)
     config = LoraConfig(
-        r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=list(targets)
+        r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=names
     )
     inject_adapter_in_model(config, module)
+
+
+def _check_target(module: nn.Module, target: str) -> None:
+    layers = dict(module.named_modules())
+    named = {n: one for n, one in layers.items() if n == target or n.endswith(f".{target}")}
+    others = [name for name, one in named.items() if not _linear(one)]
+    if others:
+        raise ConfigError(
+            f"the LoRA target {target!r} is also {others[0]}, a {type(named[others[0]]).__name__} "
+            f"and no linear layer; name linear layers, with more of their path: attn.{target}"
+        )
+    if not named:
+        linear = sorted({".".join(n.split(".")[-2:]) for n, one in layers.items() if _linear(one)})
+        raise ConfigError(
+            f"no layer has the LoRA target {target!r}; the linear ones end in {', '.join(linear)}"
+        )
+
+
+def _linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear)
 
 
 def lora_parameter_names(module: nn.Module) -> list[str]:

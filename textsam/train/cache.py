@@ -45,9 +45,17 @@ class EmbeddingCache:
             OutputError: it cannot be written.
         """
         path = self.path_of(image)
-        if path.is_file():
-            return load_file(path)["embedding"].to(image.device, torch.float32)
+        if path.is_file() and (known := _stored(path)) is not None:
+            return known.to(image.device, torch.float32)
         embedding = encode(image[None]).detach().to("cpu", torch.float16).contiguous()
         with told_as_output(path, SafetensorError), atomic_path(path) as temporary:
             save_file({"embedding": embedding}, temporary)
         return embedding.to(image.device, torch.float32)
+
+
+def _stored(path: Path) -> Tensor | None:
+    """An embedding that was stored; None where the file is damaged, which is to be made anew."""
+    try:
+        return load_file(path)["embedding"]
+    except (SafetensorError, KeyError):
+        return None

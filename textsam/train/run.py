@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -34,18 +35,34 @@ from textsam.train.validate import Validation, validate
 __all__ = ["Run", "architecture_from", "batch_loss", "batches_at", "fit", "setup", "train"]
 
 
-class _Keyed(Dataset[tuple[Key, TrainItem]]):
-    """Items with their keys, which seed what the training step draws."""
+class _Keyed(Dataset["tuple[Key, TrainItem] | TextSAMError"]):
+    """Items with their keys, which seed what the training step draws.
+
+    What is wrong with one is handed on as an item: of an exception in a worker PyTorch makes one
+    whose message is a traceback.
+    """
 
     def __init__(self, items: TrainDataset) -> None:
         self.items = items
 
-    def __getitem__(self, key: Key) -> tuple[Key, TrainItem]:
-        return key, self.items[key]
+    def __getitem__(self, key: Key) -> tuple[Key, TrainItem] | TextSAMError:
+        try:
+            return key, self.items[key]
+        except TextSAMError as error:
+            return error
 
 
-def _as_is(batch: list[tuple[Key, TrainItem]]) -> list[tuple[Key, TrainItem]]:
+def _as_is(batch: list[tuple[Key, TrainItem] | TextSAMError]) -> list[Any]:
     return batch
+
+
+def _sound(batches: Iterable[list[Any]]) -> Iterator[list[tuple[Key, TrainItem]]]:
+    """The batches, up to one with an item that could not be made; raises what is wrong with it."""
+    for batch in batches:
+        for item in batch:
+            if isinstance(item, TextSAMError):
+                raise item
+        yield batch
 
 
 def _adapter_config(run: Run, step: int) -> AdapterConfig:
@@ -117,7 +134,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
         told = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
         told.print(f"warning: the data can be used, but\n{run.data_warnings}")
     total = run.total_steps
-    last = min(total, stop_after or total)
+    last = min(total, total if stop_after is None else stop_after)
     val_every = config.val_every or max(
         1, run.order.epoch_length // (config.batch_size * config.accumulate)
     )
@@ -203,7 +220,7 @@ def batches_at(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
         num_workers=config.workers,
         collate_fn=_as_is,
     )
-    return iter(loader)
+    return _sound(loader)
 
 
 def batch_loss(

@@ -121,6 +121,14 @@ class LossSettings(Section):
     empty: float = Field(0.0, ge=0)
     resolution: Literal["model", "image"] = "model"
 
+    @model_validator(mode="after")
+    def _teaches(self) -> LossSettings:
+        if self.bce + self.dice + self.iou == 0:
+            raise ValueError("bce, dice and iou are all 0, so nothing would be learned")
+        if self.empty > 0 and self.dice == 0:
+            raise ValueError("empty is a weight within the Dice term, and dice is 0")
+        return self
+
 
 class BoxShift(Section):
     """A shift of a box's sides.
@@ -149,7 +157,7 @@ class GeometrySettings(Section):
         earlier_p: chance that geometry is taken from what the model answers before, to the word or,
             without one, to a box of the truth, instead of from the truth. Where it answers nothing,
             there is no geometry.
-        in_validation: give geometry in validation, too.
+        in_validation: give geometry in validation, too, as often.
     """
 
     probability: float = Field(0.0, ge=0, le=1)
@@ -166,6 +174,8 @@ class GeometrySettings(Section):
             raise ValueError("geometry.kinds has 'none'; say how rare geometry is with probability")
         if min(self.kinds.values(), default=0.0) < 0 or sum(self.kinds.values()) <= 0:
             raise ValueError("geometry.kinds needs weights of at least 0, and one above 0")
+        if self.in_validation and self.probability == 0:
+            raise ValueError("geometry.in_validation gives none, as geometry.probability is 0")
         if self.shifts and abs(sum(one.p for one in self.shifts) - 1) > 1e-6:
             raise ValueError("the chances p of geometry.shifts do not add up to 1")
         return self

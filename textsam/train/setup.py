@@ -16,6 +16,7 @@ from textsam.config import TrainConfig, without_effect
 from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset
+from textsam.data.sample import Sample
 from textsam.data.sources import checked_data, write_stamp
 from textsam.errors import ConfigError
 from textsam.io.out_folder import check_out_folder
@@ -33,6 +34,7 @@ from textsam.train.preference_step import (
 from textsam.train.processes import Processes, join
 from textsam.train.state import RunState, read_state
 from textsam.train.step import Forward
+from textsam.vocabulary import MODALITIES
 from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 __all__ = ["STATE_FILE", "Run", "architecture_from", "setup"]
@@ -188,6 +190,7 @@ def setup(
     device = processes.device
     checked = checked_data(config.data, folder)
     train_samples, val_samples = checked.parts["train"], checked.parts["val"]
+    _check_modalities(config.augment.no_up, train_samples)
     vocabulary = tuple(
         dict.fromkeys(target.concept for sample in train_samples for target in sample.targets)
     )
@@ -285,6 +288,16 @@ def setup(
         processes=processes,
         data_warnings=checked.report.text(),
     )
+
+
+def _check_modalities(names: Sequence[str], samples: Sequence[Sample]) -> None:
+    """Refuse kinds of image that nobody knows, which would be a setting without effect."""
+    shown = {sample.modality for sample in samples}
+    if unknown := [name for name in names if name not in shown and name not in MODALITIES]:
+        raise ConfigError(
+            f"augment.no_up names {', '.join(map(repr, unknown))}, of which no training image is; "
+            f"these are of {', '.join(sorted(shown))}"
+        )
 
 
 def _check_same_token(adapter: AdapterConfig, config: TrainConfig) -> None:

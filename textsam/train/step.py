@@ -36,7 +36,7 @@ class Forward:
     Args:
         built: model and preprocessing.
         device: where the model is.
-        precision: "float32", or "bfloat16" for autocast in the image encoder.
+        precision: "float32", or "bfloat16" for autocast in encoder and decoder.
         geometry: simulated geometric prompts.
         self_prompt: passes over each image, and what they take from each other.
         seed: of the run.
