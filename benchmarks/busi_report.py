@@ -41,7 +41,8 @@ How to read it:
 - Published figures are those of [{SOURCE.rsplit("/", 1)[-1]}]({SOURCE}), on the same
   three splits (452 images to train, 195 to test). Its code stretches images to 256×256 and keeps
   the epoch that is best **on the test images**. Here nothing is chosen on test images: weights are
-  those at the end of the schedule, and a tenth of the training images chooses the refinement.
+  those at the end of the schedule (of the U-Net the best on a tenth of the training images), and
+  such a tenth chooses the refinement.
 - Published networks look at an image once, as `text` and `further` do; `averaged` looks six times.
   Which six was chosen once, on the validation images of all three folds together; as the folds
   overlap, 83 of these 158 images are test images of another fold.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,11 +14,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from PIL import ImageSequence
 from tiny import tiny_segmenter
 
-from textsam.errors import ConfigError, DeviceError, ImageError, PromptError, ReaderError
+from textsam.errors import (
+    ConfigError,
+    DeviceError,
+    ImageError,
+    PromptError,
+    ReaderError,
+    TextSAMError,
+)
 from textsam.inference.prepare import Prepared
 from textsam.inference.refine import decode_passes
+from textsam.inference.refinement import RefineWith
 from textsam.inference.segmenter import UnknownPromptWarning
 from textsam.io.raster import Image, read_image
 from textsam.result import Segmentation
@@ -266,3 +276,82 @@ def test_prompts_decoded_together_agree_with_one_by_one() -> None:
         torch.testing.assert_close(one.iou, other.iou, rtol=0, atol=1e-4)
         for mine, his in zip(one.masks, other.masks, strict=True):
             assert (mine != his).mean() < 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_what_is_shown_when_an_image_is_given_is_what_is_answered(batch_size: int) -> None:
+    """Pages of one file and frames in one buffer are the same object, which soon shows the next."""
+    values = [0, 20, 40, 60, 80, 100]
+    pages = [PILImage.fromarray(np.full((32, 40), value, np.uint8)) for value in values]
+    file = io.BytesIO()
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        buffer = np.zeros((32, 40, 3), np.uint8)
+        for value in values:
+            buffer[:] = value
+            yield buffer
+
+    for images in (ImageSequence.Iterator(PILImage.open(file)), frames()):
+        got = tiny_segmenter().segment_batch(images, "tumor", batch_size=batch_size)
+        assert [int(one.answers[0].image.pixels[0, 0, 0]) for one in got] == values
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_images_before_a_fault_of_their_source_are_answered(batch_size: int) -> None:
+    def images() -> Iterator[NDArray[np.uint8]]:
+        yield from pictures(3)
+        raise RuntimeError("the archive is gone")
+
+    got: list[int] = []
+    answers = tiny_segmenter().segment_batch(images(), "tumor", batch_size=batch_size)
+    with pytest.raises(RuntimeError, match="archive"):
+        got.extend(answer.index for answer in answers)
+    assert got == [0, 1, 2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_an_answer_that_fails_is_one_image_s(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    segmenter, images = tiny_segmenter(), pictures(3)
+    answer = type(segmenter).answer
+
+    def failing(self: Any, prepared: Sequence[Prepared], *given: Any, **more: Any) -> Any:
+        if any(np.array_equal(one.image.pixels, images[1]) for one in prepared):
+            raise TextSAMError("no number")
+        return answer(self, prepared, *given, **more)
+
+    monkeypatch.setattr(type(segmenter), "answer", failing)
+    got = list(segmenter.segment_batch(images, "tumor", batch_size=batch_size))
+    assert [str(one.error or "") for one in got] == ["", "no number", ""]
+
+
+def test_several_threads_share_what_is_kept() -> None:
+    """The embeddings kept last are looked up, moved and dropped by all of them."""
+    segmenter, images, faults = tiny_segmenter(), pictures(7), []
+    expected = [segmenter.segment(image, "tumor").mask for image in images]
+
+    def ask(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        try:
+            for number in rng.integers(0, 7, 25):
+                answer = segmenter.segment(images[number], "tumor")
+                if not np.array_equal(answer.mask, expected[number]):
+                    faults.append(f"image {number} is answered as another")
+        except Exception as error:  # noqa: BLE001  # of another thread
+            faults.append(repr(error))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+
+
+def test_a_batch_without_refinement_says_so() -> None:
+    segmenter = tiny_segmenter()
+    never = segmenter.config.model_copy(update={"refine_with": RefineWith.NONE})
+    (answer,) = segmenter.with_config(never).segment_batch(pictures(1), "tumor", refine=3)
+    assert answer.answers[0].extra["refine"] == 0

@@ -75,6 +75,10 @@ def test_the_cut_by_hand() -> None:
     assert Cut(sharpness=3).threshold(counts, 0.5) == 0.5
     assert ALL.threshold(counts, 0.5) == 0.4
     assert Cut(sharpness=0.001, lowest=0.45).threshold(counts, 0.5) == 0.5
+    # At the ends of what can be given.
+    counts = histogram(np.array([[0.999] * 10]))
+    assert Cut(sharpness=1).threshold(counts, 0.999) == (STEPS - 1) / STEPS
+    assert np.isfinite(expected_dice(counts, 1e4)).all()
 
 
 @given(st.lists(st.integers(0, 50), min_size=STEPS, max_size=STEPS))

@@ -335,3 +335,12 @@ def test_nsd_properties(masks: tuple[Mask, Mask], tolerance_px: float) -> None:
     assert nsd(first, first, 0.0) == 1.0
     if first.any() and second.any():
         assert score == pytest.approx(brute_force_nsd(first, second, tolerance_px), abs=1e-6)
+
+
+def test_masked_pixels_are_neither_in_nor_out() -> None:
+    mask = np.eye(4, dtype=np.bool_)
+    hidden = np.ma.array(mask, mask=mask)
+    for metric in (dice, iou):
+        with pytest.raises(DataError, match="masked pixels; fill them"):
+            metric(hidden, mask)
+    assert dice(hidden.filled(False), mask) == 0

@@ -100,7 +100,7 @@ class AdapterConfig(Section):
     prompts: tuple[str, ...]
     refine: int = Field(2, ge=0)
     refine_with: RefineWith = RefineWith.BOX_CENTROID
-    refine_for: Mapping[str, int] = Field(default_factory=dict)
+    refine_for: Mapping[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     sides_for: Mapping[str, SidesPx] = Field(default_factory=dict)
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     cut: Cut | None = None

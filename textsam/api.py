@@ -174,6 +174,8 @@ def _kept(
     if name is None:
         return load_model(model, adapter, device, precision, views=views)  # says what is missing
     folder = find_adapter(name).resolve()
+    if not (folder / TENSORS_FILE).is_file():
+        return load_model(model, folder, device, precision, views=views)  # says what is missing
     states = [(folder / file).stat() for file in (CONFIG_FILE, TENSORS_FILE)]
     written = tuple((state.st_mtime_ns, state.st_size) for state in states)
     return _cached_model(model, folder, device, precision, views, written)

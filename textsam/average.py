@@ -104,5 +104,4 @@ def average_adapters(
         refine=0,
         training={**new.training, "averaged": averaged},
     )
-    save_adapter(out, config, tensors)
-    return config
+    return read_adapter_config(save_adapter(out, config, tensors))

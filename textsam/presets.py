@@ -78,5 +78,5 @@ def preset(name: str) -> Preset:
     """
     try:
         return PRESETS[name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise ConfigError(f"no preset {name!r}; choose one of {', '.join(PRESETS)}") from None

@@ -61,9 +61,11 @@ class Options:
         object.__setattr__(self, "formats", tuple(dict.fromkeys(self.formats)))
         for label in ("frame", "axis", "refine"):
             value = getattr(self, label)
-            if value is not None and value != "settle" and (isinstance(value, bool) or value < 0):
-                raise ConfigError(f"{label} is {value!r}; it is counted from 0")
-        if self.window < -1:
+            if value is None or (label == "refine" and value == "settle"):
+                continue
+            if not _is_whole(value) or value < 0:
+                raise ConfigError(f"{label} is {value!r}; it is a whole number, counted from 0")
+        if not _is_whole(self.window) or self.window < -1:
             raise ConfigError(f"window is {self.window!r}; it is counted from 0, -1 shows all")
         if self.axis is not None and self.axis > 2:
             raise ConfigError(f"axis is {self.axis}; a volume has the axes 0, 1 and 2")
@@ -90,6 +92,10 @@ class Options:
             "fractional": self.fractional,
         }
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 _KNOWN = ", ".join(get_args(Format))

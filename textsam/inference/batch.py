@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 
 from textsam.errors import ConfigError, DeviceError, ImageError, ReaderError, TextSAMError
 from textsam.inference.prepare import ImageLike, Prepared
 from textsam.io.image import Image
+from textsam.io.raster import read_image
 
 if TYPE_CHECKING:
     from textsam.result import Segmentation
@@ -109,23 +111,30 @@ def _answers(
     waiting: deque[_Read] = deque()
     reading = _read_ahead(images, prepare, ahead=2 * size)
     exhausted = False
+    broken: Exception | None = None
     while True:
         while (
             not exhausted
             and len(waiting) < _WAITING_BATCHES * size
             and sum(read.error is None for read in waiting) < size
         ):
-            following = next(reading, None)
+            following = None
+            try:
+                following = next(reading, None)
+            except Exception as error:  # noqa: BLE001  # raised when what came before is answered
+                broken = error
             exhausted = following is None
             if following is not None:
                 waiting.append(following)
         if not waiting:
+            if broken is not None:
+                raise broken
             return
         taken = _take(waiting, size)
         good = [read.prepared for read in taken if read.prepared is not None]
         began = time.perf_counter()
         try:
-            results = iter(answer(good) if good else [])
+            results = iter(_each(answer, good))
         except torch.OutOfMemoryError as error:
             if len(good) > 1:
                 size = max(1, len(good) // 2)
@@ -138,10 +147,24 @@ def _answers(
         else:
             seconds = (time.perf_counter() - began) / max(1, len(good))
             for read in taken:
-                if read.error is not None:
-                    yield BatchAnswer(read.index, read.source, (), read.error, 0.0)
+                found = read.error if read.error is not None else next(results)
+                if isinstance(found, TextSAMError):
+                    spent = 0.0 if read.error is not None else seconds
+                    yield BatchAnswer(read.index, read.source, (), found, spent)
                 else:
-                    yield BatchAnswer(read.index, read.source, tuple(next(results)), None, seconds)
+                    yield BatchAnswer(read.index, read.source, tuple(found), None, seconds)
+
+
+def _each(
+    answer: Callable[[Sequence[Prepared]], list[list[Segmentation]]], good: Sequence[Prepared]
+) -> Sequence[list[Segmentation] | TextSAMError]:
+    """Answers to all at once; where that fails, one after another, so that one spoils no other."""
+    try:
+        return answer(good) if good else []
+    except TextSAMError as error:
+        if len(good) == 1:
+            return [error]
+    return [_each(answer, [one])[0] for one in good]
 
 
 def _take(waiting: deque[_Read], size: int) -> list[_Read]:
@@ -164,15 +187,41 @@ def _read_ahead(
 
     pending: deque[Future[_Read]] = deque()
     pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "textsam-read")
+    following, broken = enumerate(images), None
     try:
-        for index, image in enumerate(images):
-            pending.append(pool.submit(read, index, image))
+        while broken is None:
+            try:
+                index, image = next(following)
+            except StopIteration:
+                break
+            except Exception as error:  # noqa: BLE001  # raised after the images before it
+                broken = error
+                continue
+            try:
+                taken = _as_it_is(image)
+            except TextSAMError as error:
+                pending.append(_known(_Read(index, _name(image), None, error)))
+            else:
+                pending.append(pool.submit(read, index, taken))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        if broken is not None:
+            raise broken
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _as_it_is(image: ImageLike) -> ImageLike:
+    """An image in memory, read now: who gives it may show the next page or frame in it at once."""
+    return read_image(image) if isinstance(image, np.ndarray | PILImage.Image) else image
+
+
+def _known(read: _Read) -> Future[_Read]:
+    done: Future[_Read] = Future()
+    done.set_result(read)
+    return done
 
 
 def _called(index: int, read: Callable[[], Image]) -> Image:

@@ -46,7 +46,7 @@ class Cut(Section):
             counts: of probabilities, from `histogram`.
             highest: what is taken where nothing lower promises a larger Dice.
         """
-        first, last = round(self.lowest * STEPS), round(highest * STEPS)
+        first, last = round(self.lowest * STEPS), min(round(highest * STEPS), STEPS - 1)
         if first >= last:
             return highest
         expected = expected_dice(counts, self.sharpness)[first : last + 1]
@@ -78,8 +78,8 @@ def expected_dice(counts: NDArray[np.int64], sharpness: float) -> NDArray[np.flo
         sharpness: as of `Cut`.
     """
     middle = (np.arange(STEPS) + 0.5) / STEPS
-    odds = (middle / (1 - middle)) ** sharpness
-    believed = counts * (odds / (1 + odds))
+    with np.errstate(over="ignore"):  # exp of a lot is inf, and what is believed then 0
+        believed = counts / (1 + np.exp(-sharpness * np.log(middle / (1 - middle))))
     taken = np.cumsum(counts[::-1])[::-1]
     overlap = np.cumsum(believed[::-1])[::-1]
     return np.asarray(2 * overlap / np.maximum(taken + believed.sum(), np.finfo(float).tiny))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from textsam.model.textsam import TextSAM
 __all__ = ["Encodings", "means_of"]
 
 _KEPT_EMBEDDINGS = 4
+# More than an adapter has words; a server's clients may ask any.
+_KEPT_TOKENS = 256
 
 
 def means_of(embeddings: Sequence[Tensor], images: Sequence[Prepared]) -> list[NDArray[np.float64]]:
@@ -41,35 +44,46 @@ class Encodings:
         self.model = model
         self.device = device
         self.precision = precision
-        self.tokens: dict[str, Tensor] = {}
+        self.tokens: OrderedDict[str, Tensor] = OrderedDict()
         self.embeddings: OrderedDict[str, Tensor] = OrderedDict()
+        # Of both, which several threads may ask at once.
+        self._kept = Lock()
 
     def token(self, text: str) -> Tensor:
         """The (256,) token of a text."""
-        if text not in self.tokens:
-            self.tokens[text] = self.model.encode_text([text])[0]
-        return self.tokens[text]
+        with self._kept:
+            known = self.tokens.get(text)
+        if known is None:
+            known = self.model.encode_text([text])[0]
+            with self._kept:
+                self.tokens[text] = known
+                while len(self.tokens) > _KEPT_TOKENS:
+                    self.tokens.popitem(last=False)
+        return known
 
     def embed(self, images: Sequence[Prepared]) -> list[Tensor]:
         """The (1, 256, 64, 64) embeddings of images; those seen lately are not encoded again."""
         known: dict[str, Tensor] = {}
         new: dict[str, Prepared] = {}
-        for image in images:
-            if image.key in self.embeddings:
-                known[image.key] = self.embeddings[image.key]
-                self.embeddings.move_to_end(image.key)
-            else:
-                new[image.key] = image
+        with self._kept:
+            for image in images:
+                if image.key in self.embeddings:
+                    known[image.key] = self.embeddings[image.key]
+                    self.embeddings.move_to_end(image.key)
+                else:
+                    new[image.key] = image
         if new:
             batch = torch.stack([image.pixels for image in new.values()])
             batch = batch.to(self.device, memory_format=torch.channels_last)
             with self._autocast():
                 encoded = self.model.encode_image(batch).float()
-            for key, embedding in zip(new, encoded[:, None], strict=True):
-                # A copy of its own: a view would keep the whole batch in memory.
-                known[key] = self.embeddings[key] = embedding.clone()
-            while len(self.embeddings) > _KEPT_EMBEDDINGS:
-                self.embeddings.popitem(last=False)
+            # Copies of their own: a view would keep the whole batch in memory.
+            fresh = {k: one.clone() for k, one in zip(new, encoded[:, None], strict=True)}
+            known |= fresh
+            with self._kept:
+                self.embeddings |= fresh
+                while len(self.embeddings) > _KEPT_EMBEDDINGS:
+                    self.embeddings.popitem(last=False)
         return [known[image.key] for image in images]
 
     def _autocast(self) -> AbstractContextManager[object]:

@@ -75,10 +75,10 @@ def _read_points(
         return np.zeros((0, 2)), np.zeros(0, dtype=np.int64)
     try:
         array = np.atleast_2d(np.asarray(given, dtype=np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.zeros((0, 0))
     shaped = array.ndim == 2 and array.shape[1] in (2, 3) and len(array)
-    if not shaped or not np.isfinite(array).all():
+    if np.ma.is_masked(given) or not shaped or not np.isfinite(array).all():
         raise PromptError(f"points are {given!r}; give (x, y) or (x, y, label), or a list of these")
     labels = np.ones(len(array), dtype=np.int64)
     if array.shape[1] == 3:
@@ -94,7 +94,7 @@ def _read_box(given: Any, size_px: tuple[int, int]) -> NDArray[np.float64] | Non
         return None
     try:
         box = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = np.zeros(0)
     if box.shape != (4,) or not np.isfinite(box).all():
         raise PromptError(f"the box is {given!r}; give (x_min, y_min, x_max, y_max)")

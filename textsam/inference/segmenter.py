@@ -262,7 +262,8 @@ class Segmenter:
             ImageError: `images` is a single image, not several.
         """
         questions = self.questions(prompts, strict=strict, stacklevel=3)
-        passes = self.passes(questions, refine)
+        never = self.config.refine_with is RefineWith.NONE
+        passes = self.passes(questions, 0 if never else refine)
         size = batch_size if batch_size is not None else 1 if self.device.type == "cpu" else 16
         return batches(
             images,

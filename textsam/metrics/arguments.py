@@ -25,6 +25,10 @@ def check_masks(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None
             raise DataError(
                 f"the {name} is a {type(mask).__name__}; give a numpy array of bool, (H, W)"
             )
+        if np.ma.is_masked(mask):
+            raise DataError(
+                f"the {name} has masked pixels; fill them first, such as with mask.filled(False)"
+            )
         if mask.dtype != np.bool_:
             raise DataError(
                 f"the {name} holds {mask.dtype}; give bool, such as `mask > 127` of a 0/255 image "
@@ -65,7 +69,7 @@ def check_spacing(spacing_mm: Sequence[float]) -> tuple[float, float]:
     try:
         row_mm, column_mm = (float(value) for value in spacing_mm)
         good = all(math.isfinite(value) and value > 0 for value in (row_mm, column_mm))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
         raise DataError(

@@ -67,8 +67,11 @@ def reliability(
     Raises:
         DataError: numbers of other lengths or outside [0, 1].
     """
-    score, truth = np.asarray(scores, dtype=np.float64), np.asarray(dice, dtype=np.float64)
-    weight = np.ones_like(score) if weights is None else np.asarray(weights, dtype=np.float64)
+    try:
+        score, truth = np.asarray(scores, dtype=np.float64), np.asarray(dice, dtype=np.float64)
+        weight = np.ones_like(score) if weights is None else np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as wrong:
+        raise DataError(f"scores, Dice or weights are no numbers ({wrong}); give rows") from wrong
     if not score.shape == truth.shape == weight.shape or score.ndim != 1:
         raise DataError(
             f"scores, Dice and weights have the shapes {score.shape}, {truth.shape} and "
@@ -79,8 +82,8 @@ def reliability(
     both = np.concatenate([score, truth])
     if not (np.isfinite(both).all() and both.min() >= 0 and both.max() <= 1):
         raise DataError("a score or a Dice lies outside [0, 1]; give both as parts of 1")
-    if not (weight > 0).all():
-        raise DataError("a weight is not above 0; leave such answers out")
+    if not ((weight > 0) & np.isfinite(weight)).all():
+        raise DataError("a weight is not above 0 and finite; leave such answers out")
     weight = weight / weight.sum()
     # Not by division: 0.3 * 10 rounds to a whole number from below.
     edges = np.arange(1, BINS) / BINS

@@ -218,9 +218,11 @@ def compare_paired(
 
 
 def _finite(name: str, values: Sequence[float], least: int) -> NDArray[np.float64]:
+    if np.ma.is_masked(values):
+        raise DataError(f"{name} has masked values; leave these cases out, in both methods alike")
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{name} holds no list of numbers ({error}); give one number per case"
         ) from error
