@@ -38,6 +38,8 @@ from textsam.folder import (
     Listener,
     Options,
     OutputError,
+    make_plan,
+    run_plan,
     segment_folder,
 )
 from textsam.folder.held import HeldAnswers
@@ -619,6 +621,21 @@ def test_a_prompt_nobody_knows_is_one_error(segmenter: Segmenter, tmp_path: Path
     write_image(tmp_path / "in" / "a.png")
     with pytest.raises(PromptError, match="'dog'"):
         segment_folder(segmenter, tmp_path / "in", "dog", tmp_path / "out", Options(strict=True))
+    # Nothing was begun that had to be gone on with.
+    assert segment_folder(segmenter, tmp_path / "in", "tumor", tmp_path / "out").done == 1
+
+
+def test_one_mask_file_does_not_hold_several_pages(segmenter: Segmenter, tmp_path: Path) -> None:
+    write_pages(tmp_path / "in" / "stack.tif", 2)
+    out = tmp_path / "out"
+    plan = make_plan(tmp_path / "in" / "stack.tif", "tumor", out, mask_file=out / "m.png")
+    run_plan(segmenter, plan)
+    with Manifest(out, plan.label) as manifest:
+        record = manifest.get("stack.tif")
+    assert record is not None
+    told = [(one["frame"], "holds several images" in one["error"]) for one in record.failures]
+    assert told == [(0, True), (1, True)]
+    assert not (out / "m.png").exists()
 
 
 def test_memory_does_not_grow_with_the_number_of_images(

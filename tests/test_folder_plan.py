@@ -195,6 +195,12 @@ def test_contact_sheets_may_not_replace_inputs(tmp_path: Path, name: str) -> Non
     assert len(make_plan(tmp_path, "tumor", tmp_path, recursive=True).inputs) == 2
 
 
+def test_a_mask_file_lies_where_outputs_do(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="is not in the folder of outputs"):
+        make_plan(tmp_path / "a.png", "tumor", tmp_path / "out", mask_file=tmp_path / "x" / "m.png")
+
+
 def test_series_are_one_input_each(tmp_path: Path) -> None:
     import pydicom
 

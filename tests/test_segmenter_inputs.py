@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tiny import tiny_segmenter
 
 import textsam
-from textsam.errors import ImageError, PromptError, TextSAMError
+from textsam.errors import ImageError, PromptError, ReaderError, TextSAMError
 from textsam.inference.segmenter import Segmenter
 from textsam.result import Segmentation
 
@@ -197,6 +197,11 @@ def test_bad_prompts_are_refused(segmenter: Segmenter, prompt: Any, message: str
 def test_a_callable_must_return_an_image(segmenter: Segmenter) -> None:
     with pytest.raises(ImageError, match="the image returned ndarray; return what textsam"):
         segmenter.segment(picture, "tumor")  # type: ignore[arg-type]
+
+
+def test_a_callable_that_raises_anything_is_told(segmenter: Segmenter) -> None:
+    with pytest.raises(ReaderError, match=r"that reads the image raised KeyError \('x'"):
+        segmenter.segment(lambda: {}["x"], "tumor")
 
 
 @pytest.mark.filterwarnings("ignore::textsam.inference.segmenter.UnknownPromptWarning")

@@ -48,7 +48,8 @@ def finish_adapter(
         adapter: its folder.
         samples: validation images.
         out: adapter folder to write.
-        kinds: of image, told apart from now on; what they rule out no threshold has to.
+        kinds: of image, told apart from now on; what they rule out no threshold has to. None: none
+            are, whatever the adapter had.
         sides_px: of the model's square, at which the segmenter has models; each concept gets the
             one it wants, alone or beside the adapter's own, or keeps that. None given: those of
             the adapter stay.

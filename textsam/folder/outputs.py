@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from textsam.errors import OutputError, TextSAMError
+from textsam.errors import ImageError, OutputError, TextSAMError
 from textsam.folder.formats import Format
 from textsam.folder.held import HeldAnswers
 from textsam.folder.names import TILE_FOLDER
@@ -139,6 +139,10 @@ class OutputWriter:
         mask = self._plan.mask_file
         if mask is None:
             return self._plan.out / self._name(prompt, index, end)
+        if self.numbered and self._plan.options.frame is None:
+            raise ImageError(
+                f"{self._item.path} holds several images, and {mask} one mask; give a folder"
+            )
         return mask.with_name(mask.stem + end) if end.startswith("_") else mask
 
     def _relative(self, path: Path) -> str:

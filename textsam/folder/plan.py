@@ -107,7 +107,7 @@ def make_plan(
         PromptError: a prompt that cannot be used.
     """
     options = options or Options()
-    asked = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    asked = (prompts,) if isinstance(prompts, str) else tuple(prompts or ())
     if not asked:
         raise PromptError("the list of prompts is empty; give at least one word")
     for prompt in asked:
@@ -132,6 +132,8 @@ def make_plan(
     ]
     if mask_file is not None and (len(inputs) > 1 or len(asked) > 1):
         raise ConfigError(f"{mask_file} is a file, and there is more than one mask to write")
+    if mask_file is not None and Path(mask_file).parent != out:
+        raise ConfigError(f"the mask file {mask_file} is not in the folder of outputs, {out}")
     plan = Plan(
         inputs=tuple(inputs),
         prompts=asked,

@@ -117,6 +117,8 @@ def check_fresh(plan: Plan, *, resume: bool) -> None:
     if resume:
         return
     for path in sorted(plan.out.glob("manifest-*-of-*.jsonl")):
+        if not path.stat().st_size:  # of a run refused before its first image
+            continue
         same = path == Manifest.file_for(plan.out, plan.label)
         if same or not path.stem.endswith(f"-of-{plan.shard[1]}"):
             raise ConfigError(

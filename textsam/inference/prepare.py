@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textsam.errors import ImageError
+from textsam.errors import ImageError, ReaderError, TextSAMError
 from textsam.inference.refine import Geometry
 from textsam.io.image import Image
 from textsam.io.raster import read_image
@@ -73,8 +73,9 @@ def prepare(image: ImageLike, preprocessor: Preprocessor) -> Prepared:
 
     Raises:
         ImageError: the image cannot be used.
+        ReaderError: a callable raised something that is none of ours.
     """
-    picture = image() if callable(image) else read_image(image)
+    picture = _called(image) if callable(image) else read_image(image)
     if not isinstance(picture, Image):
         raise ImageError(
             f"the callable that reads the image returned {type(picture).__name__}; return what "
@@ -87,3 +88,16 @@ def prepare(image: ImageLike, preprocessor: Preprocessor) -> Prepared:
     tensor, frame = preprocessor(pixels)
     key = f"{picture.sha256()} {picture.region_px}"
     return Prepared(picture, key, tensor, frame, offset)
+
+
+def _called(read: Callable[[], Image]) -> Image:
+    """What a callable gives; whatever it raises that is none of our errors becomes one."""
+    try:
+        return read()
+    except TextSAMError:
+        raise
+    except Exception as error:
+        raise ReaderError(
+            f"the callable that reads the image raised {type(error).__name__} ({error}); correct "
+            "the callable or what it reads"
+        ) from error
