@@ -14,8 +14,7 @@ class Calibration:
     """What was chosen, and what it does on the images it was chosen on.
 
     Rates and means marked "weighted" give every pair of concept and kind of image the same say,
-    however many images it has; those of fewer than `threshold.FULL_SAY` answers
-    have less.
+    however many images it has; those of fewer than `threshold.FULL_SAY` answers have less.
 
     Attributes:
         prompts: concepts the adapter knows: those trained whose mean Dice is not below

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from textsam.errors import ConfigError, DeviceError, ImageError, ReaderError, TextSAMError
-from textsam.inference.prepare import ImageLike, Prepared
-from textsam.io.image import Image
+from textsam.errors import ConfigError, DeviceError, ImageError, TextSAMError
+from textsam.inference.prepare import ImageLike, Prepared, called
 from textsam.io.raster import read_image
 
 if TYPE_CHECKING:
@@ -102,6 +101,20 @@ def _is_single(images: Any) -> bool:
     return False
 
 
+class _Source:
+    """Images up to the place where what gives them fails; those before it are to be answered."""
+
+    def __init__(self, images: Iterable[ImageLike]) -> None:
+        self.images = images
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[ImageLike]:
+        try:
+            yield from self.images
+        except Exception as error:  # noqa: BLE001  # raised when what came before is answered
+            self.error = error
+
+
 def _answers(
     images: Iterable[ImageLike],
     prepare: Callable[[ImageLike], Prepared],
@@ -109,26 +122,22 @@ def _answers(
     size: int,
 ) -> Iterator[BatchAnswer]:
     waiting: deque[_Read] = deque()
-    reading = _read_ahead(images, prepare, ahead=2 * size)
+    source = _Source(images)
+    reading = _read_ahead(source, prepare, ahead=2 * size)
     exhausted = False
-    broken: Exception | None = None
     while True:
         while (
             not exhausted
             and len(waiting) < _WAITING_BATCHES * size
             and sum(read.error is None for read in waiting) < size
         ):
-            following = None
-            try:
-                following = next(reading, None)
-            except Exception as error:  # noqa: BLE001  # raised when what came before is answered
-                broken = error
+            following = next(reading, None)
             exhausted = following is None
             if following is not None:
                 waiting.append(following)
         if not waiting:
-            if broken is not None:
-                raise broken
+            if source.error is not None:
+                raise source.error
             return
         taken = _take(waiting, size)
         good = [read.prepared for read in taken if read.prepared is not None]
@@ -180,23 +189,16 @@ def _read_ahead(
 ) -> Iterator[_Read]:
     def read(index: int, image: ImageLike) -> _Read:
         try:
-            prepared = prepare(partial(_called, index, image) if callable(image) else image)
+            who = f"image {index}: the callable that reads it"
+            prepared = prepare(partial(called, image, who) if callable(image) else image)
         except TextSAMError as error:
             return _Read(index, _name(image), None, error)
         return _Read(index, prepared.image.source, prepared, None)
 
     pending: deque[Future[_Read]] = deque()
     pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "textsam-read")
-    following, broken = enumerate(images), None
     try:
-        while broken is None:
-            try:
-                index, image = next(following)
-            except StopIteration:
-                break
-            except Exception as error:  # noqa: BLE001  # raised after the images before it
-                broken = error
-                continue
+        for index, image in enumerate(images):
             try:
                 taken = _as_it_is(image)
             except TextSAMError as error:
@@ -207,8 +209,6 @@ def _read_ahead(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-        if broken is not None:
-            raise broken
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -222,25 +222,6 @@ def _known(read: _Read) -> Future[_Read]:
     done: Future[_Read] = Future()
     done.set_result(read)
     return done
-
-
-def _called(index: int, read: Callable[[], Image]) -> Image:
-    """What a callable gives; whatever else it raises becomes an error of this one image."""
-    try:
-        image = read()
-    except TextSAMError:
-        raise
-    except Exception as error:
-        raise ReaderError(
-            f"image {index}: the callable that reads it raised {type(error).__name__} ({error}); "
-            "correct the callable or what it reads"
-        ) from error
-    if not isinstance(image, Image):
-        raise ImageError(
-            f"image {index}: the callable that reads it returned {type(image).__name__}; return "
-            "what textsam.io.raster.read_image gives"
-        )
-    return image
 
 
 def _name(image: ImageLike) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from textsam.adapters import AdapterConfig
 from textsam.errors import PromptError
 from textsam.inference.question import Question
+from textsam.inference.refinement import RefineWith
 from textsam.inference.settle import Settle, settle_of
 
 __all__ = ["Refine", "passes_for"]
@@ -18,7 +19,10 @@ Refine = int | str | Settle
 
 
 def passes_for(
-    questions: Sequence[Question], refine: Refine | None, config: AdapterConfig
+    questions: Sequence[Question],
+    refine: Refine | None,
+    config: AdapterConfig,
+    gives: RefineWith | None = None,
 ) -> Sequence[int | Settle]:
     """Refinement passes per question.
 
@@ -26,10 +30,14 @@ def passes_for(
         questions: one by geometry alone is not refined unless asked: the adapter speaks of words.
         refine: as asked; None: what the adapter says of each concept.
         config: of the adapter.
+        gives: what refinement takes from a mask; None: what the adapter says. Where it takes
+            nothing there is none.
 
     Raises:
         PromptError: neither a whole number of at least 0 nor a rule for settling.
     """
+    if (config.refine_with if gives is None else gives) is RefineWith.NONE:
+        return [0] * len(questions)
     if refine is None:
         return [
             0 if q.text is None else config.refine_for.get(q.concept or "", config.refine)

@@ -20,7 +20,7 @@ from textsam.preprocess import Frame, Preprocessor
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["ImageLike", "Prepared", "prepare"]
+__all__ = ["ImageLike", "Prepared", "called", "prepare"]
 
 ImageLike: TypeAlias = "str | Path | PIL.Image.Image | NDArray[Any] | Image | Callable[[], Image]"
 """What can be segmented; a callable is called, where the image is needed, and returns it."""
@@ -75,12 +75,7 @@ def prepare(image: ImageLike, preprocessor: Preprocessor) -> Prepared:
         ImageError: the image cannot be used.
         ReaderError: a callable raised something that is none of ours.
     """
-    picture = _called(image) if callable(image) else read_image(image)
-    if not isinstance(picture, Image):
-        raise ImageError(
-            f"the callable that reads the image returned {type(picture).__name__}; return what "
-            "textsam.io.raster.read_image gives"
-        )
+    picture = called(image) if callable(image) else read_image(image)
     pixels, offset = picture.pixels, (0, 0)
     if picture.region_px is not None:
         x_min, y_min, x_max, y_max = picture.region_px
@@ -90,14 +85,27 @@ def prepare(image: ImageLike, preprocessor: Preprocessor) -> Prepared:
     return Prepared(picture, key, tensor, frame, offset)
 
 
-def _called(read: Callable[[], Image]) -> Image:
-    """What a callable gives; whatever it raises that is none of our errors becomes one."""
+def called(read: Callable[[], Image], who: str = "the callable that reads the image") -> Image:
+    """What a callable gives.
+
+    Args:
+        read: whatever it raises that is none of our errors becomes one.
+        who: it is, in messages.
+
+    Raises:
+        ImageError: it gives no `Image`.
+        ReaderError: it raises something that is none of our errors.
+    """
     try:
-        return read()
+        image = read()
     except TextSAMError:
         raise
     except Exception as error:
         raise ReaderError(
-            f"the callable that reads the image raised {type(error).__name__} ({error}); correct "
-            "the callable or what it reads"
+            f"{who} raised {type(error).__name__} ({error}); correct the callable or what it reads"
         ) from error
+    if not isinstance(image, Image):
+        raise ImageError(
+            f"{who} returned {type(image).__name__}; return what textsam.io.raster.read_image gives"
+        )
+    return image

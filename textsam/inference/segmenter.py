@@ -213,7 +213,7 @@ class Segmenter:
         single = prompt is None or isinstance(prompt, str)
         questions = self.questions(prompt, strict=strict, stacklevel=3, shown=True)
         gives = self.config.refine_with if refine_with is None else refine_with_of(refine_with)
-        passes = self.passes(questions, 0 if gives is RefineWith.NONE else refine)
+        passes = self.passes(questions, refine, gives)
         prepared = self.prepare(image)
         manual = manual_geometry(
             [points] if single else per_prompt("points", points, len(questions)),
@@ -262,8 +262,7 @@ class Segmenter:
             ImageError: `images` is a single image, not several.
         """
         questions = self.questions(prompts, strict=strict, stacklevel=3)
-        never = self.config.refine_with is RefineWith.NONE
-        passes = self.passes(questions, 0 if never else refine)
+        passes = self.passes(questions, refine)
         size = batch_size if batch_size is not None else 1 if self.device.type == "cpu" else 16
         return batches(
             images,
@@ -303,16 +302,20 @@ class Segmenter:
         return found
 
     def passes(
-        self, questions: Sequence[Question], refine: Refine | None
+        self,
+        questions: Sequence[Question],
+        refine: Refine | None,
+        refine_with: RefineWith | None = None,
     ) -> Sequence[int | Settle]:
         """Refinement passes per question: as asked, or what the adapter says of each concept.
 
         A question by geometry alone is not refined unless asked: the adapter speaks of words.
+        Where refinement takes nothing from a mask there is none.
 
         Raises:
             PromptError: neither a whole number of at least 0 nor a rule for settling.
         """
-        return passes_for(questions, refine, self.config)
+        return passes_for(questions, refine, self.config, refine_with)
 
     def prepare(self, image: ImageLike) -> Prepared:
         """Read an image and make it the model's input. Safe to call from several threads.

@@ -123,21 +123,18 @@ def inject_lora(module: nn.Module, targets: Iterable[str], rank: int) -> None:
 def _check_target(module: nn.Module, target: str) -> None:
     layers = dict(module.named_modules())
     named = {n: one for n, one in layers.items() if n == target or n.endswith(f".{target}")}
-    others = [name for name, one in named.items() if not _linear(one)]
+    others = [name for name, one in named.items() if not isinstance(one, nn.Linear)]
     if others:
         raise ConfigError(
             f"the LoRA target {target!r} is also {others[0]}, a {type(named[others[0]]).__name__} "
             f"and no linear layer; name linear layers, with more of their path: attn.{target}"
         )
     if not named:
-        linear = sorted({".".join(n.split(".")[-2:]) for n, one in layers.items() if _linear(one)})
+        linear = (name for name, one in layers.items() if isinstance(one, nn.Linear))
+        ends = sorted({".".join(name.split(".")[-2:]) for name in linear})
         raise ConfigError(
-            f"no layer has the LoRA target {target!r}; the linear ones end in {', '.join(linear)}"
+            f"no layer has the LoRA target {target!r}; the linear ones end in {', '.join(ends)}"
         )
-
-
-def _linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear)
 
 
 def lora_parameter_names(module: nn.Module) -> list[str]:
