@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from textsam.caller import warn_caller
 from textsam.errors import PromptError, WeightsError
 from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
 from textsam.export.record import (
@@ -160,9 +160,7 @@ class OnnxSegmenter:
                 f"{RefineWith.BOX_CENTROID.value!r} alone; leave out refine, or use the adapter "
                 "itself"
             )
-        questions = []
-        for text in asked:  # a loop, so that a warning points at the caller
-            questions.append((text, *self._token(text)))  # noqa: PERF401
+        questions = [(text, *self._token(text)) for text in asked]
         picture = read_image(image)
         answers = [
             self._answer(picture, text, concept, token, refine)
@@ -178,7 +176,7 @@ class OnnxSegmenter:
             concept = corrected(text, record.prompts)
             if concept is not None:
                 doubt = unknown_message(record.adapter, asked, record.prompts, answered=True)
-                warnings.warn(doubt, CorrectedPromptWarning, stacklevel=3)
+                warn_caller(doubt, CorrectedPromptWarning)
         if concept is not None:
             row = record.prompts.index(concept)
         elif text in record.words:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from textsam.caller import warn_caller
 from textsam.errors import PromptError
 from textsam.prompts import canonical, normalise
 from textsam.spelling import (
@@ -52,15 +52,12 @@ def understood(asked: str, adapter_name: str, prompts: Sequence[str]) -> Questio
     return Question(asked, concept, text if concept is None else concept, doubt)
 
 
-def warned(
-    asked: str, adapter_name: str, prompts: Sequence[str], *, strict: bool, stacklevel: int
-) -> Question:
+def warned(asked: str, adapter_name: str, prompts: Sequence[str], *, strict: bool) -> Question:
     """`understood`, with its doubt as a warning.
 
     Args:
         asked, adapter_name, prompts: as of `understood`.
         strict: raise for a prompt that is not known, instead of warning.
-        stacklevel: whom the warning names, as in `warnings.warn`.
 
     Raises:
         PromptError: as `understood`; with `strict`, an unknown prompt.
@@ -71,7 +68,7 @@ def warned(
     if question.doubt:
         misspelt = question.concept is not None
         category = CorrectedPromptWarning if misspelt else UnknownPromptWarning
-        warnings.warn(question.doubt, category, stacklevel=stacklevel)
+        warn_caller(question.doubt, category)
     return question
 
 

@@ -211,7 +211,7 @@ class Segmenter:
                 unknown `refine_with` or, with `strict`, an unknown prompt.
         """
         single = prompt is None or isinstance(prompt, str)
-        questions = self.questions(prompt, strict=strict, stacklevel=3, shown=True)
+        questions = self.questions(prompt, strict=strict, shown=True)
         gives = self.config.refine_with if refine_with is None else refine_with_of(refine_with)
         passes = self.passes(questions, refine, gives)
         prepared = self.prepare(image)
@@ -261,7 +261,7 @@ class Segmenter:
             ConfigError: a batch size below 1.
             ImageError: `images` is a single image, not several.
         """
-        questions = self.questions(prompts, strict=strict, stacklevel=3)
+        questions = self.questions(prompts, strict=strict)
         passes = self.passes(questions, refine)
         size = batch_size if batch_size is not None else 1 if self.device.type == "cpu" else 16
         return batches(
@@ -276,7 +276,6 @@ class Segmenter:
         prompt: str | Sequence[str | None] | None,
         *,
         strict: bool = False,
-        stacklevel: int = 2,
         shown: bool = False,
     ) -> list[Question]:
         """What prompts mean to this adapter.
@@ -284,7 +283,6 @@ class Segmenter:
         Args:
             prompt: a word or several.
             strict: raise for a prompt the adapter was not trained for, instead of warning.
-            stacklevel: whom the warning names, as in `warnings.warn`.
             shown: None, alone or in the list, asks by geometry alone.
 
         Raises:
@@ -293,13 +291,12 @@ class Segmenter:
         """
         texts: list[Any] = [None] if shown and prompt is None else as_list(prompt)
         known = (self.adapter_name, self.prompts)
-        found = []
-        for text in texts:  # a loop, so that the warning points at the caller
-            if shown and text is None:
-                found.append(Question("", None, None))
-            else:
-                found.append(warned(text, *known, strict=strict, stacklevel=stacklevel + 1))
-        return found
+        return [
+            Question("", None, None)
+            if shown and text is None
+            else warned(text, *known, strict=strict)
+            for text in texts
+        ]
 
     def passes(
         self,

@@ -96,7 +96,7 @@ def segment_study(
         PromptError: a prompt that cannot be used.
         PacsError: the archive cannot be asked for the study, or the study has no images.
     """
-    questions = segmenter.questions(prompts, strict=strict, stacklevel=3)
+    questions = segmenter.questions(prompts, strict=strict)
     words = tuple(question.asked for question in questions)
     settings = _settings(segmenter.passes(questions, refine), window, crop)
     plan = plan_study(client, study_uid, series_uid)
