@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from runs import ONLY_FLIPS
 from scipy.stats import multivariate_normal
-from tiny import loud_model, tiny_segmenter, write_images_and_masks
+from tiny import loud_model, tiny_config, tiny_segmenter, write_images_and_masks
 
 from textsam.adapters import read_adapter_config
 from textsam.calibrate.finish import finish_adapter
@@ -19,9 +20,12 @@ from textsam.calibrate.kinds import discriminant, fit_kinds
 from textsam.checkpoint import save_adapter
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.folder import samples_from_folder
+from textsam.errors import AdapterError
 from textsam.export import OnnxSegmenter, export_onnx
 from textsam.frame import SquareGeometry
 from textsam.inference.kinds import ImageKinds, Remainder, Spread, mean_embedding
+from textsam.inference.ready import ready_segmenter
+from textsam.inference.segmenter import Segmenter
 from textsam.model.tuning import trainable_state
 from textsam.vocabulary import CONCEPTS, IMAGE_KINDS, MODALITIES
 
@@ -43,6 +47,18 @@ def test_every_modality_is_of_a_kind() -> None:
     assert set(IMAGE_KINDS) == set(MODALITIES)
     for concept in CONCEPTS.values():
         assert set(concept.modalities) <= set(IMAGE_KINDS)
+
+
+def test_kinds_of_another_models_embeddings_are_refused_before_the_first_image() -> None:
+    def ready(channels: int) -> Segmenter:
+        config = tiny_config(kinds=always("ultrasound", "X-ray", channels=channels))
+        return ready_segmenter(
+            loud_model(), config, device=torch.device("cpu"), precision=torch.float32
+        )
+
+    with pytest.raises(AdapterError, match=r"by 255 channels.*'lite' have 256.*--kinds"):
+        ready(255)
+    assert ready(256).config.kinds == always("ultrasound", "X-ray")
 
 
 def test_the_mean_leaves_padding_out() -> None:
@@ -311,6 +327,20 @@ def test_what_kinds_rule_out_counts_as_empty_and_is_stored(
     # "lung" is ruled out by the vocabulary only where X-ray is known, and here it is not.
     assert rates[0] == 0.0
     assert rates[1] == 0.5
+    # Finished once more without a word of kinds it keeps them, as it keeps sides and cut.
+    before = read_adapter_config(tmp_path / "finished-1")
+    told = segmenter.with_config(segmenter.config.model_copy(update={"kinds": before.kinds}))
+    again = finish_adapter(
+        told,
+        tmp_path / "finished-1",
+        shown,
+        tmp_path / "again",
+        passes=0,
+        empty_modality=0.0,
+        progress=False,
+    )
+    assert again.empty_modality == 0.5
+    assert read_adapter_config(tmp_path / "again").kinds == before.kinds
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,14 @@ def test_an_empty_prompt_is_refused(text: str) -> None:
         canonical(text)
 
 
+@pytest.mark.parametrize("text", ["tum\udcf6r", "\ud800", "lung \udfff"])
+def test_what_is_no_text_is_refused_before_it_gets_into_a_file(text: str) -> None:
+    with pytest.raises(PromptError, match=r"no text.*UTF-8") as refused:
+        normalise(text)
+    str(refused.value).encode()  # the message itself can be written
+    assert normalise("\U0001d6fc") == "\u03b1"  # beyond the basic plane, and text
+
+
 def test_long_and_non_text_prompts_are_refused() -> None:
     assert len(normalise("x" * MAX_PROMPT_CHARS)) == MAX_PROMPT_CHARS
     with pytest.raises(PromptError, match="201 characters, at most 200"):

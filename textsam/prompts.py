@@ -72,7 +72,8 @@ def normalise(text: str) -> str:
 
     Letters, digits and combining marks of every script are kept, anything else separates words.
     Plural and spelling stay as written. Raises PromptError for a text that is not a string, is
-    empty after this, or is longer than `MAX_PROMPT_CHARS` characters.
+    empty after this, is longer than `MAX_PROMPT_CHARS` characters, or holds a lone surrogate, which
+    no file could be written with.
     """
     if not isinstance(text, str):
         raise PromptError(f"A text prompt must be a string, got {type(text).__name__}: {text!r}.")
@@ -80,6 +81,11 @@ def normalise(text: str) -> str:
         raise PromptError(
             f"The text prompt has {len(text)} characters, at most {MAX_PROMPT_CHARS} are read: "
             f"{text[:40]!r}… Name the structure alone, such as 'tumor'."
+        )
+    if any("\ud800" <= ch <= "\udfff" for ch in text):
+        raise PromptError(
+            f"The text prompt {text!r} holds bytes that are no text: it was read in another "
+            "encoding than it was written in. Give it in UTF-8."
         )
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     kept = "".join(ch if unicodedata.category(ch)[0] in "LNM" else " " for ch in folded)

@@ -48,8 +48,8 @@ def finish_adapter(
         adapter: its folder.
         samples: validation images.
         out: adapter folder to write.
-        kinds: of image, told apart from now on; what they rule out no threshold has to. None: none
-            are, whatever the adapter had.
+        kinds: of image, told apart from now on; what they rule out no threshold has to. None: those
+            of the adapter stay, if it has any.
         sides_px: of the model's square, at which the segmenter has models; each concept gets the
             one it wants, alone or beside the adapter's own, or keeps that. None given: those of
             the adapter stay.
@@ -63,7 +63,7 @@ def finish_adapter(
     """
     if out.resolve() == adapter.resolve():
         raise ConfigError(f"{out} is the adapter to calibrate; write to another folder")
-    decided: dict[str, Any] = {"kinds": kinds}
+    decided: dict[str, Any] = {} if kinds is None else {"kinds": kinds}
     record = read_adapter_config(adapter)
     training = dict(record.training)
     if sides_px:

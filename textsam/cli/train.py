@@ -144,7 +144,8 @@ def calibrate(
         typer.Option(
             min=0,
             help="Training images of each modality that teach the adapter to tell kinds of image "
-            "apart; 0 leaves that out. Not for images unlike all of training.",
+            "apart; with 0 it tells apart what it did before, if anything. Not for images unlike "
+            "all of training.",
         ),
     ] = 0,
     kinds_covered: Annotated[
@@ -246,8 +247,10 @@ def calibrate(
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "
         f"{result.empty_rate:.1%} of {result.n_absent} absent empty"
     )
-    if kinds:
-        typer.echo(f"  kinds of image told apart: {', '.join(told.names) if told else 'none'}")
+    if kinds or finished.kinds:
+        names = ", ".join(finished.kinds.names) if finished.kinds else "none"
+        as_before = " (as before)" if finished.kinds and told is None else ""
+        typer.echo(f"  kinds of image told apart: {names}{as_before}")
     demands = [
         ("of what the kind of image cannot show", result.empty_modality, empty_modality),
         ("of what the data say is absent", result.empty_annotated, empty_annotated),

@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 
 from textsam.adapters import AdapterConfig
-from textsam.errors import ConfigError
+from textsam.errors import AdapterError, ConfigError
 from textsam.inference.segmenter import Segmenter
 from textsam.inference.views import Views
 from textsam.model.build import BuiltModel
@@ -41,7 +41,9 @@ def ready_segmenter(
 
     Raises:
         ConfigError: a view at the adapter's own side, or a side its model cannot work at.
+        AdapterError: its kinds of image are told by embeddings of another width.
     """
+    _check_kinds(built, config)
     merge_for_inference(built.model)
     built.model.to(device)
     own_px = built.preprocessor.side_px
@@ -81,6 +83,18 @@ def at_side(built: BuiltModel, side_px: int) -> BuiltModel:
     twin = deepcopy(built, {id(part): part for part in shared})
     twin.set_side(side_px)
     return twin
+
+
+def _check_kinds(built: BuiltModel, config: AdapterConfig) -> None:
+    if config.kinds is None:
+        return
+    channels, wanted = built.model.prompt_encoder.embed_dim, len(config.kinds.weights[0])
+    if channels != wanted:
+        raise AdapterError(
+            f"the adapter {config.name!r} tells kinds of image apart by {wanted} channels of an "
+            f"embedding, and embeddings of {config.preset!r} have {channels}; finish the adapter "
+            "again with `textsam calibrate --kinds 40`"
+        )
 
 
 def _rearrange(built: BuiltModel, dtype: torch.dtype) -> None:
