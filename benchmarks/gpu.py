@@ -58,6 +58,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from gpu_back import bring_back
 from gpu_files import PLACE, pack, receive
 from gpu_together import one, side_by_side
 
@@ -136,7 +137,7 @@ def finish(arguments: argparse.Namespace) -> int:
 
 
 def busi(arguments: argparse.Namespace) -> int:
-    """Go on with the BUSI benchmark; its figures and cases come back, the weights stay."""
+    """Go on with the BUSI benchmark; its figures, cases and the adapters of `text` come back."""
     kept = PLACE / "busi"
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "busi.py")]
     command += ["--data", str(PLACE / "data"), "--work", str(kept / "work")]
@@ -147,6 +148,9 @@ def busi(arguments: argparse.Namespace) -> int:
         if (kept / name).exists():
             shutil.copy(kept / name, arguments.out)
     _bundle(Path(arguments.out) / "busi-cases.tar.gz", kept / "work", ("*.csv", "job.json"))
+    _use_packed()
+    for folder in sorted((kept / "work").glob("text-fold*")):
+        bring_back(folder, Path(arguments.out) / f"{folder.name}.tar.gz", {})
     return done.returncode
 
 

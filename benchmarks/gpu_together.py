@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpu_back import bring_back
 from gpu_files import PLACE
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def one(name: str, options: Sequence[str], until: float, out: Path) -> int:
         kept.write_text(json.dumps(facts))
     print(f"{facts}: from step {run.state.step} to {run.total_steps}", flush=True)
     _fit_until(run, until)
-    _bring_back(run, out / name, facts)
+    bring_back(run.folder, out / f"{name}.tar.gz", {**facts, "step": run.state.step})
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     print(f"step {run.state.step} of {run.total_steps}, best {run.state.best}, {peak:.1f} GiB")
     return 0 if run.state.step >= run.total_steps else UNFINISHED
@@ -233,19 +234,3 @@ def _fit_until(run: Run, until: float) -> None:
         now = time.time()
         # A slice that would end too late is cut; the weights are then those of a higher rate.
         steps = min(longest, int((until - now) * (run.state.step - done) / (now - began)))
-
-
-def _bring_back(run: Run, out: Path, facts: dict[str, Any]) -> None:
-    """Adapters in half precision, as files of that size can be sent, log and facts."""
-    from safetensors.torch import load_file, save_file
-
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("best", "last"):
-        source = run.folder / name
-        if not source.is_dir():
-            continue
-        tensors = load_file(source / "adapter.safetensors")
-        save_file({k: v.half() for k, v in tensors.items()}, out / f"{name}.safetensors")
-        shutil.copy(source / "adapter.json", out / f"{name}.json")
-    shutil.copy(run.folder / "log.csv", out)
-    (out / "facts.json").write_text(json.dumps({**facts, "step": run.state.step}))

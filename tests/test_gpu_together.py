@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from runs import begin, learned, run_config, same, write_data
 from safetensors.torch import load_file
 
 from textsam import weights
-from textsam.adapters import read_adapter_config
+from textsam.adapters import check_tensors, read_adapter_config
 from textsam.errors import ConfigError
 from textsam.model.context import ContextTokens
 from textsam.model.text_encoders import load_minilm
@@ -26,6 +27,7 @@ if not BENCHMARKS.is_dir():
     pytest.skip("the benchmarks are not in this copy of the project", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+import gpu_back  # noqa: E402
 import gpu_files  # noqa: E402
 import gpu_profile  # noqa: E402
 import gpu_together  # noqa: E402
@@ -92,11 +94,22 @@ def test_a_training_cut_short_goes_on_to_the_same_end(
     assert seen[1].state.step == 9
     record = read_adapter_config(seen[1].folder / "last")
     assert record.training["step"] == 9
-    sent = load_file(out / "toy" / "last.safetensors")
-    kept = load_file(seen[1].folder / "last" / "adapter.safetensors")
+    with tarfile.open(out / "toy.tar.gz") as tar:
+        tar.extractall(place / "back", filter="data")
+    check_tensors(place / "back", read_adapter_config(place / "back"))  # its digest is its own
+    sent = load_file(place / "back" / "adapter.safetensors")
+    kept = load_file(seen[1].folder / "best" / "adapter.safetensors")
     assert sent.keys() == kept.keys()
     assert all(torch.equal(sent[name], kept[name].half()) for name in kept)
-    assert json.loads((out / "toy" / "facts.json").read_text())["epochs"] == 3.0
+    facts = json.loads((place / "back" / "facts.json").read_text())
+    assert (facts["from"], facts["epochs"], facts["step"]) == ("best", 3.0, 9)
+    assert (place / "back" / "log.csv").read_text() == (seen[1].folder / "log.csv").read_text()
+
+
+def test_of_a_training_without_an_adapter_nothing_is_brought_back(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert gpu_back.bring_back(tmp_path / "run", tmp_path / "x.tar.gz", {}) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_length_of_a_begun_run_stays(tmp_path: Path) -> None:
