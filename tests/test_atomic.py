@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from textsam.errors import OutputError
-from textsam.io.atomic import atomic_path, save_text, told_as_output, write_json
+from textsam.errors import ImageError, OutputError, TextSAMError
+from textsam.io.atomic import atomic_path, save_text, told_as, told_as_output, write_json
 
 
 @pytest.mark.parametrize("name", ["a.png", "n" * 251 + ".png", "ü" * 125 + ".png", ".hidden"])
@@ -56,6 +58,33 @@ def test_what_keeps_a_file_from_being_written_is_told(
         raise error
     assert str(caught.value).startswith(f"{target}: cannot be written {told}")
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("tell", [told_as_output, partial(told_as, ImageError)])
+def test_an_error_of_the_system_is_told_through_those_that_wrap_it(
+    tmp_path: Path, tell: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    """pydicom raises an `OSError` without a number, whose text is a traceback."""
+    wrapped = OSError("With tag (7FE0,0010) got exception: [Errno 28] No space\nTraceback: x")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(TextSAMError) as caught, tell(tmp_path / "a.dcm"):
+        raise wrapped
+    assert "(No space left on device)" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    of = OutputError.of(tmp_path / "a.dcm", caught.value)
+    assert str(of) == f"{tmp_path}/a.dcm: cannot be written (No space left on device); free space"
+
+
+def test_the_first_line_of_an_error_without_a_number_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught, told_as_output(tmp_path / "a"):
+        raise OSError("encoder error -2\nTraceback")
+    assert str(caught.value).startswith(f"{tmp_path / 'a'}: cannot be written (encoder error -2); ")
+
+
+@pytest.mark.parametrize("name", ["", "a\0b.png", "."])
+def test_what_is_no_name_of_a_file_is_refused(name: str) -> None:
+    with pytest.raises(OutputError, match="is no name of a file"):
+        save_text(name, "text")
 
 
 @pytest.mark.parametrize(

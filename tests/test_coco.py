@@ -140,6 +140,12 @@ def test_images_with_nothing_in_them_stay(tmp_path: Path) -> None:
     assert (empty["images"], empty["categories"], empty["annotations"]) == ([], [], [])
 
 
+def test_a_name_that_is_no_utf8_is_written_as_json_escapes_it(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "c.json", [answer(image("caf\udce9.png"), "tumor", block())])
+    (entry,) = json.loads(path.read_text(encoding="utf-8"))["images"]
+    assert entry["file_name"] == "caf\udce9.png"
+
+
 def test_arrays_and_frames_are_told_apart(tmp_path: Path) -> None:
     answers = [
         answer(image("array", grey=1), "tumor"),

@@ -279,20 +279,6 @@ def test_an_axis_that_cannot_be(axis: Any, tmp_path: Path) -> None:
         open_nifti(path, axis=axis)
 
 
-def test_header_image_has_the_files_own_geometry(tmp_path: Path) -> None:
-    affine = np.diag([2.0, 3.0, 4.0, 1.0])
-    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
-        path = write(tmp_path / "v.nii", numbered((9, 10, 11, 1)), affine, kind=kind, units="meter")
-        like = open_nifti(path).header_image
-        assert type(like) is kind
-        assert like.shape == (9, 10, 11, 1)
-        assert np.array_equal(like.affine, affine)
-        assert like.header.get_xyzt_units()[0] == "meter"
-        assert int(like.header["sform_code"]) == 2
-    path = write(tmp_path / "v.nii", numbered((9, 10, 11)), None)
-    assert int(open_nifti(path).header_image.header["sform_code"]) == 0
-
-
 def test_masks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     stack = open_nifti(write(tmp_path / "v.nii", numbered((9, 10, 11))))
     with pytest.raises(ImageError, match=r"no image 11 .* has 11"):

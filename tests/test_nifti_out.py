@@ -141,6 +141,53 @@ def test_bundled_files(name: str, tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(made.dataobj), stack.to_volume(masks))
 
 
+GEOMETRY = (slice(76, 108), slice(123, 124), slice(252, 328))  # pixdim; xyzt_units; forms, nifti1.h
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("shape", "pixdim", "codes"),
+    [
+        ((10, 12, 1), (1.0, 1.5, 2.0, 0.0), (1, 0)),  # one slice has no distance to the next
+        ((10, 12), (1.0, 1.5, 2.0, 0.0), (1, 0)),
+        ((10, 12, 9), (1.0, 0.0, 2.0, 3.0), (0, 0)),
+        ((10, 12, 9), (1.0, np.nan, 2.0, 3.0), (0, 0)),
+        ((10, 12, 9), (1.0, -2.0, 2.0, 3.0), (0, 0)),  # as converters for ANALYZE wrote them
+        ((10, 12, 9), (1.0, 2.0, 2.0, -3.0), (0, 0)),
+        ((10, 12, 9), (0.0, 1.5, 2.0, 3.0), (0, 2)),  # no handedness, and none is asked
+        ((10, 12, 9), (1.0, 1.5, 2.0, 3.0), (1, 77)),  # a code that the standard has not
+        ((10, 12, 9, 1, 1), (1.0, 1.5, 2.0, 3.0), (0, 2)),
+    ],
+)
+def test_what_says_where_the_file_lies_is_kept_byte_by_byte(
+    shape: tuple[int, ...],
+    pixdim: tuple[float, ...],
+    codes: tuple[int, int],
+    suffix: str,
+    tmp_path: Path,
+) -> None:
+    image: Any = nibabel.Nifti1Image(np.zeros(shape, np.int16), np.diag([1.5, 2.0, 3.0, 1.0]))
+    image.to_filename(tmp_path / "plain.nii")
+    content = bytearray((tmp_path / "plain.nii").read_bytes())
+    content[76:92] = np.array(pixdim, "<f4").tobytes()
+    content[252:256] = np.array(codes, "<i2").tobytes()
+    source = tmp_path / f"in{suffix}"
+    source.write_bytes(gzip.compress(bytes(content)) if suffix == ".nii.gz" else bytes(content))
+    stack = open_stack(source)
+    masks = random_masks(stack)
+    check_nifti(stack)
+    path = write_nifti(tmp_path / f"out{suffix}", stack, masks)
+    made = path.read_bytes()
+    made = gzip.decompress(made) if suffix == ".nii.gz" else made
+    assert [made[part] for part in GEOMETRY] == [bytes(content[part]) for part in GEOMETRY]
+    assert made[40:56] == bytes(content[40:56]), "dim"
+    voxels = np.frombuffer(made[352:], np.uint8).reshape(shape, order="F")
+    assert np.array_equal(voxels, stack.to_volume(masks))
+    again = open_stack(path)
+    for index, mask in masks.items():
+        assert np.array_equal(again.read(index).pixels[..., 0] > 0, mask)
+
+
 def test_scaled_files_and_extensions_leave_no_trace(tmp_path: Path) -> None:
     image: Any = nibabel.Nifti1Image(
         np.arange(1000, dtype=np.float32).reshape(10, 10, 10), np.eye(4)
@@ -318,6 +365,22 @@ def test_a_picture_lies_where_itk_puts_it(tmp_path: Path) -> None:
     assert centroid_ras(made) == pytest.approx([-6, -2, 0])
     assert made.header["sform_code"] == 2
     assert made.header.get_xyzt_units()[0] == "unknown"
+
+
+def test_a_side_that_nifti1_cannot_say_makes_nifti2(tmp_path: Path) -> None:
+    PIL.Image.new("L", (32_768, 8)).save(tmp_path / "wide.png")
+    stack = open_stack(tmp_path / "wide.png")
+    mask = np.zeros((8, 32_768), bool)
+    mask[3, -1] = True
+    check_nifti(stack)
+    made = load(write_nifti(tmp_path / "m.nii.gz", stack, {0: mask}))
+    assert type(made) is nibabel.Nifti2Image
+    assert np.array_equal(np.asarray(made.dataobj).T > 0, mask)
+    assert centroid_ras(made) == pytest.approx([-32_767, -3, 0])
+    assert made.header["sform_code"] == 2
+    PIL.Image.new("L", (32_767, 8)).save(tmp_path / "less.png")
+    path = write_nifti(tmp_path / "l.nii.gz", open_stack(tmp_path / "less.png"), {})
+    assert type(load(path)) is nibabel.Nifti1Image
 
 
 def test_the_spacing_of_a_picture_is_used(tmp_path: Path) -> None:

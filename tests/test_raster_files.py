@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFile
 import pytest
+import tifffile
 from image_bytes import GREY, GREY_ALPHA, RGB, RGB_ALPHA, png_bytes, ramp, stretched, tiff_bytes
 from numpy.typing import NDArray
 
@@ -137,6 +139,50 @@ def test_white_is_zero_float_tiff_is_refused(tmp_path: Path) -> None:
         read_image(path)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("deflate", [False, True])
+def test_signed_bytes_are_no_unsigned_ones(
+    order: Literal["<", ">"], deflate: bool, tmp_path: Path
+) -> None:
+    values = ramp("int8", -100, 50)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_bytes(values, order=order, deflate=deflate))
+    pixels = read_image(path).pixels
+    np.testing.assert_allclose(pixels[..., 0], stretched(values), atol=1e-3)
+    np.testing.assert_allclose(pixels, read_image(values).pixels, atol=1e-3)
+    for other in (
+        tiff_bytes(values, white_is_zero=True),
+        tiff_bytes(np.repeat(values[..., None], 3, axis=2)),
+    ):
+        path.write_bytes(other)
+        with pytest.raises(ImageError, match="not an image that can be read here"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        (2, {"photometric": "minisblack", "extrasamples": ["unspecified"]}),
+        (5, {"photometric": "rgb", "extrasamples": ["unspecified", "unspecified"]}),
+    ],
+)
+def test_channels_of_no_meaning_are_not_dropped(
+    channels: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    values = np.random.default_rng(4).integers(0, 256, (10, 12, channels), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, planarconfig="contig", **options)
+    with pytest.raises(ImageError, match=rf"a\.tif: the TIFF has {channels} channels.* save the"):
+        read_image(path)
+
+
+def test_a_fourth_channel_of_no_meaning_is_padding(tmp_path: Path) -> None:
+    values = np.random.default_rng(4).integers(0, 256, (10, 12, 4), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, photometric="rgb", extrasamples=["unspecified"])
+    assert np.array_equal(read_image(path).pixels, values[..., :3])
+
+
 def test_8_bit_planes_are_read_and_16_bit_planes_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     values = np.random.default_rng(4).integers(0, 256, (10, 12, 3), dtype=np.uint8)
@@ -239,6 +285,27 @@ def test_transparent_colour_keys(tmp_path: Path) -> None:
     key = struct.pack(">HHH", 6300, 6300, 6300)
     path.write_bytes(png_bytes(colour, RGB, chunks=((b"tRNS", key),)))
     assert np.array_equal(read_image(path).pixels, pixels)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits(bits: int, tmp_path: Path) -> None:
+    top = 2**bits - 1
+    grey = np.full((8, 16), top, np.uint8)
+    grey[3, 5] = 0
+    digits = (grey[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    packed = np.packbits(digits.reshape(8, -1).astype(np.uint8), axis=1)
+    key = ((b"tRNS", struct.pack(">H", top)),)
+    content = bytearray(png_bytes(packed, GREY, size=(8, 16), chunks=key))
+    content[24] = bits
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    path = tmp_path / "a.png"
+    path.write_bytes(bytes(content))
+    assert not read_image(path).pixels.any(), "transparent white lies over black"
+    without = bytes(content).replace(b"tRNS", b"teXt", 1)
+    start = without.index(b"teXt")
+    crc = struct.pack(">I", zlib.crc32(without[start : start + 6]))
+    path.write_bytes(without[: start + 6] + crc + without[start + 10 :])
+    assert (read_image(path).pixels[..., 0] == np.where(grey == top, 255, 0)).all()
 
 
 # --- rotation -------------------------------------------------------------------------------------

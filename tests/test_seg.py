@@ -333,6 +333,39 @@ def test_a_cine_gets_one_instance_per_frame(tmp_path: Path) -> None:
         assert item.ReferencedSOPClassUID == header.SOPClassUID
 
 
+def test_grouping_takes_time_as_there_are_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    positions = [(0.0, 0.0, 2.0 * n) for n in range(40)]
+    stack = open_dicom(write_enhanced(tmp_path / "e.dcm", positions))
+    visited: list[int] = []
+    items = pydicom.sequence.Sequence.__iter__
+
+    def counting(self: Any) -> Any:
+        visited.append(len(self))
+        return items(self)
+
+    monkeypatch.setattr(pydicom.sequence.Sequence, "__iter__", counting)
+    (group,) = group_frames(stack)
+    assert group.indices == tuple(range(40))
+    assert visited.count(40) < 5, "the places of all frames are gone through for every frame"
+
+
+def test_a_ratio_that_is_no_number_does_not_keep_a_seg_from_being_written(tmp_path: Path) -> None:
+    header = base((16, 20), 1, LossyImageCompression="01")
+    path = save(header, tmp_path / "a.dcm")
+    content = path.read_bytes()
+    ratio = b"\x28\x00\x12\x21DS\x04\x009:25"  # (0028,2112)
+    after = content.index(b"\x28\x00\x10\x21CS") + 10
+    path.write_bytes(content[:after] + ratio + content[after:])
+    stack = open_dicom(path)
+    mask = block(stack, 0, slice(2, 5), slice(3, 9))
+    (seg,) = write_seg(tmp_path / "s.dcm", stack, {0: [answer(stack, 0, mask)]})
+    made = pydicom.dcmread(seg)
+    assert made.LossyImageCompression == "01"
+    assert "LossyImageCompressionRatio" not in made
+
+
 def test_frames_of_an_enhanced_file_share_an_instance(tmp_path: Path) -> None:
     positions = [(0.0, 0.0, 4.0), (0.0, 0.0, 2.0), (0.0, 0.0, 0.0), (0.0, 0.0, 6.0)]
     stack = open_dicom(write_enhanced(tmp_path / "e.dcm", positions))

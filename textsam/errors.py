@@ -25,6 +25,7 @@ __all__ = [
     "ReaderError",
     "TextSAMError",
     "WeightsError",
+    "system_reason",
 ]
 
 
@@ -66,13 +67,32 @@ class OutputError(TextSAMError):
             error: why. Of an error that comes from one of the system, that one is told, as what
                 lies between has a path and a remedy of its own.
         """
-        reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, OSError):
-            reason = reason.__cause__
-        if reason is None:
-            return cls(f"{path}: cannot be written ({error})")
-        remedy = _REMEDIES.get(reason.errno or 0, "check the folder, its permissions and the space")
-        return cls(f"{path}: cannot be written ({reason.strerror or reason}); {remedy}")
+        number, reason = system_reason(error)
+        if number is None:
+            return cls(f"{path}: cannot be written ({reason})")
+        remedy = _REMEDIES.get(number, "check the folder, its permissions and the space")
+        return cls(f"{path}: cannot be written ({reason}); {remedy}")
+
+
+def system_reason(error: BaseException) -> tuple[int | None, str]:
+    """What the system said, where an error comes from one of the system.
+
+    Libraries wrap such errors, some of them (pydicom) in an `OSError` that has no number and a
+    whole traceback for a text. The innermost one with a number is what happened.
+
+    Returns:
+        Its number and text. Without one: 0 if there is any `OSError`, None if there is none, and
+        the first line of that, or of the error itself.
+    """
+    told: tuple[int | None, str] = (None, str(error).partition("\n")[0])
+    reason: BaseException | None = error
+    while reason is not None:
+        if isinstance(reason, OSError) and reason.errno is not None:
+            told = reason.errno, reason.strerror or str(reason)
+        elif isinstance(reason, OSError) and told[0] is None:
+            told = 0, str(reason).partition("\n")[0]
+        reason = reason.__cause__
+    return told
 
 
 class PacsError(TextSAMError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textsam.errors import OutputError, TextSAMError
+from textsam.errors import OutputError, TextSAMError, system_reason
 from textsam.io.readable_json import readable_json
 
 __all__ = ["atomic_path", "save_text", "told_as", "told_as_output", "write_json"]
@@ -26,8 +26,13 @@ def atomic_path(target: str | Path, suffix: str = "") -> Iterator[Path]:
     The temporary file is removed when the block raises, and `target` is then left as it was. Errors
     stay what they are: one of something the block reads cannot be told from one of writing.
     `told_as` and `told_as_output` are for blocks that do nothing but write.
+
+    Raises:
+        OutputError: the target is no name that a file can have.
     """
     target = Path(target)
+    if not target.name or "\0" in str(target):
+        raise OutputError(f"{str(target)!r} is no name of a file; give a path such as out/mask.png")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not longer than the target's name may be: the longest names a file system takes are legal.
     stem = target.name[:32] if target.name.isascii() else ""
@@ -65,9 +70,10 @@ def told_as(kind: type[TextSAMError], path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        _, why = system_reason(error)
         raise kind(
-            f"{path}: the file cannot be written ({error.strerror or error}); check the folder, "
-            "its permissions and the free space"
+            f"{path}: the file cannot be written ({why}); check the folder, its permissions and "
+            "the free space"
         ) from error
 
 

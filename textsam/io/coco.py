@@ -163,7 +163,8 @@ class CocoWriter:
         with (
             told_as(TextSAMError, self.path),
             atomic_path(self.path) as temporary,
-            temporary.open("w", encoding="utf-8") as out,
+            # As `save_text`: lone surrogates of a file name that is no UTF-8 are written escaped.
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as out,
         ):
             json.dump(self.to_dict(), out, ensure_ascii=False, allow_nan=False)
             out.write("\n")

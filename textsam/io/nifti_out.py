@@ -27,6 +27,8 @@ __all__ = ["check_nifti", "write_nifti"]
 
 _SCANNER, _ALIGNED = 1, 2  # NIFTI_XFORM codes of nifti1.h
 _MM, _SECONDS = 2, 8
+_MOST_NIFTI1 = 32_767  # a side in voxels
+_NO_EXTENSIONS = bytes(4)
 # Slices may lie this far from where even spacing puts them, in mm and as a share of the spacing.
 _UNEVEN_MM = 0.01
 _UNEVEN_SHARE = 0.01
@@ -42,7 +44,8 @@ def write_nifti(path: str | Path, stack: Stack, masks: Mapping[int, NDArray[np.b
         path: ends in ".nii", or ".nii.gz", which is compressed.
         stack: the images the masks belong to:
 
-            * a NIfTI file gives a volume of its shape, affine, q-form and s-form codes and units;
+            * a NIfTI file gives a volume of its shape, with the fields of its header that say where
+              it lies (affine, q-form and s-form codes, voxel sizes, units) as they stand;
             * a DICOM series or enhanced file, whose slices are of one orientation, size and spacing
               and evenly spaced along their normal, gives (columns, rows, slices) with the affine of
               the headers as s-form and q-form, code 1 (scanner). Slices keep the order of the
@@ -51,6 +54,8 @@ def write_nifti(path: str | Path, stack: Stack, masks: Mapping[int, NDArray[np.b
               programs built on ITK place pictures: the first pixel at the origin, columns to the
               patient's left and rows to the back, code 2 (aligned to another file). One pixel is
               one mm where the spacing is not known; the unit is "unknown" then.
+
+            The last two are NIfTI-1, or NIfTI-2 where a side is over 32,767, more than that holds.
 
         masks: image index -> (H, W) bool; images left out are empty.
 
@@ -68,7 +73,7 @@ def write_nifti(path: str | Path, stack: Stack, masks: Mapping[int, NDArray[np.b
     if suffix not in (".nii", ".nii.gz"):
         raise ConfigError(f"{path}: a NIfTI file ends in .nii or .nii.gz; give such a name")
     _require_nibabel(path)
-    content = _image(stack, masks).to_bytes()
+    content = _content(stack, masks)
     with told_as(TextSAMError, path), atomic_path(path, suffix) as temporary:
         if suffix == ".nii":
             temporary.write_bytes(content)
@@ -99,7 +104,8 @@ def _require_nibabel(name: str | Path) -> None:
         )
 
 
-def _image(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
+def _content(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> bytes:
+    """The bytes of the file."""
     if stack.format == "nifti":
         return _over_nifti(cast("NiftiStack", stack), masks)
     for index in masks:
@@ -110,8 +116,8 @@ def _image(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
             )
     grid = _grid(stack)
     if grid is None:
-        return _over_picture(stack, masks)
-    return _over_planes(cast("DicomStack", stack), grid, masks)
+        return _over_picture(stack, masks).to_bytes()
+    return _over_planes(cast("DicomStack", stack), grid, masks).to_bytes()
 
 
 @dataclass(frozen=True)
@@ -141,9 +147,10 @@ def _grid(stack: Stack) -> _Grid | None:
     return None
 
 
-def _over_nifti(stack: NiftiStack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti1Image:
-    like: Any = stack.header_image
-    header = like.header.copy()
+def _over_nifti(stack: NiftiStack, masks: Mapping[int, NDArray[np.bool_]]) -> bytes:
+    # Header and voxels, without nibabel's image of them: that cannot be made of every header that
+    # says where a single slice lies, and repairs others, so that the mask would lie elsewhere.
+    header = stack.header.raw.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 1
@@ -152,11 +159,9 @@ def _over_nifti(stack: NiftiStack, masks: Mapping[int, NDArray[np.bool_]]) -> Ni
     for field in ("aux_file", "db_name"):  # NIfTI-2 has no db_name
         if field in header.keys():  # noqa: SIM118
             header[field] = b""
-    header.set_data_offset(0)  # no extensions, so right after the header
+    header["vox_offset"] = len(header.binaryblock) + len(_NO_EXTENSIONS)
     volume = stack.to_volume(masks).view(np.uint8)
-    # Given no affine, nibabel leaves those of the header alone.
-    made: Nifti1Image = type(like)(volume, None, header)
-    return made
+    return bytes(header.binaryblock) + _NO_EXTENSIONS + volume.tobytes(order="F")
 
 
 def _geometry(stack: DicomStack) -> list[FrameGeometry] | None:
@@ -235,9 +240,9 @@ def _over_picture(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti
 def _made(
     volume: NDArray[np.uint8], affine: NDArray[np.float64], code: int, *, known_mm: bool
 ) -> Nifti1Image:
-    from nibabel import nifti1
+    from nibabel import nifti1, nifti2
 
-    kind: Any = nifti1.Nifti1Image
+    kind: Any = nifti1.Nifti1Image if max(volume.shape) <= _MOST_NIFTI1 else nifti2.Nifti2Image
     made: Any = kind(volume, affine)
     made.set_sform(affine, code)
     made.set_qform(affine, code)

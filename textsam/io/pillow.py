@@ -31,6 +31,7 @@ from textsam.errors import ImageError
 from textsam.io.clamped import ClampedReader
 from textsam.io.pixels import check_size
 from textsam.io.tiff import stream_of_page
+from textsam.io.tiff_samples import has_signed_bytes, refuse_lost_channels, single_channel
 
 __all__ = ["array_from_pillow", "check_header", "decode_file", "stored_orientation", "upright"]
 
@@ -39,12 +40,8 @@ _READABLE = "PNG, JPEG, BMP and TIFF"
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
-_PHOTOMETRIC = 262
 _PLANAR = 284
-_SAMPLE_FORMAT = 339
-_WHITE_IS_ZERO = 0
 _SEPARATE_PLANES = 2
-_UNSIGNED = 1
 
 
 class _HeldSetting:
@@ -109,8 +106,8 @@ def decode_file(
         source: the name for messages; None for the path.
 
     Returns:
-        (H, W), (H, W, 3) or (H, W, 4), the last with alpha: bool, uint8, uint16, int32, uint32 or
-        float32 as the file stores them.
+        (H, W), (H, W, 3) or (H, W, 4), the last with alpha: bool, uint8, int8, uint16, int32,
+        uint32 or float32 as the file stores them.
 
     Raises:
         ImageError: not such a file, several pages where `directory` is None, a size outside the
@@ -185,8 +182,9 @@ def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
         ImageError: a mode without a faithful conversion, or data that cannot be decoded.
     """
     with _decoding_errors(source), _truncation_refused:
+        key = _key_of(picture)
         picture.load()
-        return upright(_values(picture, source), picture)
+        return upright(_values(picture, key, source), picture)
 
 
 def _open(stream: IO[bytes], source: str) -> PIL.Image.Image:
@@ -230,11 +228,25 @@ def _refuse_pages(picture: PIL.Image.Image, source: str) -> None:
     )
 
 
-def _values(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
-    mode = picture.mode
+def _key_of(picture: PIL.Image.Image) -> Any:
+    """PNG's transparent value, where one is declared, on the scale the pixels are decoded to."""
     key = picture.info.get("transparency")
+    # Pillow expands grey of 2 and 4 bits to 8, and leaves the value as it stands in the file.
+    for rawmode, step in (("L;2", 85), ("L;4", 17)):
+        if isinstance(key, int) and rawmode in _rawmodes(picture):
+            return key * step
+    return key
+
+
+def _values(picture: PIL.Image.Image, key: Any, source: str) -> NDArray[Any]:
+    mode = picture.mode
+    refuse_lost_channels(picture, source)
+    if has_signed_bytes(picture):
+        return np.asarray(picture).view(np.int8)
+    if mode == "L" and isinstance(key, int):
+        return _with_key(np.asarray(picture), key)
     if mode in ("I", "F") or mode.startswith("I;16"):
-        return _with_key(_single_channel(picture, source), key)
+        return _with_key(single_channel(picture, source), key)
     if mode == "P":
         with_alpha = key is not None or (
             picture.palette is not None and picture.palette.mode.endswith("A")
@@ -251,26 +263,6 @@ def _values(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
         f"{source}: images of Pillow mode {mode!r} are not supported; convert the image to RGB or "
         "greyscale first"
     )
-
-
-def _single_channel(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
-    values = np.asarray(picture)
-    tags: Any = getattr(picture, "tag_v2", None)
-    if tags is None:
-        return values
-    if picture.mode == "I" and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED:
-        # Pillow has no unsigned 32-bit mode and lets large values wrap to negative ones.
-        values = values.view(np.uint32)
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        if values.dtype.kind != "u":
-            raise ImageError(
-                f"{source}: a white-is-zero TIFF with signed or floating-point values has no "
-                "defined white; invert the values and save it as black-is-zero"
-            )
-        # Pillow inverts white-is-zero for 8 bits but not for more.
-        bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
-        values = values.dtype.type(2**bits - 1) - values
-    return values
 
 
 def _with_key(values: NDArray[Any], key: object) -> NDArray[Any]:

@@ -25,7 +25,9 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
 import textsam
+from textsam.errors import ImageError
 from textsam.io.codes import LOCAL_SCHEME, Code, code_for
+from textsam.io.dicom.values import numbers
 from textsam.io.seg_facts import SegmentFacts
 from textsam.io.seg_identity import SegIdentity, derived_uid
 from textsam.io.seg_source import FrameGeometry
@@ -38,7 +40,8 @@ _CARRIED_GROUPS = frozenset({0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0
 # them as they are.
 _VERBATIM = ("PatientName", "PatientSex", "PatientBirthDate", "StudyDate", "StudyTime")
 _REQUIRED = ("PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName", *_VERBATIM)
-_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+_RATIO = "LossyImageCompressionRatio"
+_LOSSY = ("LossyImageCompression", _RATIO, "LossyImageCompressionMethod")
 _SET_HERE = (
     "SpecificCharacterSet",
     "SOPClassUID",
@@ -78,6 +81,10 @@ def stand_in(
         for keyword in _LOSSY:
             if keyword in header:
                 made.add(deepcopy(header[keyword]))
+        try:
+            numbers(made, _RATIO, "")
+        except ImageError:
+            delattr(made, _RATIO)  # one such as "9:25", with which no SEG can be written
     for keyword in _SET_HERE:
         if keyword in made:
             delattr(made, keyword)

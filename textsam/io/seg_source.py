@@ -135,10 +135,10 @@ def frame_geometry(
 
 def _functional_group(header: Dataset, frame: int, keyword: str) -> Dataset | None:
     """The first item of a functional group: the frame's own, else the one all frames share."""
-    frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
-    for place in (*frames[frame : frame + 1], *shared[:1]):
-        items = place.get(keyword)
+    frames = header.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = header.get("SharedFunctionalGroupsSequence") or ()
+    for places, number in ((frames, frame), (shared, 0)):
+        items = places[number].get(keyword) if number < len(places) else None
         if items:
             found: Dataset = items[0]
             return found

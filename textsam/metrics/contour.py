@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from textsam.metrics.arguments import (
     check_tolerance,
     joint_region,
 )
+from textsam.quiet import quiet
 
 __all__ = ["hd95", "nsd", "quiet_monai"]
 
@@ -146,9 +146,9 @@ def hd95(
 @contextmanager
 def quiet_monai() -> Iterator[None]:
     """Keep what MONAI warns about itself from the caller; no results hang on it."""
-    with warnings.catch_warnings():
-        # Optional parts complain when MONAI is first imported; nothing here uses them.
-        warnings.filterwarnings("ignore", module=r"monai(\.|$)")
-        # MONAI 1.5 and 1.6 call one of their own functions in a way they deprecate.
-        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+    # Optional parts complain when MONAI is first imported; nothing here uses them.
+    optional = {"module": r"monai(\.|$)"}
+    # MONAI 1.5 and 1.6 call one of their own functions in a way they deprecate.
+    deprecated = {"message": ".*always_return_as_numpy", "category": FutureWarning}
+    with quiet(optional, deprecated):
         yield

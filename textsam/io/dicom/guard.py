@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
 
 from textsam.errors import ImageError, TextSAMError
+from textsam.quiet import quiet
 
 __all__ = ["damage_reported", "require_pydicom"]
 
@@ -27,30 +26,17 @@ def require_pydicom(source: str) -> None:
         )
 
 
-class _QuietPydicom:
-    """Keep pydicom's warnings from the caller and the log while any thread is inside.
-
-    They are about values that break a rule of the standard, of patients' names and dates as of
-    anything else, and would name them. What matters for the picture is checked here. The first
-    thread in sets the filters and the last one out restores them: `catch_warnings` entered by two
-    threads in turn would restore the wrong ones.
-    """
+class _QuietLog:
+    """Keep pydicom's log silent while any thread is inside: each of its warnings is logged too."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._before: Any = None
         self._level = logging.NOTSET
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
-                # Frame sizes are compared with the header before a decoder sees them.
-                warnings.filterwarnings("ignore", module=r"PIL\.Image$")
-                # Each warning is logged as well.
                 self._level = _PYDICOM_LOG.level
                 _PYDICOM_LOG.setLevel(logging.CRITICAL + 1)
             self._inside += 1
@@ -59,11 +45,14 @@ class _QuietPydicom:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._before.__exit__(None, None, None)
                 _PYDICOM_LOG.setLevel(self._level)
 
 
-_quiet = _QuietPydicom()
+_quiet_log = _QuietLog()
+# pydicom's warnings are about values that break a rule of the standard, of patients' names and
+# dates as of anything else, and would name them. What matters for the picture is checked here.
+# Pillow's: frame sizes are compared with the header before a decoder sees them.
+_CHATTER = ({"module": r"pydicom(\.|$)"}, {"module": r"PIL\.Image$"})
 
 
 @contextmanager
@@ -74,7 +63,7 @@ def damage_reported(source: str, what: str, *, in_its_words: bool = False) -> It
     elements, and so a patient's name. `in_its_words` adds them where only pixels are dealt with.
     """
     try:
-        with _quiet:
+        with quiet(*_CHATTER), _quiet_log:
             yield
     except (TextSAMError, MemoryError):
         raise

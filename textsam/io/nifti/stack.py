@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from textsam.io.nifti.voxels import Voxels
 from textsam.io.paths import read_head
 from textsam.io.pixels import check_size, to_rgb
 from textsam.io.stack import Stack
-
-if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Image
 
 __all__ = ["NiftiStack", "open_nifti"]
 
@@ -68,22 +65,6 @@ class NiftiStack(Stack):
         """The voxel axis the slices are across: 0, 1 or 2."""
         return self.plane.axis
 
-    @property
-    def header_image(self) -> Nifti1Image:
-        """nibabel's image of the file, with header and affine, and zeros in place of the voxels.
-
-        Its affine and shape are the file's own, in the file's unit; use it to write a file that
-        lies exactly over this one.
-        """
-        from nibabel.nifti1 import Nifti1Image
-        from nibabel.nifti2 import Nifti2Header, Nifti2Image
-
-        raw = self.header.raw
-        kind: Any = Nifti2Image if isinstance(raw, Nifti2Header) else Nifti1Image
-        zeros = np.broadcast_to(np.uint8(0), self.header.file_shape)
-        image: Nifti1Image = kind(zeros, raw.get_best_affine(), raw.copy())
-        return image
-
     def read(self, index: int) -> Image:
         """Decode slice `index`; see `Stack.read`."""
         values = self.plane.show(self._voxels.slice_at(self.axis, index))
@@ -120,7 +101,7 @@ class NiftiStack(Stack):
         if not np.isfinite(ends).all():
             raise ImageError(
                 f"{self.source}: the values run from {ends[0]:g} to {ends[1]:g}; replace infinite "
-                "ones, for example with numpy.nan_to_num, or set cal_min and cal_max"
+                "ones, for example with numpy.nan_to_num"
             )
         if (header.scaled or header.dtype.kind == "f") and ends[0] >= 0.0 and ends[1] <= 1.0:
             return 0.0, 1.0
