@@ -27,6 +27,7 @@ from pydicom.pixels.decoders import base
 from pydicom.uid import (
     MPEG4HP41,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -160,6 +161,65 @@ def test_element_of_absurd_length_takes_no_memory(tmp_path: Path, vr: bytes) -> 
     path.write_bytes(head + struct.pack("<HH2sHL", 0x0009, 0x1001, vr, 0, 0xFFFFFFF0) + body)
     with cheap(), pytest.raises(ImageError):
         open_dicom(path).read(0)
+
+
+ITEM = b"\xfe\xff\x00\xe0" + bytes(4)
+
+
+@pytest.mark.parametrize("undefined", [True, False])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_items_in_sequences_are_counted_before_they_cost_memory(
+    undefined: bool, compressed: bool, tmp_path: Path
+) -> None:
+    syntax = DeflatedExplicitVRLittleEndian if compressed else ExplicitVRLittleEndian
+    head, _ = split(save(tmp_path / "a.dcm", PIXELS, syntax=syntax))
+    _, body = split(save(tmp_path / "b.dcm", PIXELS))
+    at = body.index(b"\x10\x00\x10\x00PN")
+    path = tmp_path / "many.dcm"
+
+    def with_items(count: int) -> Path:
+        length = 0xFFFFFFFF if undefined else 8 * count
+        items = struct.pack("<HH2sHL", 0x0009, 0x1001, b"SQ", 0, length) + ITEM * count
+        items += b"\xfe\xff\xdd\xe0" + bytes(4) if undefined else b""
+        whole = body[:at] + items + body[at:]
+        path.write_bytes(head + (deflated(whole) if compressed else whole))
+        return path
+
+    limits = Limits(max_images=100)
+    np.testing.assert_array_equal(
+        open_dicom(with_items(1_600), limits=limits).read(0).pixels[..., 0], PIXELS
+    )
+    many = with_items(1_000_000)
+    with (
+        cheap(most_bytes=30 << 20),  # a deflated file unfolds to 8 MB first
+        pytest.raises(LimitError, match=r"many\.dcm: .* more than 1,600 items.*\(--max-images\)"),
+    ):
+        open_dicom(many, limits=limits)
+
+
+def test_items_of_a_sequence_left_on_disk_are_counted_too(tmp_path: Path) -> None:
+    head, body = split(save(tmp_path / "a.dcm", PIXELS))
+    at = body.index(b"\x10\x00\x10\x00PN")
+    items = ITEM * 2_200_000  # above 16 MiB a sequence is read when somebody asks for it
+    element = struct.pack("<HH2sHL", 0x0009, 0x1001, b"SQ", 0, len(items)) + items
+    path = tmp_path / "b.dcm"
+    path.write_bytes(head + body[:at] + element + body[at:])
+    with pytest.raises(LimitError, match="more than 320,000 items"):
+        open_dicom(path)
+    np.testing.assert_array_equal(
+        open_dicom(path, limits=Limits(max_images=200_000)).read(0).pixels[..., 0], PIXELS
+    )
+
+
+def test_a_deflated_header_has_a_length_of_its_own(tmp_path: Path) -> None:
+    head, _ = split(save(tmp_path / "a.dcm", PIXELS, syntax=DeflatedExplicitVRLittleEndian))
+    _, body = split(save(tmp_path / "b.dcm", PIXELS))
+    at = body.index(b"\x10\x00\x10\x00PN")
+    private = struct.pack("<HH2sHL", 0x0009, 0x1001, b"OB", 0, 17 << 20) + bytes(17 << 20)
+    path = tmp_path / "long.dcm"
+    path.write_bytes(head + deflated(body[:at] + private + body[at:]))
+    with pytest.raises(LimitError, match=r"unfolds to more than 16,777,216 bytes.*without defl"):
+        open_dicom(path)
 
 
 def test_large_element_stays_on_disk_and_can_be_had(tmp_path: Path) -> None:

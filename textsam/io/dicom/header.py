@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from textsam.errors import ImageError
 from textsam.io.dicom.guard import damage_reported, require_pydicom
+from textsam.io.dicom.items import ItemCounter, count_deferred
 from textsam.io.dicom.layout import PixelLayout, read_layout
 from textsam.io.dicom.stream import DicomReader, inflate, open_clamped
 from textsam.io.dicom.values import text
@@ -107,14 +108,24 @@ def _read(path: Path, stream: DicomReader, stamp: tuple[int, int], limits: Limit
         )
     body: BinaryIO = inflate(stream, limits, source) if syntax == DEFLATED else stream
     start = body.tell()
-    dataset = read_dataset(
-        body,
-        is_implicit_VR=syntax == _IMPLICIT,
-        is_little_endian=syntax != _BIG_ENDIAN,
-        stop_when=_at_pixels,
-        # What is put off is read from the path later, which knows nothing of deflation.
-        defer_size=None if syntax == DEFLATED else _DEFERRED_BYTES,
+    counter = ItemCounter(
+        body, limits, source, big_endian=syntax == _BIG_ENDIAN, deflated=syntax == DEFLATED
     )
+    try:
+        dataset = read_dataset(
+            cast("BinaryIO", counter),
+            is_implicit_VR=syntax == _IMPLICIT,
+            is_little_endian=syntax != _BIG_ENDIAN,
+            stop_when=_at_pixels,
+            # What is put off is read from the path later, which knows nothing of deflation.
+            defer_size=None if syntax == DEFLATED else _DEFERRED_BYTES,
+        )
+    except Exception as error:
+        # Inside a sequence pydicom raises an error of its own about it.
+        if counter.refused is not None:
+            raise counter.refused from error
+        raise
+    count_deferred(dataset, counter)
     implicit = bool(dataset.original_encoding[0])
     header = FileDataset(source, dataset, None, meta, implicit, syntax != _BIG_ENDIAN)
     header.set_original_encoding(implicit, syntax != _BIG_ENDIAN, dataset.original_character_set)
