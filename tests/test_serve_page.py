@@ -383,3 +383,150 @@ def test_a_busy_server_is_asked_again(browser: Any, segmenter: Segmenter, tmp_pa
         held.release.set()
         wait(browser, answered)
         assert [future.result() for future in taken] == [200, 200]
+
+
+def health(port: int) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("GET", "/health")
+    queue = json.loads(connection.getresponse().read())["queue"]
+    connection.close()
+    return queue["working"], queue["waiting"]
+
+
+def grey_at(browser: Any, x: int, y: int) -> tuple[int, int, int]:
+    """Width, height and the red of one pixel of what is shown as the image."""
+    width, height, red = browser.execute_script(
+        "const c = document.getElementById('picture');"
+        "return [c.width, c.height, c.getContext('2d').getImageData(...arguments, 1, 1).data[0]]",
+        x,
+        y,
+    )
+    return width, height, red
+
+
+def two_images(folder: Path) -> tuple[Path, Path]:
+    """Two files of one size whose masks differ; the second is bright throughout."""
+    first, second = folder / "first.png", folder / "second.png"
+    first.write_bytes(encoded(picture(1)))
+    second.write_bytes(encoded(np.maximum(picture(2), 200)))
+    return first, second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [False, True])
+def test_an_answer_is_shown_over_its_own_image_alone(
+    browser: Any, segmenter: Segmenter, tmp_path: Path, again: bool
+) -> None:
+    first, second = two_images(tmp_path)
+    held = Held(segmenter)
+    with live(held) as port:
+        segment(browser, f"http://127.0.0.1:{port}/", first, "lung")
+        wait_until(held.entered.is_set)
+        shown = second
+        by_id(browser, "file").send_keys(str(second))
+        if again:  # the file asked about is chosen anew; its first answer is to another word
+            by_id(browser, "other").click()
+            by_id(browser, "file").send_keys(str(first))
+            shown = first
+        wait(browser, lambda b: shown.name in by_id(b, "file-name").text)
+        assert by_id(browser, "status").text == ""
+        by_id(browser, "words").clear()
+        by_id(browser, "words").send_keys("tumor")
+        by_id(browser, "go").click()
+        assert "Looking" in by_id(browser, "status").text
+        wait_until(lambda: health(port) == (1, 1))
+        held.release.set()
+        wait(browser, answered)
+    pixels = np.asarray(PIL.Image.open(shown))
+    wanted = segmenter.segment(pixels, "tumor")
+    other = segmenter.segment(np.asarray(PIL.Image.open(first)), "lung")
+    assert not np.array_equal(wanted.mask, other.mask)
+    np.testing.assert_array_equal(mask_alpha(browser)[..., 3] > 0, wanted.mask)
+    assert grey_at(browser, 3, 5) == (56, 40, pixels[5, 3, 0])
+    assert by_id(browser, "file-name").text.startswith(shown.name)
+    assert "tumor" in by_id(browser, "results").text
+    assert not by_id(browser, "problem").is_displayed()
+    assert problems(browser) == []
+
+
+@pytest.mark.slow
+def test_a_question_ends_where_its_image_is_taken_away(
+    browser: Any, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    first, second = two_images(tmp_path)
+    held = Held(segmenter)
+    with live(held) as port:
+        segment(browser, f"http://127.0.0.1:{port}/", first, "tumor")
+        wait_until(held.entered.is_set)
+        by_id(browser, "other").click()
+        assert by_id(browser, "go").is_enabled()
+        assert by_id(browser, "status").text == ""
+        held.release.set()
+        wait_until(lambda: health(port) == (0, 0))
+        by_id(browser, "file").send_keys(str(second))
+        wait(browser, lambda b: by_id(b, "picture").is_displayed())
+        assert not answered(browser)
+        assert not mask_alpha(browser).size
+
+
+@pytest.mark.slow
+def test_a_segmentation_whose_image_is_taken_away_is_said_not_to_be_saved(
+    browser: Any, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    source = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+    first, _ = two_images(tmp_path)
+    downloads(browser, tmp_path)
+    held = Held(segmenter)
+    held.release.set()
+    with live(held) as port:
+        segment(browser, f"http://127.0.0.1:{port}/", source, "tumor")
+        wait(browser, answered)
+        held.release.clear()
+        by_id(browser, "save-seg").click()
+        wait_until(lambda: health(port) == (1, 0))
+        by_id(browser, "file").send_keys(str(first))
+        wait(browser, lambda b: "CT_small.dcm is not saved" in by_id(b, "status").text)
+        held.release.set()
+        wait_until(lambda: health(port) == (0, 0))
+        by_id(browser, "go").click()
+        wait(browser, answered)
+    assert not (tmp_path / "segmentation.dcm").exists()
+    assert not by_id(browser, "save-seg").is_displayed()
+
+
+@pytest.mark.slow
+def test_an_image_that_is_slow_to_decode_does_not_come_after_the_next(
+    browser: Any, server: str, tmp_path: Path
+) -> None:
+    slow, quick = tmp_path / "slow.png", tmp_path / "quick.png"
+    slow.write_bytes(encoded(picture(1, height=90, width=80)))
+    pixels = picture(2)
+    quick.write_bytes(encoded(pixels))
+    browser.get(server)
+    wait(browser, lambda b: by_id(b, "model").text)
+    browser.execute_script(
+        "const decode = window.createImageBitmap;"
+        "window.createImageBitmap = async (blob, options) => {"
+        "  const slow = blob.name === 'slow.png';"
+        "  if (slow) await new Promise((done) => { window.letGo = done; });"
+        "  const bitmap = await decode(blob, options);"
+        "  if (slow) setTimeout(() => { window.wasDecoded = true; });"
+        "  return bitmap;"
+        "};"
+    )
+    by_id(browser, "file").send_keys(str(quick))
+    wait(browser, lambda b: by_id(b, "picture").is_displayed())
+    by_id(browser, "file").send_keys(str(slow))
+    wait(browser, lambda b: b.execute_script("return Boolean(window.letGo)"))
+    # The image before is not shown under the name of one that is still being decoded.
+    assert by_id(browser, "file-name").text.startswith("slow.png")
+    assert not by_id(browser, "picture").is_displayed()
+    by_id(browser, "file").send_keys(str(quick))
+    wait(browser, lambda b: by_id(b, "picture").is_displayed())
+    browser.execute_script("window.letGo();")
+    wait(browser, lambda b: b.execute_script("return window.wasDecoded"))
+    assert by_id(browser, "file-name").text.startswith("quick.png")
+    assert grey_at(browser, 3, 5) == (56, 40, pixels[5, 3, 0])
+    assert problems(browser) == []

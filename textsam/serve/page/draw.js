@@ -21,12 +21,12 @@ export function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-async function bitmapOf(blob) {
+export async function bitmapOf(blob) {
   return createImageBitmap(blob, { colorSpaceConversion: "none" });
 }
 
-export async function showPicture(canvas, blob) {
-  const bitmap = await bitmapOf(blob);
+// Takes the bitmap: it is closed afterwards.
+export function drawPicture(canvas, bitmap) {
   canvas.width = bitmap.width;
   canvas.height = bitmap.height;
   canvas.classList.toggle("small", Math.max(bitmap.width, bitmap.height) < SMALL_PX);

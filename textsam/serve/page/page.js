@@ -1,8 +1,16 @@
-import { COLOURS, bytesOf, maskOf, paintMasks, showPicture } from "./draw.js";
+import { COLOURS, bitmapOf, bytesOf, drawPicture, maskOf, paintMasks } from "./draw.js";
 import { Problem, facts, segment, setToken } from "./server.js";
 
 const at = (id) => document.getElementById(id);
-const state = { file: null, answer: null, layers: [], concepts: [], limits: null, busy: false };
+const state = {
+  file: null,
+  turn: new AbortController(), // of the image: what waits for anything looks afterwards whether it is over
+  answer: null,
+  layers: [],
+  concepts: [],
+  limits: null,
+  busy: false,
+};
 
 const escapedNumber = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
@@ -36,28 +44,49 @@ function suggest() {
 
 // ---- The image -------------------------------------------------------------------------------
 
+// Ends what is under way for the image before: its answer must not appear over this one.
+function turnTo(file) {
+  state.turn.abort();
+  state.turn = new AbortController();
+  state.file = file;
+  busy(false);
+  clearAnswer();
+  showLayers(false);
+  return state.turn.signal;
+}
+
+function showLayers(yes) {
+  at("layers").hidden = !yes;
+  at("no-preview").hidden = true;
+}
+
 async function choose(file) {
   if (!file) return;
-  clearAnswer();
-  state.file = file;
+  const signal = turnTo(file);
   at("frame-row").hidden = true;
   at("frame").value = "";
   at("drop").hidden = true;
   at("stage").hidden = false;
   at("file-line").hidden = false;
-  at("file-name").textContent = `${file.name || "pasted image"}, ${size(file.size)}`;
-  let shown = false;
+  at("file-name").textContent = `${nameOf(file)}, ${size(file.size)}`;
+  let bitmap = null;
   if (await looksTheSame(file)) {
     try {
-      await showPicture(at("picture"), file);
-      shown = true;
+      bitmap = await bitmapOf(file);
     } catch {
-      shown = false; // the server says what is wrong with it
+      bitmap = null; // the server says what is wrong with it
     }
   }
-  if (state.file !== file) return;
-  at("layers").hidden = !shown;
-  at("no-preview").hidden = shown;
+  if (signal.aborted) {
+    bitmap?.close();
+    return;
+  }
+  if (bitmap) {
+    drawPicture(at("picture"), bitmap);
+    showLayers(true);
+  } else {
+    at("no-preview").hidden = state.answer !== null; // the answer has brought a picture
+  }
   at("words").focus();
 }
 
@@ -69,13 +98,16 @@ async function looksTheSame(file) {
   return starts(0x89, 0x50, 0x4e, 0x47) && head[24] <= 8;
 }
 
+function nameOf(file) {
+  return file.name || "pasted image";
+}
+
 function size(bytes) {
   return bytes < 1048576 ? `${Math.ceil(bytes / 1024)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`;
 }
 
 function otherImage() {
-  clearAnswer();
-  state.file = null;
+  turnTo(null);
   at("file").value = "";
   at("stage").hidden = true;
   at("file-line").hidden = true;
@@ -89,8 +121,8 @@ function words() {
   return at("words").value.split(",").map((word) => word.trim()).filter(Boolean);
 }
 
-async function fields(extra) {
-  const list = [["file", state.file, "image"], ...words().map((word) => ["prompts", word])];
+function fields(file, prompts, extra) {
+  const list = [["file", file, "image"], ...prompts.map((word) => ["prompts", word])];
   if (!at("frame-row").hidden && at("frame").value !== "") list.push(["frame", at("frame").value]);
   return [...list, ...extra];
 }
@@ -108,31 +140,34 @@ async function submit(event) {
   clearAnswer();
   busy(true);
   const began = performance.now();
+  const { signal } = state.turn;
   try {
-    await ask();
+    await ask(state.file, words(), signal);
     const found = state.answer.results.filter((result) => result.found).length;
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     tell(`${found} of ${state.answer.results.length} found, in ${seconds} s.`);
   } catch (error) {
-    report(error);
+    if (!signal.aborted) report(error);
   } finally {
-    busy(false);
+    if (!signal.aborted) busy(false);
   }
   return undefined;
 }
 
-async function ask() {
-  const preview = at("layers").hidden || !at("frame-row").hidden || !(await looksTheSame(state.file));
+async function ask(file, prompts, signal) {
+  const preview = at("layers").hidden || !at("frame-row").hidden || !(await looksTheSame(file));
+  signal.throwIfAborted();
   const extra = [["masks", "png"], ["preview", String(preview)]];
   let response;
   try {
-    response = await segment(await fields(extra), waiting);
+    response = await segment(fields(file, prompts, extra), waiting, signal);
   } catch (error) {
+    signal.throwIfAborted();
     if (!error.frames || !at("frame-row").hidden) throw error;
     askForFrame(error.frames, Math.floor(error.frames / 2));
-    response = await segment(await fields(extra), waiting);
+    response = await segment(fields(file, prompts, extra), waiting, signal);
   }
-  await showAnswer(await response.json());
+  await showAnswer(await response.json(), signal);
 }
 
 // The middle one is as good a start as any, and shows what the file is of.
@@ -180,14 +215,15 @@ function clearAnswer() {
   paintMasks(at("mask"), [], 0);
 }
 
-async function showAnswer(answer) {
-  if (answer.preview) {
-    await showPicture(at("picture"), new Blob([bytesOf(answer.preview)], { type: "image/png" }));
-    delete answer.preview;
-  }
-  at("layers").hidden = false;
-  at("no-preview").hidden = true;
+// All decoding comes first, so that picture and masks appear together, or not at all.
+async function showAnswer(answer, signal) {
   const masks = await Promise.all(answer.results.map((result) => maskOf(bytesOf(result.mask.data))));
+  const seen = answer.preview ? await bitmapOf(new Blob([bytesOf(answer.preview)], { type: "image/png" })) : null;
+  if (signal.aborted) seen?.close();
+  signal.throwIfAborted();
+  if (seen) drawPicture(at("picture"), seen);
+  delete answer.preview;
+  showLayers(true);
   state.answer = answer;
   state.layers = masks.map((mask, i) => ({
     mask,
@@ -266,16 +302,20 @@ function saveJson() {
 
 async function saveSeg() {
   busy(true);
+  const { file, turn: { signal } } = state;
   try {
     const asked = state.answer.results.map((result) => ["prompts", result.prompt]);
     const frame = ["frame", String(state.answer.image.frame)];
-    const response = await segment([["file", state.file, "image"], ...asked, frame, ["format", "seg"]], waiting);
-    save(await response.blob(), "segmentation.dcm");
+    const response = await segment([["file", file, "image"], ...asked, frame, ["format", "seg"]], waiting, signal);
+    const made = await response.blob();
+    signal.throwIfAborted();
+    save(made, "segmentation.dcm");
     tell("The DICOM segmentation is saved.");
   } catch (error) {
-    report(error);
+    if (signal.aborted) tell(`The DICOM segmentation of ${nameOf(file)} is not saved, as another image was chosen.`);
+    else report(error);
   } finally {
-    busy(false);
+    if (!signal.aborted) busy(false);
   }
 }
 

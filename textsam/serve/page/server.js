@@ -21,7 +21,12 @@ function headers() {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
-const pause = (seconds) => new Promise((done) => { setTimeout(done, 1000 * seconds); });
+function pause(seconds, signal) {
+  return new Promise((done, stop) => {
+    setTimeout(done, 1000 * seconds);
+    signal.addEventListener("abort", () => stop(signal.reason), { once: true });
+  });
+}
 
 async function problemOf(response) {
   try {
@@ -35,6 +40,7 @@ async function ask(path, options) {
   try {
     return await fetch(path, { ...options, headers: headers() });
   } catch {
+    options.signal?.throwIfAborted();
     throw new Problem(0, { message: "The server cannot be reached. Is it still running?" });
   }
 }
@@ -47,15 +53,17 @@ export async function facts(path) {
 
 // Fields: [name, value] or [name, file, file name].
 // A busy server says how long to wait; `waiting` is told, and it is asked again.
-export async function segment(fields, waiting) {
+// An aborted signal ends that, and the server sees the client go.
+export async function segment(fields, waiting, signal) {
   for (let tries = 0; ; tries += 1) {
     const form = new FormData();
     for (const field of fields) form.append(...field);
-    const response = await ask("/segment", { method: "POST", body: form });
+    const response = await ask("/segment", { method: "POST", body: form, signal });
     if (response.ok) return response;
     if (response.status !== 429 || tries === RETRIES) throw await problemOf(response);
     const seconds = Number(response.headers.get("Retry-After")) || 1;
+    signal.throwIfAborted();
     waiting(seconds);
-    await pause(seconds);
+    await pause(seconds, signal);
   }
 }
