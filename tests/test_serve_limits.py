@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import pkgutil
 import socket
 import threading
 import time
@@ -202,6 +204,78 @@ def test_time_out_leaves_the_queue(segmenter: Segmenter) -> None:
         assert ask(client).status_code == 200
     # The one that waited was never given to the model.
     assert held.batches == [1, 1]
+
+
+class HeldCall:
+    """A function whose calls wait until `release` is set."""
+
+    def __init__(self, function: Any, error: Exception | None = None) -> None:
+        self._function = function
+        self._error = error
+        self.release = threading.Event()
+        self.entered = threading.Event()
+
+    def __call__(self, *rest: Any, **options: Any) -> Any:
+        self.entered.set()
+        assert self.release.wait(120)
+        if self._error is not None:
+            raise self._error
+        return self._function(*rest, **options)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["textsam.serve.upload.open_stack", "textsam.serve.route.json_answer",
+     "textsam.serve.upload.shutil.copyfileobj"],
+)  # fmt: skip
+def test_time_out_covers_what_is_done_beside_the_model(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    slow = HeldCall(pkgutil.resolve_name(place))
+    held = Held(segmenter)
+    held.release.set()
+    with served(held, timeout_s=600.0, queue=1) as client, ThreadPoolExecutor(1) as pool:
+        folder = client.app.state.folder  # type: ignore[attr-defined]
+        monkeypatch.setattr(place, slow)
+        late = pool.submit(ask, client)
+        wait_until(slow.entered.is_set)
+        pass_time(client, 601.0)
+        refused = late.result(60)
+        assert error_of(refused) == (504, "TimeoutError")
+        assert "within 600 s" in refused.json()["error"]["message"]
+        monkeypatch.undo()
+        # Of two places one is taken until the thread has finished, and the file is still its own.
+        assert len(list(folder.iterdir())) == 1
+        asked = len(held.batches)
+        held.release.clear()
+        waiting = pool.submit(ask, client)
+        wait_until(lambda: queue_of(client)["working"] == 1)
+        assert error_of(ask(client)) == (429, "BusyError")
+        slow.release.set()
+        wait_until(lambda: len(list(folder.iterdir())) == 1)
+        held.release.set()
+        assert waiting.result().status_code == 200
+        # What was opened too late is not given to the model.
+        assert len(held.batches) == asked + 1
+        assert ask(client).status_code == 200
+        assert list(folder.iterdir()) == []
+
+
+def test_an_error_after_the_time_out_is_in_the_log_without_values(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = HeldCall(None, ValueError("PatientName Doe^John"))
+    monkeypatch.setattr("textsam.serve.upload.open_stack", slow)
+    with served(segmenter, timeout_s=600.0) as client, ThreadPoolExecutor(1) as pool:
+        late = pool.submit(ask, client)
+        wait_until(slow.entered.is_set)
+        pass_time(client, 601.0)
+        assert late.result(60).status_code == 504
+        slow.release.set()
+        wait_until(lambda: any(r.levelno == logging.ERROR for r in caplog.records))
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert "ValueError at" in record.getMessage()
+    assert "Doe" not in caplog.text
 
 
 def test_a_client_that_goes_away_leaves_the_queue(segmenter: Segmenter) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-import traceback
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from textsam.serve.problems import Refusal, problem
+from textsam.serve.unknown import log_unknown
 
 __all__ = ["CONTENT_SECURITY_POLICY", "Edge"]
 
@@ -70,8 +69,7 @@ class Edge:
             if not status:
                 await refusal.response()(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001  # the last place where it can be caught
-            number = secrets.token_hex(4)
-            _LOG.error("error %s: %s", number, _without_values(error))
+            number = log_unknown(error)
             if not status:
                 message = f"the server made a mistake; its log has it as {number}"
                 answer = problem(500, "InternalError", message, extra={"id": number})
@@ -81,15 +79,3 @@ class Edge:
             known = path if path in _KNOWN_PATHS or status == 200 else "(other)"
             seconds = time.perf_counter() - began
             _LOG.info("%s %s %d %.3f s", scope["method"], known, status, seconds)
-
-
-def _without_values(error: BaseException) -> str:
-    """Type and places of an exception and its causes, without their messages."""
-    parts = []
-    link: BaseException | None = error
-    while link is not None:
-        frames = traceback.extract_tb(link.__traceback__)
-        places = " < ".join(f"{f.name} ({f.filename}:{f.lineno})" for f in reversed(frames))
-        parts.append(f"{type(link).__name__} at {places}")
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return "; caused by ".join(parts)

@@ -203,22 +203,28 @@ async def _answered(request: Request, worker: Worker, job: Job) -> BatchAnswer:
     if not worker.alive:
         raise Refusal(503, "StoppingError", "the server is stopping; try again later")
     deadline: float = request.scope["state"]["deadline"]
+    left_s = deadline - asyncio.get_running_loop().time()
+    if left_s <= 0:  # opening took it all, and the model is not kept busy for nobody
+        raise _too_late()
     worker.submit(job)
     answer = asyncio.wrap_future(job.future)
     gone = asyncio.ensure_future(_disconnected(request))
     either: set[asyncio.Future[Any]] = {answer, gone}
     try:
-        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
         await asyncio.wait(either, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         if gone.done():
             raise Refusal(499, "ClientGone", "the client closed the connection")
-        raise Refusal(504, "TimeoutError", "the answer took too long; ask less, or try again later")
+        raise _too_late()
     finally:
         gone.cancel()
         answer.cancel()
         worker.discard(job)
+
+
+def _too_late() -> Refusal:
+    return Refusal(504, "TimeoutError", "the answer took too long; ask less, or try again later")
 
 
 async def _disconnected(request: Request) -> None:
