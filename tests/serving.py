@@ -23,6 +23,7 @@ from textsam.inference.segmenter import Segmenter
 from textsam.io.limits import Limits
 from textsam.serve.app import create_app
 from textsam.serve.settings import ServeSettings
+from textsam.serve.upload import upload_folder
 from textsam.serve.worker import Worker
 
 TOKEN = "correct-horse-battery-staple"
@@ -102,9 +103,10 @@ def served(
 ) -> Iterator[TestClient]:
     """A client of a running application."""
     worker = Worker(segmenter or tiny_segmenter(), batch_size=batch_size)
-    app = create_app(worker, ServeSettings(**settings))
-    with TestClient(app, base_url="http://127.0.0.1", headers=headers) as client:
-        yield client
+    with upload_folder() as folder:
+        app = create_app(worker, ServeSettings(**settings), folder)
+        with TestClient(app, base_url="http://127.0.0.1", headers=headers) as client:
+            yield client
 
 
 def ask(client: TestClient, data: bytes | None = None, **fields: Any) -> Any:
@@ -139,18 +141,19 @@ def error_of(response: Any) -> tuple[int, str]:
 def live(segmenter: Any = None, *, batch_size: int = 1, **settings: Any) -> Iterator[int]:
     """The port of a real server on loopback, in a thread."""
     worker = Worker(segmenter or tiny_segmenter(), batch_size=batch_size)
-    app = create_app(worker, ServeSettings(**settings))
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http="h11", log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until(lambda: server.started)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(120)
-        assert not thread.is_alive()
+    with upload_folder() as folder:
+        app = create_app(worker, ServeSettings(**settings), folder)
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, http="h11", log_level="critical")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        wait_until(lambda: server.started)
+        try:
+            yield server.servers[0].sockets[0].getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(120)
+            assert not thread.is_alive()
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> None:

@@ -400,13 +400,6 @@ def test_nothing_of_an_upload_is_left(client: TestClient) -> None:
         assert list(folder.iterdir()) == []
 
 
-def test_folder_goes_with_the_server() -> None:
-    with served() as client:
-        folder = client.app.state.folder  # type: ignore[attr-defined]
-        assert folder.is_dir()
-    assert not folder.exists()
-
-
 def test_concurrent_requests_get_their_own_answers(segmenter: Segmenter) -> None:
     wanted = {seed: segmenter.segment(picture(seed), "tumor").mask for seed in range(6)}
     assert len({mask.tobytes() for mask in wanted.values()}) == 6

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from serving import TOKEN, multipart, png, wait_until
 from tiny import tiny_segmenter
 from typer.testing import CliRunner
 
 from textsam.cli import app
 from textsam.errors import ConfigError
-from textsam.serve.run import open_listener
+from textsam.serve.run import open_listener, run_server
 from textsam.serve.settings import ServeSettings
 from textsam.serve.worker import Worker
 
@@ -133,6 +134,30 @@ def test_sigterm_finishes_what_was_taken_and_exits_0(tmp_path: Path) -> None:
         assert running.returncode == 0, errors
         assert errors.count("POST /segment 200") == 3
         assert "Traceback" not in errors
+
+
+def test_the_folder_for_uploads_goes_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+
+    def serve(app: FastAPI, *_: object) -> None:
+        assert app.state.folder.is_dir()
+        seen.append(app.state.folder)
+
+    monkeypatch.setattr("textsam.serve.run._serve", serve)
+    with open_listener(ServeSettings(port=0)) as listener:
+        run_server(Worker(tiny_segmenter()), ServeSettings(port=0), listener)
+    (folder,) = seen
+    assert not folder.exists()
+
+
+def test_no_place_for_uploads_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TEXTSAM_TOKEN", raising=False)
+    monkeypatch.setattr("textsam.api.load_model", lambda *_: tiny_segmenter())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    result = CliRunner().invoke(app, ["serve", "--port", "0"])
+    assert result.exit_code == 1, result.output
+    assert "the folder for uploads cannot be made" in result.output
+    assert "TMPDIR" in result.output
 
 
 def test_a_taken_port_is_said_before_anything_is_loaded() -> None:

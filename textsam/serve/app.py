@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,23 +31,21 @@ __all__ = ["create_app"]
 _DESCRIPTION = "Segment medical images by words. Not a medical device."
 
 
-def create_app(worker: Worker, settings: ServeSettings) -> FastAPI:
+def create_app(worker: Worker, settings: ServeSettings, folder: Path) -> FastAPI:
     """The application around a worker; starting it starts the worker, stopping it stops it.
 
     Args:
         worker: owns a loaded model; not started yet.
         settings: limits, token and the host, by which the names it answers to are known.
+        folder: where uploads lie while they are looked at; from `upload_folder`.
     """
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Made so that only this user can read it.
-        with tempfile.TemporaryDirectory(prefix="textsam-serve-") as folder:
-            app.state.folder = Path(folder)
-            worker.start()
-            yield
-            # Requests are answered by now; what is still queued belongs to nobody.
-            await run_in_threadpool(worker.stop, settings.timeout_s)
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        # Requests are answered by now; what is still queued belongs to nobody.
+        await run_in_threadpool(worker.stop, settings.timeout_s)
 
     app = FastAPI(
         title="TextSAM",
@@ -60,6 +57,7 @@ def create_app(worker: Worker, settings: ServeSettings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.worker = worker
+    app.state.folder = folder
     _add_errors(app)
     _add_facts(app, worker, settings)
     add_segment_route(app, worker, settings)

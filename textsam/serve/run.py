@@ -10,10 +10,12 @@ from types import FrameType
 
 import python_multipart  # noqa: F401  # FastAPI needs it, and says so later and less clearly
 import uvicorn
+from fastapi import FastAPI
 
 from textsam.errors import ConfigError
 from textsam.serve.app import create_app
 from textsam.serve.settings import ServeSettings
+from textsam.serve.upload import upload_folder
 from textsam.serve.worker import Worker
 
 __all__ = ["open_listener", "run_server"]
@@ -62,10 +64,19 @@ def run_server(worker: Worker, settings: ServeSettings, listener: socket.socket)
         worker: owns a loaded model; not started yet.
         settings: how to behave.
         listener: from `open_listener`.
+
+    Raises:
+        ConfigError: there is no place for uploads.
     """
+    # Here and not when uvicorn starts the application: its answer to an error is a traceback.
+    with upload_folder() as folder:
+        _serve(create_app(worker, settings, folder), worker, settings, listener)
+
+
+def _serve(app: FastAPI, worker: Worker, settings: ServeSettings, listener: socket.socket) -> None:
     _quiet_libraries()
     config = uvicorn.Config(
-        create_app(worker, settings),
+        app,
         http="h11",
         ws="none",
         lifespan="on",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from textsam.errors import ImageError, LimitError, TextSAMError
+from textsam.errors import ConfigError, ImageError, LimitError, TextSAMError
 from textsam.io.image import Image
 from textsam.io.limits import Limits
 from textsam.io.open import open_stack
@@ -18,7 +19,7 @@ from textsam.io.sniff import HEAD_BYTES, sniff
 from textsam.io.stack import Stack
 from textsam.serve.problems import FrameNeededError, UnknownFileError
 
-__all__ = ["SOURCE", "Upload", "View", "saved_upload"]
+__all__ = ["SOURCE", "Upload", "View", "saved_upload", "upload_folder"]
 
 SOURCE = "upload"
 """What an uploaded file is called in answers and messages."""
@@ -123,6 +124,24 @@ def _chosen(images: int, frame: int | None) -> int:
             f"{SOURCE}: there is no frame {index}; the file holds {images}, counted from 0"
         )
     return index
+
+
+@contextmanager
+def upload_folder() -> Iterator[Path]:
+    """A folder for uploads that only this user can read; it is removed in the end.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="textsam-serve-")
+    except OSError as error:
+        raise ConfigError(
+            f"the folder for uploads cannot be made ({error}); set TMPDIR to a folder that can be "
+            "written to"
+        ) from error
+    with made as folder:
+        yield Path(folder)
 
 
 @contextmanager
