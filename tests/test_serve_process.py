@@ -161,12 +161,23 @@ def test_no_place_for_uploads_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
+    # Nobody has asked the other server yet: it may still be loading its model.
     with open_listener(ServeSettings(port=0)) as taken:
-        taken.listen()
         port = taken.getsockname()[1]
         result = CliRunner().invoke(app, ["serve", "--port", str(port)])
     assert result.exit_code == 1
     assert f"cannot listen on 127.0.0.1, port {port}" in result.output
+
+
+def test_localhost_can_be_asked_as_127_0_0_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    for host in ("localhost", "LocalHost"):
+        with open_listener(ServeSettings(host=host, port=0)) as listener:
+            assert listener.getsockname()[0] == "127.0.0.1"
 
 
 def test_an_address_of_another_machine_is_an_error() -> None:

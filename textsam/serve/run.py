@@ -29,19 +29,26 @@ _GRACE_S = 5
 
 
 def open_listener(settings: ServeSettings) -> socket.socket:
-    """Take the address; connections are accepted once the server runs.
+    """Take the address; connections made from now on are accepted once the server runs.
 
     Raises:
         ConfigError: the address is taken, not this machine's, or not allowed.
     """
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        # Where localhost is ::1 first, who tries 127.0.0.1 alone would find nobody; who tries ::1
+        # first goes on to the other.
+        found.sort(
+            key=lambda entry: settings.host.lower() == "localhost" and entry[0] != socket.AF_INET
+        )
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         try:
             # A port whose last connections are still closing down is free.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            # Two that are merely bound share a port without a word.
+            listener.listen()
         except OSError:
             listener.close()
             raise
