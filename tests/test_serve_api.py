@@ -191,6 +191,33 @@ def test_fields_that_would_have_no_say_are_refused(client: TestClient) -> None:
     assert "no field 'windw'" in misspelt.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"axis": 1}, "axis is for NIfTI, and the file is PNG; leave it out"),
+        ({"window": 0}, "window is for DICOM, and the file is PNG; leave it out"),
+        ({"format": "png", "masks": "png"}, "masks is for format=json, and format is png"),
+        ({"format": "png", "overlay": "true"}, "overlay is for format=json"),
+        ({"format": "seg", "preview": "false"}, "preview is for format=json, and format is seg"),
+    ],
+)
+def test_fields_without_a_say_on_this_file_or_format_are_refused(
+    client: TestClient, fields: dict[str, Any], said: str
+) -> None:
+    refused = ask(client, **fields)
+    assert error_of(refused) == (422, "RequestError")
+    assert said in refused.json()["error"]["message"]
+
+
+def test_fields_of_another_kind_of_volume_are_refused(client: TestClient, tmp_path: Path) -> None:
+    volume = ask(client, nifti(gzipped=True), frame=0, window=1)
+    assert "window is for DICOM, and the file is NIfTI" in volume.json()["error"]["message"]
+    scan = save(tmp_path / "a.dcm", ramp(24, 24)).read_bytes()
+    slices = ask(client, scan, axis=0)
+    assert "axis is for NIfTI, and the file is DICOM" in slices.json()["error"]["message"]
+    assert (volume.status_code, slices.status_code) == (422, 422)
+
+
 def test_parameters_of_the_address_are_refused(client: TestClient) -> None:
     file = {"file": ("a.png", png())}
     for address, data, said in (

@@ -30,6 +30,8 @@ _ONCE = frozenset(
     ("file", "refine", "strict", "frame", "axis", "window", "format", "masks", "overlay", "preview")
 )
 _REPEATABLE = frozenset(("prompts",))
+_OF_JSON = ("masks", "overlay", "preview")
+_ONLY_FOR = {"axis": "NIfTI", "window": "DICOM"}
 
 _PROBLEM: dict[str, Any] = {
     "description": "Refused; the body says why.",
@@ -90,7 +92,8 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
         preview: Annotated[bool, Form(description="what the model saw, in JSON")] = False,
     ) -> Response:
         # Of a field given twice FastAPI takes the last, and it drops those it does not know.
-        _check_fields([name for name, _ in (await request.form()).multi_items()])
+        fields = [name for name, _ in (await request.form()).multi_items()]
+        _check_fields(fields, answer_format)
         words = tuple(prompts)
         if answer_format == "png" and len(words) != 1:
             raise PromptError(
@@ -103,6 +106,7 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
             path, kind = await run_in_threadpool(
                 kept.enter_context, saved_upload(file.file, request.app.state.folder)
             )
+            _check_fields_of_kind(fields, kind)
             upload = await run_in_threadpool(
                 Upload,
                 path,
@@ -155,11 +159,12 @@ def _check_address(request: Request) -> None:
         raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
 
 
-def _check_fields(names: Sequence[str]) -> None:
+def _check_fields(names: Sequence[str], answer_format: str) -> None:
     """Refuse fields that would have no say.
 
     Raises:
-        Refusal: 422, a field this server does not know, or a single one given several times.
+        Refusal: 422, a field this server does not know, a single one given several times, or one
+            that is for another format of the answer.
     """
     for name in names:
         if name not in _ONCE | _REPEATABLE:
@@ -167,9 +172,26 @@ def _check_fields(names: Sequence[str]) -> None:
             wrong = f"there is no field {name[:40]!r}; give some of {known}"
         elif name in _ONCE and names.count(name) > 1:
             wrong = f"{name} is given {names.count(name)} times; give it once"
+        elif name in _OF_JSON and answer_format != "json":
+            wrong = (
+                f"{name} is for format=json, and format is {answer_format}; leave one of them out"
+            )
         else:
             continue
         raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
+
+
+def _check_fields_of_kind(names: Sequence[str], kind: str) -> None:
+    """Refuse fields that would have no say on a file of this kind.
+
+    Raises:
+        Refusal: 422, there is one.
+    """
+    called = "NIfTI" if kind in ("nifti", "gzip") else kind.upper()
+    for name, only in _ONLY_FOR.items():
+        if name in names and called != only:
+            wrong = f"{name} is for {only}, and the file is {called}; leave it out"
+            raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
 
 
 def _unknown(
