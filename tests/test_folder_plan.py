@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textsam.errors import ConfigError, PromptError
+from textsam.folder import plan as plan_module
 from textsam.folder.find import find_images
 from textsam.folder.names import bases, slugs, stem_of
 from textsam.folder.options import Options
@@ -169,6 +170,40 @@ def test_several_sources_keep_their_names_apart(tmp_path: Path) -> None:
     assert [item.named for item in plan.inputs] == [True, False, False]
     with pytest.raises(ConfigError, match=r"both called 'single\.png'"):
         make_plan([tmp_path / "single.png", tmp_path / "single.png"], "tumor", tmp_path / "out")
+
+
+@pytest.mark.parametrize("dots", [".", "..", "sub/..", "sub/../../work"])
+def test_folders_given_by_dots_are_called_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dots: str
+) -> None:
+    for name in ("work/a.png", "work/sub/a.png", "other/b.png"):
+        write_image(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "work" / ("sub" if dots == ".." else ""))
+    plan = make_plan([dots, tmp_path / "other"], "tumor", tmp_path / "out")
+    assert [item.base for item in plan.inputs] == ["other/b", "work/a"]
+    # So that an output over an input is seen, too.
+    (tmp_path / "work" / "a_tumor.png").write_bytes((tmp_path / "work" / "a.png").read_bytes())
+    with pytest.raises(ConfigError, match="would overwrite"):
+        make_plan([dots, tmp_path / "other"], "tumor", tmp_path)
+
+
+def test_the_root_of_the_file_system_has_no_name_for_its_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "a.png")
+    monkeypatch.setattr(plan_module, "find_images", lambda *_, **__: ["b.png"])
+    assert make_plan("/", "tumor", tmp_path / "out").inputs[0].base == "b"
+    with pytest.raises(ConfigError, match=r"^/: .* has no name .* of its own"):
+        make_plan(["/", tmp_path], "tumor", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["/etc/b.png", "../b.png", "x/../../b.png"])
+def test_no_output_lies_outside_of_the_output_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(plan_module, "find_images", lambda *_, **__: [name])
+    with pytest.raises(ConfigError, match=r"would lie outside of .*out"):
+        make_plan(tmp_path, "tumor", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

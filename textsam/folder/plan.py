@@ -120,7 +120,7 @@ def make_plan(
     named = {source for source in many if not source.is_dir()}
     found: list[tuple[str, tuple[Path, ...]]] = []
     for source in many:
-        prefix = f"{source.name}/" if len(many) > 1 and source.is_dir() else ""
+        prefix = f"{_name_of(source)}/" if len(many) > 1 and source.is_dir() else ""
         found += [
             (prefix + name, paths) for name, paths in _found_in(source, out, recursive, series)
         ]
@@ -130,6 +130,7 @@ def make_plan(
         Input(name, paths, base, named=paths[0] in named)
         for (name, paths), base in zip(found, bases([name for name, _ in found]), strict=True)
     ]
+    _keep_inside(inputs, out)
     if mask_file is not None and (len(inputs) > 1 or len(asked) > 1):
         raise ConfigError(f"{mask_file} is a file, and there is more than one mask to write")
     if mask_file is not None and Path(mask_file).parent != out:
@@ -150,6 +151,29 @@ def make_plan(
 def shard_of(inputs: Sequence[Input], number: int, count: int) -> tuple[Input, ...]:
     """The `number`-th of `count` parts, from 1: every `count`-th input."""
     return tuple(inputs[number - 1 :: count])
+
+
+def _name_of(folder: Path) -> str:
+    """What a folder is called among several sources, and its part of the output folder."""
+    # "." and what ends in ".." have a name elsewhere; links keep the one they were given by.
+    name = real_path(folder).name if folder.name in ("", "..") else folder.name
+    if not name:
+        raise ConfigError(
+            f"{folder}: the folder has no name for its part of the outputs; give it in a call of "
+            "its own"
+        )
+    return name
+
+
+def _keep_inside(inputs: Sequence[Input], out: Path) -> None:
+    """Refuse names that lead out of the output folder."""
+    for item in inputs:
+        base = PurePosixPath(item.base)
+        if base.is_absolute() or ".." in base.parts:
+            raise ConfigError(
+                f"{item.path}: its outputs, {base}, would lie outside of {out}; give the file, or "
+                "the folder it is in, by its own name"
+            )
 
 
 def _found_in(
