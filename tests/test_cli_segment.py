@@ -399,6 +399,31 @@ def test_a_folder_is_gone_on_with(asked: list[dict[str, Any]], tmp_path: Path) -
     assert [entry["files"]["mask"] for entry in report["results"]] == masks
 
 
+def test_another_mask_file_is_another_output(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    image, out = write_image(tmp_path / "a.png"), tmp_path / "out"
+    again = "0 done, 0 failed, 1 skipped"
+    for name in ("x.png", "y.png", "a_tumor2.tif", "a_tumor2.tiff", ""):
+        call = ("segment", image, "tumor", "-o", out / name, "--resume")
+        first = run(*call)
+        assert first.exit_code == 0, first.output
+        assert "1 done, 0 failed, 0 skipped" in first.stderr
+        assert mask_values(out / (name or "a_tumor.png")) <= {0, 255}
+        assert again in run(*call).stderr
+    # The name it would have had anyway is the same output.
+    assert again in run("segment", image, "tumor", "-o", out / "a_tumor.png", "--resume").stderr
+
+
+def test_one_page_as_a_mask_file_is_gone_on_with(
+    asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    image, out = write_tiff(tmp_path / "b.tif", 2), tmp_path / "out"
+    for place in (out / "x.png", out):
+        call = ("segment", image, "tumor", "-o", place, "--frame", "1", "--resume")
+        for counted in ("1 done, 0 failed, 0 skipped", "0 done, 0 failed, 1 skipped"):
+            assert counted in run(*call).stderr
+    assert (out / "b_tumor_0001.png").is_file()
+
+
 def test_shards_of_a_folder(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     for seed in range(3):
         write_image(tmp_path / "in" / f"{seed}.png", seed=seed)

@@ -9,8 +9,10 @@ from pathlib import PurePosixPath
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "RASTER_ENDS",
     "SHEET_NAME",
     "TILE_FOLDER",
+    "answer_name",
     "bases",
     "distinct",
     "slugs",
@@ -22,6 +24,9 @@ IMAGE_SUFFIXES = (
     ".ima",
 )  # fmt: skip
 """Ends of file names that say "image". Files named otherwise are known by their first bytes."""
+
+RASTER_ENDS = {"png": ".png", "tiff": ".tiff"}
+"""What names of masks end in, by format."""
 
 TILE_FOLDER = "thumbnails"
 """Where the small pictures of contact sheets lie in the output folder."""
@@ -58,6 +63,17 @@ def distinct(names: Sequence[str]) -> list[str]:
         taken.add(candidate.casefold())
         result.append(candidate)
     return result
+
+
+def answer_name(base: str, slug: str, frame: int | None) -> str:
+    """What files about one image and prompt are called, without the ends that tell them apart.
+
+    Args:
+        base: of the input.
+        slug: of the prompt.
+        frame: number of the image, None where the input is one picture.
+    """
+    return f"{base}_{slug}" if frame is None else f"{base}_{slug}_{frame:04d}"
 
 
 def stem_of(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from textsam.errors import ImageError, OutputError, TextSAMError
 from textsam.folder.formats import Format
 from textsam.folder.held import HeldAnswers
-from textsam.folder.names import TILE_FOLDER
+from textsam.folder.names import RASTER_ENDS, TILE_FOLDER, answer_name
 from textsam.folder.plan import Input, Plan
 from textsam.folder.sheet import draw_tile
 from textsam.folder.volumes import WHOLE_FORMATS, write_whole
@@ -20,8 +20,6 @@ from textsam.io.stack import Stack
 from textsam.result import Segmentation
 
 __all__ = ["OutputWriter"]
-
-_RASTER_ENDS = {"png": ".png", "tiff": ".tiff"}
 
 
 class OutputWriter:
@@ -56,7 +54,7 @@ class OutputWriter:
         self._fingerprint = fingerprint
         self.written: list[Path] = []
         self.numbered = len(stack) > 1
-        self._rasters = [name for name in formats if name in _RASTER_ENDS]
+        self._rasters = [name for name in formats if name in RASTER_ENDS]
         self._whole = [name for name in formats if name in WHOLE_FORMATS]
         self._held: HeldAnswers | None = None
         if self._whole:
@@ -78,7 +76,7 @@ class OutputWriter:
         for number, answer in enumerate(answers):
             made: dict[str, str] = {}
             for name in self._rasters:
-                path = self._path(number, index, _RASTER_ENDS[name])
+                path = self._path(number, index, RASTER_ENDS[name])
                 made[name if made else "mask"] = self._write(path, partial(write_mask, answer.mask))
             if self._plan.options.overlay:
                 path = self._path(number, index, "_overlay.png")
@@ -132,8 +130,8 @@ class OutputWriter:
         return f"{self._item.name} [{index}]" if self.numbered else self._item.name
 
     def _name(self, prompt: int, index: int, end: str) -> str:
-        number = f"_{index:04d}" if self.numbered else ""
-        return f"{self._item.base}_{self._plan.slugs[prompt]}{number}{end}"
+        frame = index if self.numbered else None
+        return answer_name(self._item.base, self._plan.slugs[prompt], frame) + end
 
     def _path(self, prompt: int, index: int, end: str) -> Path:
         mask = self._plan.mask_file

@@ -15,6 +15,7 @@ from textsam.errors import ConfigError, OutputError
 from textsam.folder.coco import write_run_coco
 from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord, Manifest, file_identity
+from textsam.folder.names import RASTER_ENDS, answer_name
 from textsam.folder.options import Options
 from textsam.folder.plan import Input, Plan, make_plan
 from textsam.folder.process import process
@@ -212,10 +213,32 @@ def _holds(record: InputRecord, item: Input, plan: Plan, model: str, options: st
     asked = (item.name, item.base, plan.prompts, model, options)
     if record.question() != asked or not record.is_complete(plan.out):
         return False
+    if not _named_alike(record, plan):
+        return False
     try:
         return record.files == file_identity(item.paths)
     except OSError:
         return False
+
+
+def _named_alike(record: InputRecord, plan: Plan) -> bool:
+    """Whether the masks of a record lie where the plan puts them.
+
+    Told from their names, which the records of all versions have.
+    """
+    for number, result in enumerate(record.results):
+        mask = result["files"].get("mask")
+        if mask is None:
+            continue
+        if plan.mask_file is not None:
+            names = {plan.mask_file.name}
+        else:
+            slug = plan.slugs[number % len(plan.slugs)]
+            name = answer_name(record.base, slug, result["frame"])
+            names = {name + end for end in RASTER_ENDS.values()}
+        if mask not in names:
+            return False
+    return True
 
 
 def _records(plan: Plan, manifest: Manifest) -> Iterator[InputRecord]:
