@@ -413,6 +413,38 @@ def test_another_mask_file_is_another_output(asked: list[dict[str, Any]], tmp_pa
     assert again in run("segment", image, "tumor", "-o", out / "a_tumor.png", "--resume").stderr
 
 
+def test_calls_for_one_file_each_keep_what_the_others_said(
+    asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for seed, name in enumerate("ab"):
+        image = write_image(tmp_path / f"{name}.png", seed=seed)
+        call = ("segment", image, "tumor", "-o", out, "--resume", "--format", "coco", "--sheet")
+        for _ in range(2):
+            result = run(*call)
+            assert result.exit_code == 0, result.output
+            assert f"{name}_summary.csv" in result.stderr
+    for name in "ab":
+        coco = json.loads((out / f"{name}_coco.json").read_text(encoding="utf-8"))
+        assert [entry["file_name"] for entry in coco["images"]] == [f"{name}.png"]
+        report = json.loads((out / f"{name}_report.json").read_text(encoding="utf-8"))
+        assert [entry["path"] for entry in report["inputs"]] == [f"{name}.png"]
+        _, row = (out / f"{name}_summary.csv").read_text(encoding="utf-8").splitlines()
+        assert row.startswith(f"{name}.png,")
+        assert (out / f"{name}_sheet-001.png").is_file()
+    for name in ("coco.json", "summary.csv", "report.json", "sheet-001.png"):
+        assert not (out / name).exists()
+    # They are one run all the same, which can be summed up.
+    for stray in ("a.png", "b.png"):
+        (tmp_path / stray).rename(out / stray)
+    options = ("--format", "coco", "--sheet")
+    summed = run("segment", out, "tumor", "-o", out, "--resume", *options)
+    assert summed.exit_code == 0, summed.output
+    assert "0 done, 0 failed, 2 skipped" in summed.stderr
+    coco = json.loads((out / "coco.json").read_text(encoding="utf-8"))
+    assert [entry["file_name"] for entry in coco["images"]] == ["a.png", "b.png"]
+
+
 def test_one_page_as_a_mask_file_is_gone_on_with(
     asked: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -537,8 +569,8 @@ def test_a_single_dicom_image(asked: list[dict[str, Any]], tmp_path: Path) -> No
     assert entry["files"].keys() == {"mask", "seg", "thumbnail"}
     assert all(Path(path).is_file() for path in entry["files"].values())
     assert entry["area_mm2"] is not None
-    assert (tmp_path / "sheet-001.png").is_file()
-    assert (tmp_path / "coco.json").is_file()
+    assert (tmp_path / "CT_small_sheet-001.png").is_file()
+    assert (tmp_path / "CT_small_coco.json").is_file()
     report = run("segment", bundled("reportsi.dcm"), "tumor", "-o", tmp_path)
     assert (report.exit_code, "no pixel data" in report.stderr) == (1, True)
 

@@ -840,7 +840,7 @@ def test_pages_of_a_contact_sheet(tmp_path: Path) -> None:
         tiles.append(tmp_path / f"{number}.jpg")
         PIL.Image.new("RGB", (160, 194), (number, 0, 0)).save(tiles[-1], quality=100)
     out = tmp_path / "out"
-    pages = write_sheets(tiles, out, "")
+    pages = write_sheets(tiles, out)
     assert [page.name for page in pages] == ["sheet-001.png", "sheet-002.png"]
     with PIL.Image.open(pages[0]) as page:
         assert page.size == (8 * 166 + 6, 6 * 200 + 6)
@@ -851,6 +851,6 @@ def test_pages_of_a_contact_sheet(tmp_path: Path) -> None:
         assert page.size == (172, 206)
     (out / "sheet-of-my-own.png").write_bytes(b"")
     (out / "sheet-2024.png").write_bytes(b"")
-    assert len(write_sheets(tiles[:1], out, "")) == 1
+    assert len(write_sheets(tiles[:1], out)) == 1
     own = {"sheet-of-my-own.png", "sheet-2024.png"}
     assert {path.name for path in out.iterdir()} == {"sheet-001.png", *own}

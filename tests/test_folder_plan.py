@@ -230,6 +230,19 @@ def test_contact_sheets_may_not_replace_inputs(tmp_path: Path, name: str) -> Non
     assert len(make_plan(tmp_path, "tumor", tmp_path, recursive=True).inputs) == 2
 
 
+@pytest.mark.parametrize("name", ["summary.csv", "report.json", "coco.json", "sheet-001.png"])
+def test_files_about_all_may_not_replace_inputs(tmp_path: Path, name: str) -> None:
+    out, options = tmp_path / "out", Options(sheet=True)
+    write_image(out / "picture.png").rename(out / name)
+    with pytest.raises(ConfigError, match="would overwrite"):
+        make_plan(out, "tumor", out, options)
+    (out / name).rename(out / f"a_{name}")
+    (tmp_path / "a.png").symlink_to(out / f"a_{name}")
+    with pytest.raises(ConfigError, match="would overwrite"):
+        make_plan(tmp_path / "a.png", "tumor", out, options)
+    assert make_plan(out, "tumor", out, options).about_all("summary") == "summary"
+
+
 def test_a_mask_file_lies_where_outputs_do(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="is not in the folder of outputs"):

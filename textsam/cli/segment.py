@@ -287,9 +287,8 @@ def _run(
                 made.append(record)
             lines = made.__iter__
             if "coco" in plan.options.formats:
-                # Not coco.json, so that one call per image can share a folder.
-                for item in plan.inputs:
-                    write_run_coco(plan.out / f"{item.base}_coco.json", plan.prompts, lines)
+                path = plan.out / f"{plan.about_all('coco')}.json"
+                write_run_coco(path, plan.prompts, lines)
     if as_json:
         print_report(segmenter, plan, lines, console.counts, warned)
     if records:

@@ -207,7 +207,9 @@ def write_report(report: QualityReport, out: str | Path, *, most_per_kind: int =
         OutputError: a file cannot be written; ImageError: a sheet.
     """
     out = Path(out)
-    sheets = {kind: lay_sheets(report.tiles.get(kind, []), out, f"-{kind}") for kind in DEFECTS}
+    sheets = {
+        kind: lay_sheets(report.tiles.get(kind, []), out, f"sheet-{kind}") for kind in DEFECTS
+    }
     files = {
         "quality.json": json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n",
         "quality.csv": _csv(report.findings),

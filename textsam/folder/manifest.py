@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from textsam.errors import ConfigError, DataError, OutputError, TextSAMError
 from textsam.folder.find import real_path
-from textsam.folder.names import SHEET_NAME
+from textsam.folder.names import SHEET_NAME, sheet_of
 from textsam.io.lock import locked
 
 __all__ = ["InputRecord", "Manifest", "file_identity", "outputs_before"]
@@ -107,13 +107,16 @@ def outputs_before(out: Path) -> frozenset[Path]:
         DataError: a manifest in it is damaged.
     """
     names: set[str] = set()
-    sheets = False
+    sheets: set[str] = set()
     for path in _manifests(out):
         for _, record in _lines(path):
             names.update(record.outputs)
-            sheets = sheets or any("thumbnail" in result["files"] for result in record.results)
+            if any("thumbnail" in result["files"] for result in record.results):
+                sheets.add(f"{record.base}_sheet")
     if sheets:
-        names.update(path.name for path in out.iterdir() if SHEET_NAME.fullmatch(path.name))
+        for path in out.iterdir():
+            if SHEET_NAME.fullmatch(path.name) or sheet_of(path.name) in sheets:
+                names.add(path.name)
     root = real_path(out)
     return frozenset(root / name for name in names)
 

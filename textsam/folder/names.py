@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 __all__ = [
+    "ABOUT_ALL",
     "IMAGE_SUFFIXES",
     "RASTER_ENDS",
     "SHEET_NAME",
@@ -15,6 +16,7 @@ __all__ = [
     "answer_name",
     "bases",
     "distinct",
+    "sheet_of",
     "slugs",
     "stem_of",
 ]
@@ -33,6 +35,9 @@ TILE_FOLDER = "thumbnails"
 
 SHEET_NAME = re.compile(r"sheet(-\d+-of-\d+)?-\d{3,}\.png")
 """What pages of contact sheets are called."""
+
+ABOUT_ALL = {"summary": ".csv", "report": ".json", "coco": ".json"}
+"""Files about all inputs of a run, and what their names end in; sheets have numbers as well."""
 
 _LONGEST_SLUG = 60
 
@@ -63,6 +68,12 @@ def distinct(names: Sequence[str]) -> list[str]:
         taken.add(candidate.casefold())
         result.append(candidate)
     return result
+
+
+def sheet_of(name: str) -> str | None:
+    """The name of the contact sheets that a file of this name would be a page of."""
+    page = re.fullmatch(r"(.+)-\d{3,}\.png", name)
+    return None if page is None else page[1]
 
 
 def answer_name(base: str, slug: str, frame: int | None) -> str:

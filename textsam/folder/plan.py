@@ -11,7 +11,15 @@ from pathlib import Path, PurePosixPath
 from textsam.errors import ConfigError, PromptError
 from textsam.folder.find import find_images, is_dicom, real_path
 from textsam.folder.manifest import outputs_before
-from textsam.folder.names import IMAGE_SUFFIXES, SHEET_NAME, TILE_FOLDER, bases, slugs
+from textsam.folder.names import (
+    ABOUT_ALL,
+    IMAGE_SUFFIXES,
+    SHEET_NAME,
+    TILE_FOLDER,
+    bases,
+    sheet_of,
+    slugs,
+)
 from textsam.folder.options import Options
 from textsam.prompts import normalise
 
@@ -73,6 +81,16 @@ class Plan:
     def suffix(self) -> str:
         """The shard as the end of a name, empty where the run is not split."""
         return f"-{self.label}" if self.shard[1] > 1 else ""
+
+    def about_all(self, name: str) -> str:
+        """What a file about all inputs is called, without its suffix.
+
+        Of one file given by its own name, that of its outputs: calls for one file each can share
+        `out`, and none replaces what another said.
+        """
+        if self.shard[1] == 1 and len(self.inputs) == 1 and self.inputs[0].named:
+            return f"{self.inputs[0].base}_{name}"
+        return f"{name}{self.suffix}"
 
 
 def make_plan(
@@ -253,16 +271,17 @@ def _keep_inputs(plan: Plan) -> None:
         return
     if plan.mask_file is None:
         written = {f"{item.base}_{slug}" for item in plan.inputs for slug in plan.slugs}
-        written |= {f"{item.base}_{end}" for item in plan.inputs for end in ("seg", "coco")}
+        written |= {f"{item.base}_seg" for item in plan.inputs}
     else:
         written = {plan.mask_file.name, plan.mask_file.stem}
-    sheet = plan.options.sheet
+    written |= {plan.about_all(name) + end for name, end in ABOUT_ALL.items()}
+    sheet = plan.about_all("sheet") if plan.options.sheet else None
     for path, name in inside:
         small = re.sub(r"(_\d{4,})?\.jpg$", "", name.removeprefix(f"{TILE_FOLDER}/"))
         if (
             name in written
             or _without_ends(name) in written
-            or (sheet and SHEET_NAME.fullmatch(name))
+            or (sheet and (SHEET_NAME.fullmatch(name) or sheet_of(name) == sheet))
             or (sheet and name.startswith(f"{TILE_FOLDER}/") and small in written)
         ):
             left = "" if plan.mask_file else ", or, if a killed run left it there, delete it"
@@ -274,4 +293,4 @@ def _keep_inputs(plan: Plan) -> None:
 
 def _without_ends(name: str) -> str:
     """A name as a run would write it, without slice number, overlay and suffix."""
-    return re.sub(r"(_\d{4,})?(_overlay)?\.(png|tiff|nii\.gz|dcm|json)$", "", name)
+    return re.sub(r"(_\d{4,})?(_overlay)?\.(png|tiff|nii\.gz|dcm)$", "", name)

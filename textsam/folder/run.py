@@ -42,7 +42,9 @@ class FolderSummary:
         images: images answered now.
         seconds: time of this call.
         manifest: one JSON line per finished input.
-        summary: the CSV table of all inputs of the plan, skipped ones too.
+        summary: the CSV table of all inputs of the plan, skipped ones too. It, the report, the COCO
+            file and the sheets have the name of the input before theirs where that is one file
+            given by its own name, so that calls for one file each can share a folder.
         report: what the run depended on, and all answers, as JSON.
         coco: the COCO file, where it was asked for.
         sheets: the contact sheets, where they were asked for.
@@ -84,8 +86,8 @@ def segment_folder(
     """Segment all images of a folder into files, whatever their number, in constant memory.
 
     One line per finished input goes into `manifest-i-of-n.jsonl` in `out`, after the input's
-    outputs are in place; at the end all inputs go into `summary.csv`. An input that fails is noted
-    there and does not stop the others.
+    outputs are in place; at the end all inputs go into `summary.csv` (`STEM_summary.csv` where
+    one file is given by its name). An input that fails is noted there and does not stop the others.
 
     Args:
         segmenter: from `load_model`.
@@ -152,9 +154,11 @@ def run_plan(
             told.finished(record)
             count[record.status] += 1
             images += len(record.results) // len(plan.prompts)
-        summary = write_summary(plan.out / f"summary{plan.suffix}.csv", _records(plan, manifest))
+        summary = write_summary(
+            plan.out / f"{plan.about_all('summary')}.csv", _records(plan, manifest)
+        )
         report = write_report(
-            plan.out / f"report{plan.suffix}.json",
+            plan.out / f"{plan.about_all('report')}.json",
             segmenter,
             plan,
             lambda: _records(plan, manifest),
@@ -163,13 +167,13 @@ def run_plan(
         coco = None
         if "coco" in plan.options.formats:
             coco = write_run_coco(
-                plan.out / f"coco{plan.suffix}.json",
+                plan.out / f"{plan.about_all('coco')}.json",
                 plan.prompts,
                 lambda: _records(plan, manifest),
             )
         sheets: list[Path] = []
         if plan.options.sheet:
-            sheets = write_sheets(_tiles(plan, manifest), plan.out, plan.suffix)
+            sheets = write_sheets(_tiles(plan, manifest), plan.out, plan.about_all("sheet"))
     return FolderSummary(
         plan=plan,
         done=count["done"],

@@ -81,13 +81,13 @@ def captioned_tile(picture: PIL.Image.Image, name: str, line: str) -> PIL.Image.
     return tile
 
 
-def write_sheets(tiles: Iterable[Path], out: Path, suffix: str) -> list[Path]:
+def write_sheets(tiles: Iterable[Path], out: Path, name: str = "sheet") -> list[Path]:
     """Lay small pictures on pages, one page in memory at a time.
 
     Args:
         tiles: files that `draw_tile` pictures were saved to, in the order they are to appear.
         out: folder for the pages.
-        suffix: goes into the names: sheetSUFFIX-001.png, sheetSUFFIX-002.png, …
+        name: their names begin with: sheet-001.png, sheet-002.png, …
 
     Returns:
         The pages. Those that follow in number, of an earlier run, are removed.
@@ -95,7 +95,7 @@ def write_sheets(tiles: Iterable[Path], out: Path, suffix: str) -> list[Path]:
     Raises:
         ImageError: a picture cannot be read, or a page not be written.
     """
-    return lay_sheets(map(_read_tile, tiles), out, suffix)
+    return lay_sheets(map(_read_tile, tiles), out, name)
 
 
 def _read_tile(path: Path) -> PIL.Image.Image:
@@ -108,13 +108,13 @@ def _read_tile(path: Path) -> PIL.Image.Image:
         ) from error
 
 
-def lay_sheets(tiles: Iterable[PIL.Image.Image], out: Path, suffix: str) -> list[Path]:
+def lay_sheets(tiles: Iterable[PIL.Image.Image], out: Path, name: str = "sheet") -> list[Path]:
     """Lay small pictures of one size on pages, one page in memory at a time.
 
     Args:
         tiles: from `captioned_tile`, in the order they are to appear.
         out: folder for the pages.
-        suffix: goes into the names: sheetSUFFIX-001.png, sheetSUFFIX-002.png, …
+        name: their names begin with: sheet-001.png, sheet-002.png, …
 
     Returns:
         The pages. Those that follow in number, of an earlier run, are removed.
@@ -127,22 +127,22 @@ def lay_sheets(tiles: Iterable[PIL.Image.Image], out: Path, suffix: str) -> list
     for tile in tiles:
         page.append(tile)
         if len(page) == TILES_PER_PAGE:
-            pages.append(_write_page(page, out, suffix, len(pages) + 1))
+            pages.append(_write_page(page, out, name, len(pages) + 1))
             page = []
     if page:
-        pages.append(_write_page(page, out, suffix, len(pages) + 1))
+        pages.append(_write_page(page, out, name, len(pages) + 1))
     number = len(pages) + 1
-    while (page_before := _page_path(out, suffix, number)).is_file():
+    while (page_before := _page_path(out, name, number)).is_file():
         page_before.unlink()
         number += 1
     return pages
 
 
-def _page_path(out: Path, suffix: str, number: int) -> Path:
-    return out / f"sheet{suffix}-{number:03d}.png"
+def _page_path(out: Path, name: str, number: int) -> Path:
+    return out / f"{name}-{number:03d}.png"
 
 
-def _write_page(tiles: list[PIL.Image.Image], out: Path, suffix: str, number: int) -> Path:
+def _write_page(tiles: list[PIL.Image.Image], out: Path, name: str, number: int) -> Path:
     width, height = TILE_PX + _GAP_PX, TILE_PX + _CAPTION_PX + _GAP_PX
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // _COLUMNS)
@@ -150,4 +150,4 @@ def _write_page(tiles: list[PIL.Image.Image], out: Path, suffix: str, number: in
     for index, tile in enumerate(tiles):
         row, column = divmod(index, _COLUMNS)
         page.paste(tile, (_GAP_PX + column * width, _GAP_PX + row * height))
-    return write_picture(page, _page_path(out, suffix, number))
+    return write_picture(page, _page_path(out, name, number))
