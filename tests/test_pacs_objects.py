@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("dicomweb_client")
 pytest.importorskip("highdicom")
 
+import tracemalloc
 from io import BytesIO
 
 import pydicom
@@ -33,7 +34,8 @@ from fake_pacs import (
     series_match,
 )
 
-from textsam.errors import OutputError, PacsError
+from textsam.errors import ImageError, OutputError, PacsError
+from textsam.io.dicom import open_series
 from textsam.io.limits import Limits
 from textsam.io.seg_identity import SegIdentity
 from textsam.pacs import study
@@ -67,7 +69,65 @@ def test_a_download_is_the_file_as_it_is_stored(fake: Fake, tmp_path: Path) -> N
     assert "transfer-syntax=*" in request.headers["Accept"]
 
 
-@pytest.mark.filterwarnings("ignore:message sent by origin server")
+def deflated_file(inflated_bytes: int) -> bytes:
+    """A file of a few kB whose header inflates to a multiple of that."""
+    dataset = pydicom.dcmread(BytesIO(ct_file()))
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    dataset.TextValue = " " * inflated_bytes
+    dataset.PixelData = bytes(2 * dataset.Rows * dataset.Columns)
+    target = BytesIO()
+    dataset.save_as(target)
+    return target.getvalue()
+
+
+def test_a_deflated_file_is_not_inflated_by_fetching_it(fake: Fake, tmp_path: Path) -> None:
+    content = deflated_file(50_000_000)
+    assert len(content) < 100_000
+    fake.answer = lambda _: multipart(content)
+    client = client_of(fake, limits=Limits(max_inflated_bytes=10**6))
+    tracemalloc.start()
+    try:
+        client.download(STUDY, SERIES, INSTANCE, tmp_path / "one.dcm", 10**6)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "one.dcm").read_bytes() == content
+    with pytest.raises(ImageError, match="max-inflated-bytes"):
+        open_series([tmp_path / "one.dcm"], limits=client.limits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ('multipart/related; boundary="e:1"', b"--e:1\r\nA: b\r\n\r\n%b\r\n--e:1--"),
+        ("multipart/related; boundary=e", b"before\r\n--e  \r\n\r\n%b\r\n--e--\r\nafter"),
+        ("Multipart/Related; type=x; BOUNDARY=e", b"\r\n--e\r\nA: b\r\n\r\n%b"),
+        ("multipart/related", b"%b"),
+        ("application/dicom; transfer-syntax=*", b"%b"),
+    ],
+    ids=["quoted", "padded", "endless", "no boundary", "as it is"],
+)
+def test_answers_that_hold_one_file(fake: Fake, tmp_path: Path, kind: str, body: bytes) -> None:
+    content = ct_file() + b"\r\n--\r\n"
+    fake.answer = lambda _: Reply(200, body % content, {"Content-Type": kind})
+    client_of(fake).download(STUDY, SERIES, INSTANCE, tmp_path / "one.dcm", 10**6)
+    assert (tmp_path / "one.dcm").read_bytes() == content
+
+
+def test_a_file_that_does_not_say_what_it_is_can_be_told_later(fake: Fake, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(BytesIO(ct_file()))
+    del dataset.file_meta.MediaStorageSOPInstanceUID
+    path, target = tmp_path / f"{INSTANCE}.dcm", BytesIO()
+    dataset.save_as(target)
+    fake.answer = lambda _: multipart(target.getvalue())
+    client = client_of(fake)
+    client.download(STUDY, SERIES, INSTANCE, path, 10**6)
+    study._check_same(client, open_series([path]))
+    other = path.rename(tmp_path / "1.2.999.dcm")
+    with pytest.raises(PacsError, match=rf"instance 1\.2\.999 says that it is {INSTANCE};"):
+        study._check_same(client, open_series([other]))
+
+
 def test_a_download_that_is_not_multipart(fake: Fake, tmp_path: Path) -> None:
     content = ct_file()
     fake.answer = lambda _: Reply(200, content, {"Content-Type": "application/dicom"})
@@ -122,7 +182,6 @@ def test_a_compressed_body_is_counted_as_it_unfolds(fake: Fake, tmp_path: Path) 
     ],
     ids=["another", "junk", "two", "none", "empty", "html", "no type"],
 )
-@pytest.mark.filterwarnings("ignore:message sent by origin server")
 def test_a_download_that_is_something_else(fake: Fake, tmp_path: Path, reply: Reply) -> None:
     fake.answer = lambda _: reply
     with pytest.raises(PacsError, match=f"{fake.host}.*{INSTANCE}.*not DICOMweb"):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
-from textsam.errors import ConfigError, OutputError, PacsError
+from textsam.errors import ConfigError, PacsError
+from textsam.io.atomic import told_as_output
 from textsam.io.limits import Limits
 from textsam.pacs.address import Address, Credentials, credentials, parse_address
 from textsam.pacs.answers import (
@@ -25,6 +26,7 @@ from textsam.pacs.answers import (
     warnings_of,
 )
 from textsam.pacs.guard import ask, ask_again
+from textsam.pacs.parts import file_in, uid_in
 from textsam.pacs.session import GuardedSession
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ T = TypeVar("T")
 _PAGE = 1000
 _CONNECT_S = 10.0
 _MULTIPART_BYTES = 64 * 1024
+_AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 # Segmentations are small next to their images; a body in one piece, with a Content-Length, is taken
 # by every server, a chunked one is not.
 _ONE_PIECE_BYTES = 2**31
@@ -113,16 +116,19 @@ def connect(
         credentials() if login is None else login,
         ca=None if ca is None else str(ca),
     )
+    timeouts_s = (min(_CONNECT_S, timeout_s), timeout_s)
     web = DICOMwebClient(
         address.url,
         session=session,
-        timeout=(min(_CONNECT_S, timeout_s), timeout_s),
+        timeout=timeouts_s,
         permissive_uid=True,
         chunk_size=_ONE_PIECE_BYTES,
     )
     # It would repeat store requests as well; `PacsClient` repeats questions only.
     web.set_http_retry_params(retry=False)
-    return PacsClient(web, session, retries=retries, limits=limits or Limits())
+    return PacsClient(
+        web, session, timeout_s=timeouts_s, retries=retries, limits=limits or Limits()
+    )
 
 
 class PacsClient:
@@ -135,15 +141,23 @@ class PacsClient:
     Args:
         web: dicomweb-client's client, without retries of its own.
         session: the one `web` was made with.
+        timeout_s: longest wait for a connection, and for the next bytes of an answer, in seconds.
         retries: how often a question is put again.
         limits: on what is downloaded.
     """
 
     def __init__(
-        self, web: DICOMwebClient, session: GuardedSession, *, retries: int, limits: Limits
+        self,
+        web: DICOMwebClient,
+        session: GuardedSession,
+        *,
+        timeout_s: tuple[float, float],
+        retries: int,
+        limits: Limits,
     ) -> None:
         self._web = web
         self._session = session
+        self._timeout_s = timeout_s
         self._retries = retries
         self.limits = limits
 
@@ -236,30 +250,32 @@ class PacsClient:
         limit_bytes = min(room_bytes, self.limits.max_inflated_bytes) + _MULTIPART_BYTES
         what = f"instance {sop_instance_uid}"
 
-        def fetch() -> Dataset:
-            with self._session.at_most(limit_bytes), warnings.catch_warnings():
-                # pydicom warns of odd headers; whoever opens the file judges them.
-                warnings.simplefilter("ignore")
-                return self._web.retrieve_instance(
-                    study_uid,
-                    series_uid,
-                    sop_instance_uid,
-                    media_types=(("application/dicom", "*"),),
+        def fetch() -> memoryview:
+            # Not by dicomweb-client, which parses what it fetches: pydicom would inflate a deflated
+            # file whole. Whoever opens the file does that within the limits.
+            with self._session.at_most(limit_bytes):
+                response = self._session.get(
+                    f"{self.address.url}/studies/{study_uid}/series/{series_uid}"
+                    f"/instances/{sop_instance_uid}",
+                    headers={"Accept": _AS_STORED},
+                    timeout=self._timeout_s,
                 )
+                response.raise_for_status()
+                return file_in(response)
 
-        def write() -> int:
+        def checked() -> memoryview:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if dataset.SOPInstanceUID != sop_instance_uid:
+                warnings.simplefilter("ignore")  # of odd headers, which whoever opens it judges
+                # One that does not say what it is can be told when it is opened.
+                if uid_in(file) not in (sop_instance_uid, ""):
                     raise ValueError("another instance than the one asked for")
-                try:
-                    dataset.save_as(path)  # elements that nobody touched are written as they came
-                except OSError as error:
-                    raise OutputError.of(path, error) from error
-            return path.stat().st_size
+            return file
 
-        dataset = self._ask(fetch, what)
-        return self._read(write, what)
+        file = self._ask(fetch, what)
+        self._read(checked, what)
+        with told_as_output(path):
+            path.write_bytes(file)
+        return len(file)
 
     def store(self, dataset: Dataset, study_uid: str) -> Stored:
         """Send one object to the archive (STOW-RS), once.

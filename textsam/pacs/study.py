@@ -139,6 +139,7 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
     with tempfile.TemporaryDirectory(prefix="textsam-pacs-") as folder:
         paths = _download(order, chosen, Path(folder))
         stack = open_series(paths, limits=client.limits, window=order.window, crop=order.crop)
+        _check_same(client, stack)
         identity = seg_identity(
             stack,
             order.prompts,
@@ -179,6 +180,17 @@ def _download(order: _Order, chosen: Chosen, folder: Path) -> list[Path]:
             )
         paths.append(path)
     return paths
+
+
+def _check_same(client: PacsClient, stack: DicomStack) -> None:
+    """Raise PacsError unless the files hold what they were fetched as: the SEG will refer to it."""
+    for path, header in zip(stack.paths, stack.headers, strict=True):
+        uid = header.get("SOPInstanceUID", "")
+        if uid != path.stem:
+            raise PacsError(
+                f"{client.address.label}: what the archive sends as instance {path.stem} says that "
+                f"it is {uid or 'nothing'}; look whether the archive changes what is stored"
+            )
 
 
 def _segment_and_store(
