@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("dicomweb_client")
 pytest.importorskip("highdicom")
 
+import tempfile
 import tracemalloc
 from io import BytesIO
 
@@ -33,6 +34,7 @@ from fake_pacs import (
     paged,
     series_match,
 )
+from tiny import tiny_segmenter
 
 from textsam.errors import ImageError, OutputError, PacsError
 from textsam.io.dicom import open_series
@@ -410,6 +412,29 @@ def test_a_plan_takes_images_and_says_what_it_leaves(fake: Fake) -> None:
     assert "reports" in plan.skipped[0].reason
     assert "Basic Text SR Storage" in plan.skipped[1].reason
     assert plan_study(client_of(fake), STUDY, "1.1").skipped == ()
+
+
+def test_a_series_fails_where_there_is_no_temporary_folder(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answer = answers(
+        [series_match("1.1"), series_match("1.2")],
+        {"1.1": [instance_match("1.1.1")], "1.2": [instance_match("1.2.1")]},
+    )
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    told: list[str] = []
+    summary = study.segment_study(
+        tiny_segmenter(),
+        client_of(fake),
+        STUDY,
+        "tumor",
+        on_series=lambda one: told.append(one.series_uid),
+    )
+    assert told == ["1.1", "1.2"]
+    for one in summary.series:
+        assert one.status == "failed"
+        assert "No such file or directory" in one.error
+        assert "set TMPDIR" in one.error
 
 
 def test_a_plan_for_what_is_not_there(fake: Fake) -> None:

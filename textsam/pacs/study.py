@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from textsam.errors import LimitError, PacsError, TextSAMError
+from textsam.errors import LimitError, OutputError, PacsError, TextSAMError
 from textsam.inference.settle import Settle
 from textsam.io.seg import iter_seg_datasets, seg_identity
 from textsam.pacs.answers import SEGMENTATION_STORAGE
@@ -136,8 +136,8 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
     from textsam.io.dicom import open_series
 
     client = order.client
-    with tempfile.TemporaryDirectory(prefix="textsam-pacs-") as folder:
-        paths = _download(order, chosen, Path(folder))
+    with _temporary_folder() as folder:
+        paths = _download(order, chosen, folder)
         stack = open_series(paths, limits=client.limits, window=order.window, crop=order.crop)
         _check_same(client, stack)
         identity = seg_identity(
@@ -162,6 +162,20 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
         found, warnings = _segment_and_store(order, stack, missing)
     _confirm(client, order.study_uid, chosen, identity)
     return replace(summary, status="stored", found=found, warnings=warnings)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for images, which only this user can read and which is removed again."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="textsam-pacs-")
+    except OSError as error:
+        raise OutputError(
+            f"no temporary folder for the images can be made ({error.strerror or error}); free "
+            "space, or set TMPDIR to a folder that can be written to"
+        ) from error
+    with made as folder:
+        yield Path(folder)
 
 
 def _download(order: _Order, chosen: Chosen, folder: Path) -> list[Path]:
