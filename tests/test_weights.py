@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -338,6 +339,36 @@ def test_an_unusable_cache_folder_is_named(
     monkeypatch.setenv("TEXTSAM_HOME", str(blocked))
     with pytest.raises(WeightsError, match="TEXTSAM_HOME"):
         weights.resolve("toy", progress=False)
+
+
+@pytest.mark.parametrize("command", [["list"], ["path", "toy"], ["download", "toy"], ["verify"]])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("~nobody-of-this-name/x", "TEXTSAM_HOME is '~nobody-of-this-name/x', and there is no use"),
+        (f"/{'long' * 100}", "(File name too long); check the permissions, or set the environment"),
+    ],
+)
+def test_a_cache_folder_that_cannot_be_looked_at_is_one_line(
+    toy: WeightEntry, monkeypatch: pytest.MonkeyPatch, command: list[str], value: str, says: str
+) -> None:
+    monkeypatch.setenv("TEXTSAM_HOME", value)
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_cache_folder_of_another_user_is_named(
+    toy: WeightEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(WeightsError, match=r"toy\.pth cannot be looked at .* TEXTSAM_HOME"):
+        weights.locate("toy")
 
 
 def test_two_at_once_fetch_once(toy: WeightEntry, server: Server) -> None:

@@ -38,24 +38,25 @@ def list_weights(as_json: Json = False) -> None:
     from textsam import weights
 
     rows = []
-    for entry in weights.registry().values():
-        path = weights.locate(entry.name)
-        rows.append(
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "description": entry.description,
-                "size_bytes": entry.size_bytes,
-                "where": weights.where(entry.name),
-                "path": None if path is None else str(path),
-                "cache_path": str(weights.cache_path(entry.name)),
-                "licence": entry.licence,
-                "licence_url": entry.licence_url,
-                "source": entry.source,
-                "package": entry.package.distribution if entry.package else None,
-                "note": entry.note,
-            }
-        )
+    with _errors_as_exit():
+        for entry in weights.registry().values():
+            path = weights.locate(entry.name)
+            rows.append(
+                {
+                    "name": entry.name,
+                    "kind": entry.kind,
+                    "description": entry.description,
+                    "size_bytes": entry.size_bytes,
+                    "where": weights.where(entry.name),
+                    "path": None if path is None else str(path),
+                    "cache_path": str(weights.cache_path(entry.name)),
+                    "licence": entry.licence,
+                    "licence_url": entry.licence_url,
+                    "source": entry.source,
+                    "package": entry.package.distribution if entry.package else None,
+                    "note": entry.note,
+                }
+            )
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

@@ -97,17 +97,30 @@ def cache_dir() -> Path:
     """Return the cache folder: TEXTSAM_HOME, else the user's cache folder of the system.
 
     The folder need not exist yet.
+
+    Raises:
+        WeightsError: TEXTSAM_HOME begins with a "~" that stands for nobody's folder.
     """
     home = os.environ.get("TEXTSAM_HOME")
     if home:
-        return Path(home).expanduser().absolute()
+        try:
+            return Path(home).expanduser().absolute()
+        except RuntimeError as error:
+            raise WeightsError(
+                f"the environment variable TEXTSAM_HOME is {home!r}, and there is no user of that "
+                "name; give a folder"
+            ) from error
     from platformdirs import user_cache_path
 
     return user_cache_path("textsam", appauthor=False)
 
 
 def cache_path(name: str) -> Path:
-    """Return where in the cache the file (or folder) of an entry belongs, present or not."""
+    """Return where in the cache the file (or folder) of an entry belongs, present or not.
+
+    Raises:
+        WeightsError: unknown name, or as for `cache_dir`.
+    """
     return cache_dir() / "weights" / entry(name).filename
 
 
@@ -117,11 +130,11 @@ def locate(name: str) -> Path | None:
     An installed package that carries the weights comes before the cache.
 
     Raises:
-        WeightsError: unknown name.
+        WeightsError: unknown name, or a cache folder that cannot be looked into.
     """
     wanted = entry(name)
     for path in (_package_path(wanted), cache_path(name)):
-        if path is not None and all(file.is_file() for file in _paths(wanted, path).values()):
+        if path is not None and all(map(_is_there, _paths(wanted, path).values())):
             return path
     return None
 
@@ -237,6 +250,16 @@ def _package_path(wanted: WeightEntry) -> Path | None:
         if path.exists():
             return path
     return None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # another user's folder, or a name too long for any
+        raise WeightsError(
+            f"{path} cannot be looked at ({error.strerror}); check the permissions, or set the "
+            "environment variable TEXTSAM_HOME to another cache folder"
+        ) from error
 
 
 def _paths(wanted: WeightEntry, root: Path) -> dict[WeightFile, Path]:
