@@ -330,6 +330,8 @@ def test_the_report_of_a_run(segmenter: Segmenter, tmp_path: Path) -> None:
     text = summary.report.read_text(encoding="utf-8")
     report = json.loads(text)
     assert text == json.dumps(report, indent=2) + "\n"
+    assert report["model"]["precision"] == "float32"
+    assert report["identity"] == segmenter.identity
     plain = RunReport.of(segmenter, ["tumor", "lung"], {}).to_dict()
     assert report.keys() == plain.keys()
     assert report["counts"].keys() == plain["counts"].keys() | {"no_picture"}

@@ -18,6 +18,7 @@ import torch
 
 import textsam
 from textsam.errors import ImageError, TextSAMError
+from textsam.inference.views import Views, views_of
 from textsam.io.image import Image, Placement
 from textsam.report import RunReport, done_entry, failed_entry, versions
 from textsam.result import Segmentation
@@ -166,8 +167,12 @@ def test_a_report_of_a_segmenter() -> None:
         adapter_name="mine",
         fingerprint="12" * 32,
         preset="lite",
-        config=SimpleNamespace(base={"medsam-lite": "ef" * 32}),
+        config=SimpleNamespace(base={"medsam-lite": "ef" * 32}, authors_frame=False),
         device=torch.device("cpu"),
+        precision=torch.bfloat16,
+        views=Views(),
+        own_weights="",
+        identity="34" * 32,
     )
     content = RunReport.of(stub, ["tumor"], {"refine": 1}).to_dict()
     assert content["adapter"] == {"name": "mine", "sha256": "12" * 32}
@@ -175,8 +180,15 @@ def test_a_report_of_a_segmenter() -> None:
         "preset": "lite",
         "base": {"medsam-lite": "ef" * 32},
         "device": "cpu",
+        "precision": "bfloat16",
     }
+    assert content["identity"] == "34" * 32
     assert content["options"] == {"refine": 1}
+    stub.config.authors_frame, stub.own_weights = True, "56" * 32
+    stub.views = views_of("112,mirrored")
+    model = RunReport.of(stub, ["tumor"], {}).to_dict()["model"]
+    assert model["authors_frame"] is True
+    assert (model["views"], model["own_weights"]) == ("112,mirrored", "56" * 32)
     assert report(fingerprint="").to_dict()["adapter"]["sha256"] is None
 
 

@@ -97,6 +97,9 @@ class RunReport:
         prompts: that were asked.
         options: whatever else the answers depend on, as JSON holds it.
         device: where the model ran.
+        identity: hash of all that answers depend on besides images, prompts and options; see
+            `Segmenter.identity`.
+        further: what else is to be said of the model, by key.
         started: when; None takes now.
     """
 
@@ -110,13 +113,16 @@ class RunReport:
         prompts: Sequence[str],
         options: Mapping[str, Any],
         device: str,
+        identity: str = "",
+        further: Mapping[str, Any] | None = None,
         started: datetime | None = None,
     ) -> None:
         self._head = {
             "format": _FORMAT,
             "versions": versions(),
             "adapter": {"name": adapter, "sha256": fingerprint or None},
-            "model": {"preset": preset, "base": dict(base), "device": device},
+            "model": {"preset": preset, "base": dict(base), "device": device, **(further or {})},
+            "identity": identity or None,
             "prompts": list(prompts),
             "options": dict(options),
         }
@@ -133,6 +139,13 @@ class RunReport:
         started: datetime | None = None,
     ) -> RunReport:
         """A report of a run of `segmenter`."""
+        further: dict[str, Any] = {"precision": str(segmenter.precision).removeprefix("torch.")}
+        if str(segmenter.views):
+            further["views"] = str(segmenter.views)
+        if segmenter.config.authors_frame:
+            further["authors_frame"] = True
+        if segmenter.own_weights:
+            further["own_weights"] = segmenter.own_weights
         return cls(
             adapter=segmenter.adapter_name,
             fingerprint=segmenter.fingerprint,
@@ -141,6 +154,8 @@ class RunReport:
             prompts=prompts,
             options=options,
             device=str(segmenter.device),
+            identity=segmenter.identity,
+            further=further,
             started=started,
         )
 
@@ -213,7 +228,10 @@ class RunReport:
         format    1
         versions  {"textsam", "python", "platform", "torch", "numpy"}
         adapter   {"name", "sha256"}
-        model     {"preset", "base": {name: sha256 of the base weights}, "device"}
+        model     {"preset", "base": {name: sha256 of the base weights}, "device"}; of a
+                  segmenter also "precision", and, where there are any, "views",
+                  "authors_frame" and "own_weights", a digest of base weights that the user gave
+        identity  hash of all that answers depend on besides images, prompts and options
         prompts   [text, …]
         options   as given
         started   UTC, ISO 8601
