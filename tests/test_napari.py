@@ -334,6 +334,46 @@ def test_an_image_and_two_words(session: Session) -> None:
     assert f"{answers[0].area_px} px" in session.widget.status.value
 
 
+@pytest.mark.parametrize(
+    ("placed", "pixel_mm2"),
+    [
+        ({"affine": np.diag([2.0, 3.0, 1.0])}, 6.0),
+        ({"affine": [[0, -2, 5], [2, 0, 7], [0, 0, 1]], "scale": (2, 0.5)}, 4.0),
+        ({"scale": (-2, 0.5), "units": ("um", "cm")}, 0.01),
+        ({"shear": [0.5]}, None),
+        ({"affine": [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]]}, None),
+        ({"scale": (2, 2), "units": ("s", "mm")}, None),
+    ],
+    ids=["stretched", "turned", "units", "shear", "sheared", "seconds"],
+)
+def test_areas_are_those_in_the_world(
+    session: Session, placed: dict[str, Any], pixel_mm2: float | None
+) -> None:
+    session.viewer.add_image(blobs(50, 70), name="scan", **{"units": ("mm", "mm"), **placed})
+    session.run("lung")
+    assert session.told == []
+    table = labels_of(session).features
+    if pixel_mm2 is None:
+        assert "area_mm2" not in table
+    else:
+        area_px = table["area_px"].to_numpy()
+        assert area_px.all()
+        assert table["area_mm2"].tolist() == pytest.approx(area_px * pixel_mm2, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")  # it shows such slices all the same
+def test_areas_of_slices_that_are_turned_in_the_world(qt: Any) -> None:
+    from napari.layers import Image as ImageLayer
+
+    from textsam.napari_plugin.widget import _spacing_mm
+
+    turned = np.eye(4)
+    turned[:3, :3] = [[0, 0, 3], [2, 0, 0], [0, 5, 0]]
+    image = ImageLayer(blobs(3, 20, 20), affine=turned, units=("mm", "mm", "mm"))
+    assert _spacing_mm(image, 1, 2) == pytest.approx((5, 3))
+    assert _spacing_mm(image, 0, 1) == pytest.approx((2, 5))
+
+
 def test_rgb(session: Session) -> None:
     pixels = np.stack([blobs(40, 60, seed=i) for i in range(3)], axis=-1)
     session.viewer.add_image(pixels, name="photo", rgb=True)

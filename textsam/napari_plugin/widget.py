@@ -30,6 +30,9 @@ __all__ = ["SegmentWidget"]
 # Two panels of one session share the model they loaded last.
 _cached_load = lru_cache(maxsize=1)(load)
 
+# Cosine of the angle between rows and columns up to which it counts as a right one.
+_RIGHT_ANGLE = 1e-6
+
 
 class SegmentWidget(Container):  # type: ignore[type-arg]
     """Segment an image layer of the viewer by words.
@@ -213,14 +216,11 @@ def _labels_layer(layer: Image, planes: Planes, prompts: list[str], outcome: Out
     block = np.zeros(planes.shape, dtype=np.uint16)
     for number, answers in enumerate(outcome.answers):
         planes.put(block, number, join_masks(answers))
-    own = Affine(
-        scale=layer.scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
-    )
     return Labels(
         block,
         name=f"{layer.name}: {', '.join(prompts)}",
         scale=layer.scale,
-        translate=own(np.array(planes.offset, dtype=float)),
+        translate=_own(layer)(np.array(planes.offset, dtype=float)),
         rotate=layer.rotate,
         shear=layer.shear,
         affine=layer.affine,
@@ -241,11 +241,25 @@ def _labels_layer(layer: Image, planes: Planes, prompts: list[str], outcome: Out
 
 
 def _spacing_mm(layer: Image, rows: int, columns: int) -> tuple[float, float] | None:
-    """Distance between rows and between columns, where the layer's units are lengths."""
-    steps = []
-    for axis in (rows, columns):
-        unit = layer.units[axis]
+    """Distance between rows and between columns in the world, where its units are lengths.
+
+    None also where rows and columns are not at right angles there: a pixel is then no rectangle.
+    """
+    ways = (layer.affine.linear_matrix @ _own(layer).linear_matrix)[:, [rows, columns]]
+    for axis, unit in enumerate(layer.units):
+        if not ways[axis].any():
+            continue
         if not unit.is_compatible_with("mm"):
             return None
-        steps.append(float((abs(layer.scale[axis]) * unit).to("mm").magnitude))
-    return steps[0], steps[1]
+        ways[axis] *= (1 * unit).to("mm").magnitude
+    down, right = np.linalg.norm(ways, axis=0)
+    if abs(ways[:, 0] @ ways[:, 1]) > _RIGHT_ANGLE * down * right:
+        return None
+    return float(down), float(right)
+
+
+def _own(layer: Image) -> Affine:
+    """Where the layer lies but for its `affine`, which napari applies after it."""
+    return Affine(
+        scale=layer.scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
+    )
