@@ -536,6 +536,29 @@ def test_a_full_disk_ends_the_run_at_once(
     assert (summary.done, summary.skipped) == (3, 1)
 
 
+@pytest.mark.parametrize("reason", [errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("name", ["png", "nifti"])
+def test_a_name_the_disk_cannot_have_is_one_failure(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int, name: Any
+) -> None:
+    for seed in range(3):
+        write_image(tmp_path / "in" / f"{seed}.png", seed=seed)
+    replaced = Path.replace
+
+    def replace(self: Path, target: Any) -> Path:
+        if Path(target).name.startswith("1_"):
+            raise OSError(reason, os.strerror(reason))
+        return replaced(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    options = Options(formats=(name,))
+    summary = segment_folder(segmenter, tmp_path / "in", "tumor", tmp_path / "out", options)
+    assert (summary.done, summary.failed) == (2, 1)
+    (row,) = (row for row in rows_of(summary) if row["status"] == "failed")
+    assert row["path"] == "1.png"
+    assert os.strerror(reason) in row["error"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_manifest_that_the_disk_does_not_take(tmp_path: Path) -> None:
     import resource
@@ -799,6 +822,27 @@ def test_a_damaged_line_is_named(tmp_path: Path, bad: bytes) -> None:
     offset = manifest.path.stat().st_size
     manifest.path.write_bytes(manifest.path.read_bytes() + bad)
     with pytest.raises(DataError, match=rf"byte {offset}|format 2"):
+        Manifest(tmp_path, "1-of-1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"finished": "yesterday"}, {"finished": None}, {"seconds": True}, {"input": ["a"]},
+        {"files": None}, {"results": ["x"]}, {"outputs": ["a_tumor.png"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_line_with_values_of_another_kind_is_named(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    with Manifest(tmp_path, "1-of-1") as manifest:
+        manifest.add(record("a"))
+    (line,) = lines_of(manifest.path)
+    with manifest.path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**line, **change}) + "\n")
+    (name,) = change
+    with pytest.raises(DataError, match=rf"byte \d+ is damaged \({name} .*delete that line"):
         Manifest(tmp_path, "1-of-1")
 
 

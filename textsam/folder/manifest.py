@@ -30,6 +30,12 @@ __all__ = ["InputRecord", "Manifest", "file_identity", "outputs_before"]
 
 MANIFEST_FORMAT = 1
 _BLOCK_BYTES = 1 << 20
+_KINDS: tuple[tuple[tuple[str, ...], type | tuple[type, ...]], ...] = (
+    (("input", "base", "adapter", "model", "options", "status"), str),
+    (("files", "prompts", "failures", "results"), list),
+    (("outputs",), dict),
+    (("seconds", "finished"), (int, float)),
+)
 
 
 @dataclass
@@ -249,7 +255,9 @@ def _parsed(line: bytes, path: Path, offset: int) -> InputRecord:
                 f"{path}: a line has the format {version!r}, this version reads {MANIFEST_FORMAT}; "
                 "give another -o"
             )
-        return InputRecord(**content)
+        record = InputRecord(**content)
+        _check_types(record)
+        return record
     except TextSAMError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -257,6 +265,18 @@ def _parsed(line: bytes, path: Path, offset: int) -> InputRecord:
             f"{path}: the line at byte {offset} is damaged ({error}); delete that line, and the "
             "input it is about is done again, or give another -o"
         ) from error
+
+
+def _check_types(record: InputRecord) -> None:
+    """Raise TypeError for what JSON can hold and a line cannot, such as a date for `finished`."""
+    for names, kind in _KINDS:
+        for name in names:
+            value = getattr(record, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TypeError(f"{name} is {str(value)[:40]!r}")
+    for name in ("files", "failures", "results"):
+        if not all(isinstance(entry, dict) for entry in getattr(record, name)):
+            raise TypeError(f"{name} holds something else than objects")
 
 
 def _size_of(path: Path) -> int | None:

@@ -21,6 +21,9 @@ from textsam.result import Segmentation
 
 __all__ = ["OutputWriter"]
 
+# A name that is too long, or that the file system cannot have, such as one with ":" on exFAT.
+_OF_A_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
+
 
 class OutputWriter:
     """The output files of one input.
@@ -165,10 +168,10 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _is_disk_error(error: BaseException) -> bool:
-    """Whether an error comes from the disk as a whole, and not from the one file."""
+    """Whether an error comes from the disk as a whole, and not from the name of the one file."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError):
-            return seen.errno != errno.ENAMETOOLONG
+            return seen.errno not in _OF_A_NAME
         seen = seen.__cause__
     return False
