@@ -202,6 +202,37 @@ def test_the_plugin_separates_triton_before_it_imports_torch(
     assert order == ["separate", ("lite", None)]
 
 
+def test_an_adapter_that_was_written_again_is_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textsam.adapters import CONFIG_FILE, TENSORS_FILE
+    from textsam.napari_plugin import work
+
+    loaded: list[tuple[str, str | None]] = []
+    segmenter = tiny_segmenter()
+
+    def load(preset: str, adapter: str | None) -> Segmenter:
+        loaded.append((preset, adapter))
+        return segmenter
+
+    monkeypatch.setattr(work, "load", load)
+    work._last.cache_clear()
+    for name in (CONFIG_FILE, TENSORS_FILE):
+        (tmp_path / name).write_bytes(b"first")
+    for _ in range(2):
+        assert work.load_kept("lite", str(tmp_path)) is segmenter
+    assert loaded == [("lite", str(tmp_path))]
+    (tmp_path / TENSORS_FILE).write_bytes(b"again, longer")
+    for _ in range(2):
+        work.load_kept("lite", str(tmp_path))
+    assert loaded == [("lite", str(tmp_path))] * 2
+    work.load_kept("vit_b", str(tmp_path))
+    assert loaded[2:] == [("vit_b", str(tmp_path))]
+    with pytest.raises(AdapterError, match="no adapter"):
+        work.load_kept("lite", str(tmp_path / "missing"))
+    work._last.cache_clear()
+
+
 # --- manifest ---------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "find_adapter",
     "read_adapter_config",
     "shipped_adapters",
+    "when_written",
     "write_adapter_config",
 ]
 
@@ -149,6 +150,22 @@ def find_adapter(name_or_path: str | Path) -> Path:
         f"{folder} is not an adapter folder: it lacks {' and '.join(lacking)}; give the folder "
         "that training or `textsam convert` wrote"
     )
+
+
+def when_written(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Time in ns and size in bytes of an adapter's files: others once it was written again.
+
+    Raises:
+        AdapterError: a file of it cannot be looked at.
+    """
+    try:
+        states = [(folder / name).stat() for name in (CONFIG_FILE, TENSORS_FILE)]
+    except OSError as error:
+        raise AdapterError(
+            f"{folder} cannot be read ({error.strerror}); give an adapter folder, or check its "
+            "permissions"
+        ) from error
+    return tuple((state.st_mtime_ns, state.st_size) for state in states)
 
 
 def read_adapter_config(folder: str | Path) -> AdapterConfig:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from textsam import weights
 from textsam.adapters import (
-    CONFIG_FILE,
     TENSORS_FILE,
     AdapterConfig,
     check_tensors,
     find_adapter,
     read_adapter_config,
+    when_written,
 )
 from textsam.checkpoint import architecture_of, load_learned
 from textsam.device import choose_device, choose_precision
@@ -176,9 +176,7 @@ def _kept(
     folder = find_adapter(name).resolve()
     if not (folder / TENSORS_FILE).is_file():
         return load_model(model, folder, device, precision, views=views)  # says what is missing
-    states = [(folder / file).stat() for file in (CONFIG_FILE, TENSORS_FILE)]
-    written = tuple((state.st_mtime_ns, state.st_size) for state in states)
-    return _cached_model(model, folder, device, precision, views, written)
+    return _cached_model(model, folder, device, precision, views, when_written(folder))
 
 
 @overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from textsam.errors import TextSAMError
 from textsam.napari_plugin.completer import PromptCompleter, split_prompts
 from textsam.napari_plugin.planes import Planes, choose_planes
 from textsam.napari_plugin.result import colours, features, join_masks
-from textsam.napari_plugin.work import Load, Outcome, load, segment_planes
+from textsam.napari_plugin.work import Load, Outcome, load_kept, segment_planes
 from textsam.presets import PRESETS
 from textsam.prompts import CONCEPTS
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     import napari.viewer
 
 __all__ = ["SegmentWidget"]
-
-# Two panels of one session share the model they loaded last.
-_cached_load = lru_cache(maxsize=1)(load)
 
 # Cosine of the angle between rows and columns up to which it counts as a right one.
 _RIGHT_ANGLE = 1e-6
@@ -47,7 +44,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
     """
 
     def __init__(
-        self, napari_viewer: napari.viewer.Viewer, load_segmenter: Load = _cached_load
+        self, napari_viewer: napari.viewer.Viewer, load_segmenter: Load = load_kept
     ) -> None:
         self._viewer = napari_viewer
         self._load_segmenter = load_segmenter

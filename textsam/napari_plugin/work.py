@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
+from textsam.adapters import TENSORS_FILE, find_adapter, when_written
 from textsam.errors import TextSAMError
+from textsam.presets import PRESETS
 
 if TYPE_CHECKING:
     from textsam.inference.segmenter import Segmenter
     from textsam.napari_plugin.planes import Planes
     from textsam.result import Segmentation
 
-__all__ = ["Load", "Outcome", "load", "segment_planes"]
+__all__ = ["Load", "Outcome", "load", "load_kept", "segment_planes"]
 
 Load: TypeAlias = "Callable[[str, str | None], Segmenter]"
 """Preset and adapter (a name, a folder, or None for the preset's own) -> the model."""
@@ -46,6 +49,26 @@ def load(preset: str, adapter: str | None) -> Segmenter:
     from textsam.api import load_model
 
     return load_model(preset, adapter)
+
+
+def load_kept(preset: str, adapter: str | None) -> Segmenter:
+    """The model loaded last, unless another is asked for or its adapter was written again since.
+
+    Two panels of one session share it.
+
+    Raises:
+        TextSAMError: as `textsam.load_model`.
+    """
+    name = adapter if adapter is not None else PRESETS[preset].default_adapter
+    folder = None if name is None else find_adapter(name).resolve()
+    if folder is None or not (folder / TENSORS_FILE).is_file():
+        return load(preset, adapter)  # says what is missing
+    return _last(preset, str(folder), when_written(folder))
+
+
+@lru_cache(maxsize=1)
+def _last(preset: str, adapter: str, _written: tuple[tuple[int, int], ...]) -> Segmenter:
+    return load(preset, adapter)
 
 
 def segment_planes(
