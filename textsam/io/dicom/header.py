@@ -125,7 +125,8 @@ def _read(path: Path, stream: DicomReader, stamp: tuple[int, int], limits: Limit
         if counter.refused is not None:
             raise counter.refused from error
         raise
-    count_deferred(dataset, counter)
+    if stream.size_bytes > _DEFERRED_BYTES:
+        count_deferred(dataset, counter)
     implicit = bool(dataset.original_encoding[0])
     header = FileDataset(source, dataset, None, meta, implicit, syntax != _BIG_ENDIAN)
     header.set_original_encoding(implicit, syntax != _BIG_ENDIAN, dataset.original_character_set)

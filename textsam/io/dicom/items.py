@@ -6,6 +6,7 @@ file of a few kilobytes could ask for gigabytes and minutes, all of it before it
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from textsam.errors import LimitError
@@ -46,7 +47,7 @@ class ItemCounter:
         self._tag = b"\xff\xfe\xe0\x00" if big_endian else b"\xfe\xff\x00\xe0"
         self._most = ITEMS_PER_IMAGE * limits.max_images
         self._source = source
-        self._deflated = deflated
+        self._most_bytes = _MOST_DEFLATED_HEADER_BYTES if deflated else math.inf
         self._items = self._bytes = self._seen = 0
         self.refused: LimitError | None = None
         self.seek, self.tell = stream.seek, stream.tell
@@ -59,9 +60,10 @@ class ItemCounter:
         """
         start = self.tell()
         data = self._stream.read(size)
-        new = data[max(0, self._seen - start) :]  # a parser goes back to look again
-        self._seen = max(self._seen, start + len(data))
-        self._count(new)
+        end = start + len(data)
+        if end > self._seen:  # a parser goes back to look again
+            self._count(data if start >= self._seen else data[self._seen - start :])
+            self._seen = end
         return data
 
     def read_left_out(self, start: int, length: int) -> None:
@@ -80,23 +82,21 @@ class ItemCounter:
     def _count(self, data: bytes) -> None:
         self._items += data.count(self._tag)
         self._bytes += len(data)
-        self.refused = self._refusal()
-        if self.refused is not None:
+        if self._items > self._most or self._bytes > self._most_bytes:
+            self.refused = self._refusal()
             raise self.refused
 
-    def _refusal(self) -> LimitError | None:
+    def _refusal(self) -> LimitError:
         if self._items > self._most:
             return LimitError(
                 f"{self._source}: the header has more than {self._most:,} items in sequences, "
                 f"{ITEMS_PER_IMAGE} for each image that a source may hold; raise max_images "
                 "(--max-images) if the file is meant to be so"
             )
-        if self._deflated and self._bytes > _MOST_DEFLATED_HEADER_BYTES:
-            return LimitError(
-                f"{self._source}: the header of this deflated file unfolds to more than "
-                f"{_MOST_DEFLATED_HEADER_BYTES:,} bytes; export it again without deflation"
-            )
-        return None
+        return LimitError(
+            f"{self._source}: the header of this deflated file unfolds to more than "
+            f"{self._most_bytes:,} bytes; export it again without deflation"
+        )
 
 
 def count_deferred(header: Dataset, counter: ItemCounter) -> None:
