@@ -18,7 +18,7 @@ from runs import run_config, write_data
 from tiny import loud_model, tiny_config, tiny_model, write_images_and_masks
 
 from textsam.adapters import AdapterConfig, read_adapter_config
-from textsam.calibrate import Calibration, calibrate, decide
+from textsam.calibrate import Calibration, calibrate, decide, finish_adapter
 from textsam.calibrate.ask import Answer, Kind, ask
 from textsam.calibrate.decide import choose_refinements
 from textsam.calibrate.threshold import Demand, choose_threshold, group_weights
@@ -325,5 +325,13 @@ def test_the_command_stores_what_was_chosen(
     assert "kinds of image told apart: none" in done.output
     assert after.kinds is None
     assert "no knots" in done.output
+    assert "called not there" not in done.output
+    monkeypatch.setattr(
+        "textsam.calibrate.finish_adapter",
+        lambda *a, **k: replace(finish_adapter(*a, **k), found_rate=0.2),
+    )
+    few = run("calibrate", folder, tmp_path / "run.yaml", "-o", tmp_path / "few", "--passes", "0")
+    assert few.exit_code == 0
+    assert "warning: 80% of what is there is called not there" in few.stderr
     refused = run("calibrate", folder, tmp_path / "run.yaml", "-o", out, "--empty-modality", "2")
     assert refused.exit_code == 2

@@ -21,6 +21,9 @@ from textsam.inference.views import Views
 
 __all__ = ["average", "calibrate", "convert", "train"]
 
+# Below this share of what is there, an adapter is hardly what was wanted.
+_FEW_FOUND = 0.75
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="Configuration, e.g. configs/busi.yaml.")],
@@ -247,6 +250,13 @@ def calibrate(
         f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "
         f"{result.empty_rate:.1%} of {result.n_absent} absent empty"
     )
+    if result.found_rate < _FEW_FOUND:
+        typer.echo(
+            f"warning: {1 - result.found_rate:.0%} of what is there is called not there by this "
+            "threshold; ask for less with --empty-modality, --empty-annotated or --empty-beside, "
+            "or give more validation images",
+            err=True,
+        )
     if kinds or finished.kinds:
         names = ", ".join(finished.kinds.names) if finished.kinds else "none"
         as_before = " (as before)" if finished.kinds and told is None else ""
