@@ -202,6 +202,30 @@ def test_columns_are_read_by_name_and_new_ones_join(one: Written) -> None:
     assert not [name for name in row if name.startswith("seconds")]
 
 
+def test_hd95_stands_beside_the_cases_it_leaves_out(two: Written) -> None:
+    # Seed 0 answers one of three with nothing, seed 1 two of the same three.
+    two.finish("1", 0, [0.5, 0.7, 0.0], more={"hd95_px": [3.0, 5.0, "inf"]})
+    two.finish("1", 1, [0.5, 0.0, 0.0], more={"hd95_px": [4.0, "inf", "inf"]})
+    two.finish("2", 0, [0.0, 0.0, 0.0], more={"hd95_px": ["inf"] * 3})
+    table = two.table()
+    assert "| HD95 px | missed |" in table
+    assert "HD95: over answers that are not empty; missed: empty ones, of all seeds." in table
+    # The mean of 3, 4 and 5; the root of 2 / 3.
+    assert two.row("1")[6:8] == ["4.00 ± 0.82", "3"]
+    assert "| two \\| all | 2,000 | 3 | 1/2 | 0.00 ± 0.00 | 0.00 ± 0.00 | – | 3 |" in table
+    assert two.row("4")[6:8] == ["–", "–"]
+    first, second, last = two.csv()
+    assert (first["hd95_px_n"], first["hd95_px_values"], first["missed"]) == ("2", "3", "3")
+    assert (first["dice_n"], first["dice_values"]) == ("3", "6")
+    assert (second["hd95_px_values"], second["missed"], last["missed"]) == ("", "3", "")
+
+
+def test_without_hd95_nothing_is_said_of_missed_cases(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.0])
+    assert "missed" not in one.table()
+    assert one.csv()[0]["missed"] == ""
+
+
 def test_absent_concepts_do_not_count(one: Written) -> None:
     one.finish("1", 0, [0.5, 0.7, 0.9], more={"kind": ["present", "present", "absent_modality"]})
     assert one.row("1")[2:5] == ["2", "1/1", "60.00 ± 10.00"]
@@ -301,7 +325,7 @@ def test_the_plot_shows_means_where_they_are(one: Written) -> None:
 
 def test_the_range_of_a_plot_holds_everything() -> None:
     def figure(mean: float, std: float) -> Figure:
-        return Figure(mean, std, 100, None, {0: mean})
+        return Figure(mean, std, 100, 100, None, {0: mean})
 
     assert value_range([]) == (0, 100)
     # ± 1.96 · 0.1 / 10 around 0.55 and 0.72.

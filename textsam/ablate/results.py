@@ -6,6 +6,7 @@ import csv
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,10 @@ from textsam.adapters import read_adapter_config
 from textsam.errors import AdapterError, DataError
 from textsam.evaluate.cases import CASES_FILE
 
-__all__ = ["Figure", "Group", "Row", "figure_of", "groups_of", "is_percent", "paired_p"]
+__all__ = ["HD95", "Figure", "Group", "Row", "figure_of", "groups_of", "is_percent", "paired_p"]
+
+HD95 = "hd95_px"
+"""The metric that an empty answer has no value of."""
 
 _METRIC = re.compile(r"(dice|iou|nsd|hd95)($|_)")
 Values = dict[str, float]
@@ -38,6 +42,7 @@ class Figure:
         std_cases: over all values of all seeds together, divided by their number: how cases
             differ.
         n: cases.
+        values: that the mean is over: cases times seeds, but for answers without a distance.
         std_seeds: of the seeds' means, divided by one less than the seeds; None for one seed.
         seed_means: seed -> mean over its cases.
         p: of a two-tailed paired t-test against the reference row, over cases, each averaged over
@@ -47,6 +52,7 @@ class Figure:
     mean: float
     std_cases: float
     n: int
+    values: int
     std_seeds: float | None
     seed_means: Mapping[int, float]
     p: float | None = None
@@ -61,6 +67,7 @@ class Row:
         figures: metric -> figure; empty if no seed is finished.
         seeds: finished.
         missing: seed -> what is known of it.
+        missed: empty answers of all finished seeds, which have no HD95; None without that metric.
         trainable_parameters: of its adapter, or None.
     """
 
@@ -68,6 +75,7 @@ class Row:
     figures: Mapping[str, Figure]
     seeds: tuple[int, ...]
     missing: Mapping[int, str]
+    missed: int | None
     trainable_parameters: int | None
 
 
@@ -98,6 +106,7 @@ def figure_of(by_seed: Mapping[int, Values], reference: Mapping[int, Values] | N
         mean=statistics.fmean(values),
         std_cases=statistics.pstdev(values),
         n=len({image for seed in by_seed.values() for image in seed}),
+        values=len(values),
         std_seeds=statistics.stdev(means.values()) if len(means) > 1 else None,
         seed_means=means,
         p=None if reference is None else paired_p(by_seed, reference),
@@ -137,10 +146,17 @@ def paired_p(one: Mapping[int, Values], other: Mapping[int, Values]) -> float | 
 
 @dataclass
 class _Cases:
-    """(set, concept) -> metric -> image -> value, of one finished cell."""
+    """Of one finished cell.
+
+    Attributes:
+        metrics: columns, in their order.
+        values: (set, concept) -> metric -> image -> value.
+        missed: (set, concept) -> cases without an HD95.
+    """
 
     metrics: tuple[str, ...]
     values: dict[tuple[str, str], dict[str, Values]]
+    missed: Counter[tuple[str, str]]
 
 
 def _read(path: Path) -> _Cases:
@@ -150,6 +166,7 @@ def _read(path: Path) -> _Cases:
         DataError: the file cannot be read or lacks a column.
     """
     values: dict[tuple[str, str], dict[str, Values]] = {}
+    missed: Counter[tuple[str, str]] = Counter()
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -157,16 +174,19 @@ def _read(path: Path) -> _Cases:
             for row in reader:
                 if row["kind"] != "present":
                     continue
-                group = values.setdefault((row["dataset"], row["concept"]), {})
+                key = row["dataset"], row["concept"]
+                group = values.setdefault(key, {})
                 for metric in metrics:
                     # Distances have no value where a mask is empty.
                     if row[metric] and math.isfinite(float(row[metric])):
                         group.setdefault(metric, {})[row["stem"]] = float(row[metric])
+                    elif metric == HD95:
+                        missed[key] += 1
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read as cases ({error}); delete its folder and start again"
         ) from error
-    return _Cases(metrics, values)
+    return _Cases(metrics, values, missed)
 
 
 def _what_is_missing(cell: CellJob, job: Job) -> str:
@@ -234,11 +254,17 @@ def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
                     },
                     seeds=tuple(sorted(found.get(name, {}))),
                     missing=dict(sorted(missing.get(name, {}).items())),
+                    missed=_missed(found.get(name, {}), key),
                     trainable_parameters=parameters.get(name),
                 )
             )
         groups.append(Group(*key, tuple(metrics), tuple(rows), tuple(records)))
     return groups
+
+
+def _missed(by_seed: Mapping[int, _Cases], key: tuple[str, str]) -> int | None:
+    counts = [cases.missed[key] for cases in by_seed.values() if HD95 in cases.metrics]
+    return sum(counts) if counts else None
 
 
 def _by_metric(by_seed: Mapping[int, _Cases], key: tuple[str, str]) -> dict[str, dict[int, Values]]:

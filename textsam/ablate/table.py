@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textsam.ablate.plan import Plan
-from textsam.ablate.results import Figure, Group, Row, is_percent
+from textsam.ablate.results import HD95, Figure, Group, Row, is_percent
 from textsam.ablate.spec import CellSettings
 from textsam.evaluate.tables import markdown
 
 __all__ = ["csv_table", "markdown_table", "metric_title"]
 
 # Others are in the CSV alone.
-_SHOWN = ("dice", "iou", "nsd_3px", "nsd_slab", "hd95_px")
+_SHOWN = ("dice", "iou", "nsd_3px", "nsd_slab", HD95)
 
 
 def metric_title(metric: str) -> str:
@@ -25,7 +25,7 @@ def metric_title(metric: str) -> str:
         "iou": "IoU %",
         "nsd_3px": "NSD 3 px %",
         "nsd_slab": "NSD slab %",
-        "hd95_px": "HD95 px",
+        HD95: "HD95 px",
     }
     return known.get(metric, metric)
 
@@ -66,6 +66,8 @@ def _line(
         f"{len(row.seeds)}/{len(row.seeds) + len(row.missing)}",
         *(_spread(metric, row.figures.get(metric)) for metric in shown),
     ]
+    if HD95 in shown:
+        line.append("–" if row.missed is None else str(row.missed))
     if seeds:
         line.append(_over_seeds("dice", dice))
     if test:
@@ -86,6 +88,9 @@ def _group_table(plan: Plan, group: Group) -> str:
         "paper": any(cell.paper for cell in ablation.cells),
     }
     head = [ablation.column, "trainable parameters", "n", "seeds", *map(metric_title, shown)]
+    if HD95 in shown:
+        # Whoever stays silent in hard cases has the better HD95.
+        head.append("missed")
     if options["seeds"]:
         head.append("Dice % over seeds")
     if options["test"]:
@@ -134,6 +139,8 @@ def cells_title(plan: Plan, name: str) -> str:
 def _notes(plan: Plan, groups: Sequence[Group]) -> list[str]:
     ablation = plan.ablation
     notes = ["Mean ± standard deviation over test cases; n is the number of cases."]
+    if any(HD95 in group.metrics for group in groups):
+        notes.append("HD95: over answers that are not empty; missed: empty ones, of all seeds.")
     if any(len(row.seeds) > 1 for group in groups for row in group.rows):
         notes.append("Over seeds: mean ± standard deviation of the seeds' means.")
     if ablation.reference is not None:
@@ -184,10 +191,11 @@ def csv_table(plan: Plan, groups: Sequence[Group]) -> str:
     cells = {cell.name: cell for cell in plan.ablation.cells}
     metrics = list(dict.fromkeys(metric for group in groups for metric in group.metrics))
     head = ["cell", "label", "dataset", "concept", "trainable_parameters", "seeds", "missing_seeds"]
+    head.append("missed")
     for metric in metrics:
         name = f"{metric}_percent" if is_percent(metric) else metric
         head += [f"{name}_{part}" for part in ("mean", "std_cases", "std_seeds")]
-        head += [f"{metric}_n", f"{metric}_p"]
+        head += [f"{metric}_n", f"{metric}_values", f"{metric}_p"]
     head += ["paper_dice_percent", "paper_nsd_percent"]
     rows: list[list[object]] = []
     for group in groups:
@@ -201,6 +209,7 @@ def csv_table(plan: Plan, groups: Sequence[Group]) -> str:
                 row.trainable_parameters,
                 " ".join(map(str, row.seeds)),
                 " ".join(map(str, row.missing)),
+                row.missed,
             ]
             for metric in metrics:
                 line += _csv_cells(metric, row.figures.get(metric))
@@ -213,7 +222,7 @@ def csv_table(plan: Plan, groups: Sequence[Group]) -> str:
 
 def _csv_cells(metric: str, figure: Figure | None) -> list[object]:
     if figure is None:
-        return [None] * 5
+        return [None] * 6
     scale = _scale(metric)
     std_seeds = None if figure.std_seeds is None else f"{scale * figure.std_seeds:.4f}"
     return [
@@ -221,5 +230,6 @@ def _csv_cells(metric: str, figure: Figure | None) -> list[object]:
         f"{scale * figure.std_cases:.4f}",
         std_seeds,
         figure.n,
+        figure.values,
         None if figure.p is None else f"{figure.p:.6g}",
     ]
