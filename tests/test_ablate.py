@@ -411,8 +411,37 @@ def test_a_failing_cell_stops_no_other_and_is_told(bench: Bench) -> None:
     (trace,) = (bench.out / "ranks" / "failures").glob("*.txt")
     assert str(trace) in message
     assert "Traceback" in trace.read_text(encoding="utf-8")
-    assert "- 1, seed 0: not begun" in result.table
-    assert go(bench).complete
+    why = f"failed: RuntimeError: out of memory, says the device (failures/{trace.name})"
+    told = f"- 1, seed 0: {why}"
+    assert told in result.table.splitlines()
+    assert told in go(bench, dry_run=True).table.splitlines()
+    again = go(bench)
+    assert again.complete
+    assert "failed" not in again.table
+    assert not trace.exists()
+
+
+def test_a_training_that_failed_and_was_then_killed_has_not_failed(bench: Bench) -> None:
+    go(bench, fail_on=1, only=["1"])
+    with pytest.raises(KeyboardInterrupt):
+        go(bench, kill_at=2, only=["1"])
+    assert "- 1, seed 0: training stopped at step 2 of 4" in go(bench, dry_run=True).table
+
+
+def test_a_failed_evaluation_is_told_by_the_first_line_of_its_message(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with flags to debug.\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("textsam.ablate.job.evaluate", fail)
+        result = go(bench, only=["2"])
+    assert (
+        "- 2, seed 0: failed: RuntimeError: CUDA error: out of memory (failures/2-seed-0.txt)"
+    ) in result.table.splitlines()
+    assert go(bench, only=["2"]).complete
+    assert not list((bench.out / "ranks" / "failures").iterdir())
 
 
 def test_a_training_another_process_is_at_is_left_alone(bench: Bench) -> None:

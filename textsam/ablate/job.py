@@ -24,7 +24,7 @@ from textsam.config import TrainConfig
 from textsam.errors import TextSAMError
 from textsam.evaluate import evaluate
 from textsam.inference.segmenter import Segmenter
-from textsam.io.atomic import save_text, write_json
+from textsam.io.atomic import save_text, told_as_output, write_json
 
 __all__ = [
     "CELL_FILE",
@@ -162,9 +162,10 @@ def _run(job: Job, device: str | None, steps: Steps, progress: bool, command: st
         return loaded[precision]
 
     try:
+        _forget(job.problem())
         training = _train(job, config, steps)
     except Exception as error:  # noqa: BLE001  # a bug in one cell must not cost the others
-        why = _failure(job, job.key, error)
+        why = _failure(job.problem(), error)
         return [
             Outcome(c.cell, c.seed, "skipped")
             if is_finished(c)
@@ -177,21 +178,30 @@ def _run(job: Job, device: str | None, steps: Steps, progress: bool, command: st
             outcomes.append(Outcome(cell.cell, cell.seed, "skipped"))
             continue
         try:
+            _forget(job.problem(cell))
             _evaluate(cell, training, load, job, progress, command)
         except Exception as error:  # noqa: BLE001
-            why = _failure(job, f"{cell.cell}-seed-{cell.seed}", error)
+            why = _failure(job.problem(cell), error)
             outcomes.append(Outcome(cell.cell, cell.seed, "failed", why))
         else:
             outcomes.append(Outcome(cell.cell, cell.seed, "finished"))
     return outcomes
 
 
-def _failure(job: Job, name: str, error: Exception) -> str:
-    """The message of an error; the traceback goes to a file."""
-    path = job.problems / f"{name}.txt"
-    save_text(path, "".join(traceback.format_exception(error)))
+def _failure(path: Path, error: Exception) -> str:
+    """The message of an error; the traceback goes to a file, whose last line is for tables."""
     kind = "" if isinstance(error, TextSAMError) else f"{type(error).__name__}: "
-    return f"{kind}{error} (traceback in {path})"
+    message = f"{kind}{error}"
+    # Messages of CUDA have several lines, of which the last says nothing.
+    first = next(iter(message.strip().splitlines()), "")
+    save_text(path, f"{''.join(traceback.format_exception(error))}\n{first}\n")
+    return f"{message} (traceback in {path})"
+
+
+def _forget(problem: Path) -> None:
+    """Remove the traceback of an earlier try: what a kill leaves now has not failed."""
+    with told_as_output(problem):
+        problem.unlink(missing_ok=True)
 
 
 def _train(job: Job, config: TrainConfig, steps: Steps) -> dict[str, Any]:

@@ -87,6 +87,11 @@ class Job:
         """Folder of the training."""
         return self.root / "trainings" / self.key
 
+    def problem(self, cell: CellJob | None = None) -> Path:
+        """Where the traceback goes if the training fails, or the evaluation of a cell."""
+        name = self.key if cell is None else f"{cell.cell}-seed-{cell.seed}"
+        return self.problems / f"{name}.txt"
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -194,14 +194,28 @@ def _what_is_missing(cell: CellJob, job: Job) -> str:
     if record is not None and record.get("identity") != cell.identity:
         return "made with other settings"
     if record is not None:
-        return "evaluation not finished"
+        return _failed(job.problem(cell)) or "evaluation not finished"
     if (job.training / "training.json").is_file():
         return "trained, not evaluated"
+    if failed := _failed(job.problem()):
+        return failed
     try:
         training = read_adapter_config(job.training / "last").training
     except AdapterError:
         return "training stopped early" if job.training.is_dir() else "not begun"
     return f"training stopped at step {training.get('step')} of {training.get('total_steps')}"
+
+
+def _failed(problem: Path) -> str | None:
+    """Why the last try failed, by the traceback it left; None if it left none."""
+    try:
+        lines = problem.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{problem} cannot be read ({error}); delete it") from error
+    why = next((line.strip() for line in reversed(lines) if line.strip()), "no reason is known")
+    return f"failed: {why} ({problem.parent.name}/{problem.name})"
 
 
 def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
@@ -215,7 +229,8 @@ def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
         At least one group, if need be one without figures.
 
     Raises:
-        DataError: the cases of a finished cell cannot be read.
+        DataError: the cases of a finished cell, or the traceback of one that failed, cannot be
+            read.
     """
     jobs = {(cell.cell, cell.seed): job for job in plan.jobs for cell in job.cells}
     found: dict[str, dict[int, _Cases]] = {}

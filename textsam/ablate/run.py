@@ -67,7 +67,8 @@ def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
         command: to be named in the table where cells do not know theirs.
 
     Raises:
-        DataError: the cases of a finished cell cannot be read.
+        DataError: the cases of a finished cell, or the traceback of one that failed, cannot be
+            read.
         OutputError: a file cannot be written.
     """
     groups = groups_of(plan, seeds)
