@@ -567,6 +567,45 @@ def test_samples_that_cannot_be_evaluated(make: Store) -> None:
         evaluate(Fake({}), twice[:1], out=None, negatives=-1, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"negatives": 1.5}, "negatives is 1.5; give a whole number, 0 or more"),
+        ({"worst": None}, "worst is None; give a whole number"),
+        ({"seed": None}, "seed is None; give a whole number"),
+        ({"seed": -3}, "seed is -3; give a whole number"),
+        ({"seed": True}, "seed is True; give a whole number"),
+        ({"slab_tolerance_px": "3"}, "slab_tolerance_px is '3'; give a finite 0 or more"),
+        ({"box_shifts": 0.1, "prompts": "geometry"}, "box_shifts is 0.1; give a sequence"),
+        ({"box_shifts": "0.1", "prompts": "geometry"}, "box_shifts is '0.1'; give a sequence"),
+        ({"box_shifts": ["0.1"], "prompts": "geometry"}, "the box shift '0.1' is not in"),
+    ],
+    ids=str,
+)
+def test_options_of_a_wrong_type_are_refused_before_anything_is_asked(
+    samples: list[Sample], options: dict[str, Any], message: str
+) -> None:
+    fake = Fake({})
+    with pytest.raises(ConfigError, match=message):
+        evaluate(fake, samples, out=None, progress=False, **options)
+    assert not fake.calls
+
+
+def test_numbers_of_numpy_and_folders_as_text(samples: list[Sample], tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "negatives": np.int64(0),
+        "seed": np.int32(4),
+        "box_shifts": np.array([0.25], dtype=np.float32),
+        "slab_tolerance_px": np.float32(2),
+    }
+    evaluate(
+        Fake({}), samples, out=str(tmp_path / "a"), prompts="geometry", progress=False, **options
+    )
+    content = json.loads((tmp_path / "a" / "evaluation.json").read_text(encoding="utf-8"))
+    assert (content["seed"], content["box_shifts"], content["slab_tolerance_px"]) == (4, [0.25], 2)
+    assert (tmp_path / "a" / "summary.json").is_file()
+
+
 def test_results_need_a_folder(samples: list[Sample], tmp_path: Path) -> None:
     (tmp_path / "out").write_text("kept")
     with pytest.raises(DataError, match="out is a file"):

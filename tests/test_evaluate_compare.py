@@ -127,6 +127,13 @@ def test_files(samples: list[Sample], tmp_path: Path) -> None:
         found.write(tmp_path / "c" / COMPARISON_FILE)
 
 
+def test_folders_as_text(samples: list[Sample], tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B)
+    found = compare_evaluations(str(a), str(b), resamples=200)
+    assert found.rows == compared(a, b).rows
+    assert found.write(str(tmp_path / "c"))[0] == tmp_path / "c" / COMPARISON_FILE
+
+
 def test_a_constant_difference_is_json_too(samples: list[Sample], tmp_path: Path) -> None:
     a = run(tmp_path / "a", samples, (4,) * 6)
     b = run(tmp_path / "b", samples, (2,) * 6)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from textsam.data.sample import Sample, Target
-from textsam.errors import DataError
+from textsam.errors import ConfigError, DataError
 from textsam.evaluate.faithfulness import (
     DISTRACTORS_PER_IMAGE,
     Text,
@@ -366,6 +366,8 @@ def test_samples_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
         measured({}, [sample])
     with pytest.raises(DataError, match="two samples"):
         measured({}, [sample, sample])
+    with pytest.raises(ConfigError, match="seed is -1; give a whole number, 0 or more"):
+        measure_faithfulness(Model({}), [sample], out=None, seed=-1, progress=False)
 
 
 def test_wordings() -> None:

@@ -169,13 +169,14 @@ class EvaluationComparison:
             parts.append(f"Left out of HD95, as an answer is empty: {names}.")
         return "\n\n".join(parts) + "\n"
 
-    def write(self, out: Path) -> tuple[Path, Path]:
+    def write(self, out: str | Path) -> tuple[Path, Path]:
         """Write `comparison.json` and `comparison.md` into a folder, which is made if need be.
 
         Raises:
             DataError: `out` is a file.
             OutputError: it cannot be written into.
         """
+        out = Path(out)
         if out.exists() and not out.is_dir():
             raise DataError(f"{out} is a file; give a folder for the comparison")
         figures, table = out / COMPARISON_FILE, out / COMPARISON_TABLE
@@ -185,8 +186,8 @@ class EvaluationComparison:
 
 
 def compare_evaluations(
-    first: Path,
-    second: Path,
+    first: str | Path,
+    second: str | Path,
     *,
     seed: int = 0,
     confidence: float = 0.95,
@@ -208,6 +209,7 @@ def compare_evaluations(
         DataError: a folder without a finished evaluation, cases that only one of the two has, or
             cases whose truths differ in area, or that were scored with other tolerances.
     """
+    first, second = Path(first), Path(second)
     (one, columns), (other, other_columns) = _present(first), _present(second)
     _check_matched(first, one, second, other)
     settings = read_header(first), read_header(second)

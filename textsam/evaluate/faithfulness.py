@@ -18,6 +18,7 @@ from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError, TextSAMError
 from textsam.evaluate.faithfulness_rows import AnswerFile, AnswerRow, Kind, Wording
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise_faithfulness
+from textsam.evaluate.options import whole_number
 from textsam.evaluate.reliability_plot import draw_reliability
 from textsam.evaluate.row_file import ImageKey, digests_of
 from textsam.evaluate.wordings import wordings
@@ -125,7 +126,7 @@ def measure_faithfulness(
     model: AnswersTexts,
     samples: Sequence[Sample],
     *,
-    out: Path | None,
+    out: str | Path | None,
     seed: int = 0,
     progress: bool = True,
     resume: bool = True,
@@ -142,12 +143,14 @@ def measure_faithfulness(
         resume: go on where an earlier, killed run into `out` stopped; False starts anew.
 
     Raises:
+        ConfigError: `seed` is no whole number or below 0.
         DataError: no samples, two of the same set and stem, a file that cannot be used, a concept
             both annotated with pixels and declared absent, earlier results in `out` that belong to
             another run or to other files, or another process that is writing into `out`.
         OutputError: results cannot be written.
         TextSAMError: what the model raises.
     """
+    seed = whole_number("seed", seed)
     if not samples:
         raise DataError("there are no samples to measure on; give a set with images")
     by_image = {(sample.dataset, sample.stem): sample for sample in samples}
@@ -165,6 +168,7 @@ def measure_faithfulness(
     }
     if out is None:
         return summarise_faithfulness(_rows(model, by_image, None, seed, progress), settings)
+    out = Path(out)
     with AnswerFile(out, settings, digests_of(samples), resume=resume) as file:
         for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
             (out / name).unlink(missing_ok=True)

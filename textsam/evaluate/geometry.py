@@ -7,7 +7,9 @@ of the images, on which of them were done before, nor on the version of a random
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,18 +122,21 @@ def shifted_box(
     return _inside(corners, truth.shape)
 
 
-def check_box_shift(fraction: float) -> float:
+def check_box_shift(fraction: object) -> float:
     """The shift as a float.
 
     Raises:
-        ConfigError: not in [0, 0.5).
+        ConfigError: no number, or not in [0, 0.5).
     """
-    if not 0 <= fraction < MAX_BOX_SHIFT:
+    part = math.nan
+    if isinstance(fraction, Real) and not isinstance(fraction, bool):
+        part = float(fraction)
+    if not 0 <= part < MAX_BOX_SHIFT:
         raise ConfigError(
-            f"the box shift {fraction} is not in [0, {MAX_BOX_SHIFT}); give parts of the box's "
+            f"the box shift {fraction!r} is not in [0, {MAX_BOX_SHIFT}); give parts of the box's "
             "size, such as 0.1 for 10 %"
         )
-    return float(fraction)
+    return part
 
 
 def _tight(truth: NDArray[np.bool_]) -> NDArray[np.float64]:

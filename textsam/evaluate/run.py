@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from textsam.data.sample import Sample
-from textsam.errors import ConfigError
 from textsam.evaluate.ask import TOLERANCE_PX, Asked, SegmentsByWord, ask
 from textsam.evaluate.cases import SUMMARY_FILE, Case, CaseFile, ImageKey
+from textsam.evaluate.options import shifts_of, tolerance_of, whole_number
 from textsam.evaluate.plan import Plan, Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
@@ -29,7 +28,7 @@ def evaluate(
     segmenter: SegmentsByWord,
     samples: Sequence[Sample],
     *,
-    out: Path | None,
+    out: str | Path | None,
     prompts: Prompts = "text",
     box_shifts: Sequence[float] = (),
     refine: int | Settle | None = None,
@@ -72,8 +71,8 @@ def evaluate(
         resume: go on where an earlier, killed evaluation into `out` stopped; False starts anew.
 
     Raises:
-        ConfigError: `negatives`, `worst` or a tolerance below 0, or prompts or shifts that do not
-            exist.
+        ConfigError: `negatives`, `worst` or `seed` that is no whole number or below 0, a tolerance
+            that is no finite number or below 0, or prompts or shifts that do not exist.
         DataError: no samples, two of the same set and stem, nothing in them that the adapter knows,
             no pixel in any mask where geometry is given, a concept both annotated with pixels and
             absent, a file that cannot be used, earlier results in `out` that belong to another
@@ -82,12 +81,10 @@ def evaluate(
         OutputError: results cannot be written.
         TextSAMError: what the segmenter raises.
     """
-    for name, value in (("negatives", negatives), ("worst", worst)):
-        if value < 0:
-            raise ConfigError(f"{name} is {value}; give 0 or more")
-    if not 0 <= slab_tolerance_px < math.inf:
-        raise ConfigError(f"slab_tolerance_px is {slab_tolerance_px}; give a finite 0 or more")
-    protocol = Protocol(prompts, tuple(box_shifts))
+    negatives, worst = whole_number("negatives", negatives), whole_number("worst", worst)
+    seed = whole_number("seed", seed)
+    slab_tolerance_px = tolerance_of("slab_tolerance_px", slab_tolerance_px)
+    protocol = Protocol(prompts, shifts_of(box_shifts))
     if protocol.geometric:
         negatives = 0
         refine = refine or 0
@@ -97,7 +94,7 @@ def evaluate(
         options.update(refine_with=refine_with, seed=seed)
     plan = make_plan(samples, segmenter.prompts, protocol, negatives, seed)
     settings = _settings(segmenter, protocol, refine, refine_with, negatives, seed)
-    settings["slab_tolerance_px"] = float(slab_tolerance_px)
+    settings["slab_tolerance_px"] = slab_tolerance_px
     shown_as = segmenter.adapter_name if progress else None
 
     def asked_of(image: ImageKey) -> Asked:
@@ -118,6 +115,7 @@ def evaluate(
 
     if out is None:
         return summary_of(_cases(plan, asked_of, None, WorstCases(0), shown_as))
+    out = Path(out)
     contents = digests_of(sample for sample, _ in plan.images.values())
     with CaseFile(out, settings, plan.expected(protocol), contents, resume=resume) as file:
         # A summary of fewer or other cases must not survive a kill of this run.
