@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from textsam.data.sample import Sample
 from textsam.errors import DataError
 from textsam.evaluate import EvaluationComparison, compare_evaluations, evaluate
 from textsam.evaluate.compare import COMPARISON_FILE, COMPARISON_TABLE
+from textsam.inference.settle import Settle
 
 SHIPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "lite-generalist"
 OFF_A, OFF_B = (0, 2, 5, 8, 3, 6), (0, 1, 2, 9, 1, 2)
@@ -125,6 +128,93 @@ def test_files(samples: list[Sample], tmp_path: Path) -> None:
     assert "| all sets | all concepts | Dice % | 6 | 60.00 | 75.00 | +15.00 |" in text
     with pytest.raises(DataError, match="is a file"):
         found.write(tmp_path / "c" / COMPARISON_FILE)
+
+
+def with_settings(folder: Path, out: Path, **settings: Any) -> Path:
+    """The same evaluation with other settings on record."""
+    out.mkdir()
+    for name in ("cases.csv", "summary.json"):
+        (out / name).write_bytes((folder / name).read_bytes())
+    header = json.loads((folder / "evaluation.json").read_text())
+    (out / "evaluation.json").write_text(json.dumps({**header, **settings}))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "adapter fake, preset lite, refine as the adapter asks, prompts text"),
+        ({"refine": 2, "seed": 7}, "refine 2, prompts text"),
+        ({"refine": 0, "refine_with": "box+point"}, "refine 0, prompts text"),
+        ({"refine_with": "none"}, "refine none, prompts text"),
+        ({"refine": 1, "refine_with": "box"}, "refine 1 with box, prompts text"),
+        (
+            {"refine": 1, "refine_with": "box+5points", "seed": 7},
+            "refine 1 with box+5points, prompts text, seed 7",
+        ),
+        ({"refine": Settle().model_dump()}, "refine until the mask settles, prompts text"),
+        (
+            {"refine": Settle(tolerance_px=5, most_passes=3).model_dump()},
+            "refine until the mask settles (tolerance 5 px, at most 3 passes), prompts text",
+        ),
+        (
+            {"refine": Settle(falls=None).model_dump()},
+            "refine until the mask settles (no guard), prompts text",
+        ),
+        (
+            {"refine": 0, "protocol": "geometry", "box_shifts": [0.0, 0.25], "seed": 3},
+            "refine 0, prompts geometry, box shifts 0, 25 %, seed 3",
+        ),
+    ],
+    ids=str,
+)
+def test_captions_tell_how_was_asked(
+    samples: list[Sample], tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    a = run(tmp_path / "a", samples, OFF_A)
+    b = with_settings(a, tmp_path / "b", **settings)
+    first, second, *_ = compared(a, b).table().splitlines()
+    usual = "adapter fake, preset lite, refine as the adapter asks, prompts text"
+    assert first == f"- A: {a}, {usual}"
+    assert second.endswith(f", {words}")
+    # The table of the evaluation itself says the same.
+    summary = evaluate(Fake({}), samples, out=None, progress=False)
+    told = replace(summary, settings={**summary.settings, **settings}).table()
+    assert f", {words}; 6 images" in f", {told.splitlines()[-1]}"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "marks"),
+    [
+        (
+            {"identity": "12345678aa", "fingerprint": "ff"},
+            {"identity": "87654321aa", "fingerprint": "ff"},
+            ("fake (identity 12345678)", "fake (identity 87654321)"),
+        ),
+        ({"identity": "aa", "fingerprint": "ff"}, {"identity": "aa"}, ("fake", "fake")),
+        (
+            {"fingerprint": "1234567890"},
+            {"fingerprint": "0987654321"},
+            ("fake (fingerprint 12345678)", "fake (fingerprint 09876543)"),
+        ),
+        ({"identity": "aa"}, {"identity": "bb", "adapter": "other"}, ("fake", "other")),
+    ],
+)
+def test_adapters_of_one_name_are_told_apart(
+    samples: list[Sample],
+    tmp_path: Path,
+    one: dict[str, Any],
+    other: dict[str, Any],
+    marks: tuple[str, str],
+) -> None:
+    whole = run(tmp_path / "a", samples, OFF_A)
+    folders = [
+        with_settings(whole, tmp_path / name, **settings)
+        for name, settings in (("one", one), ("other", other))
+    ]
+    lines = compared(*folders).table().splitlines()
+    for line, folder, mark in zip(lines[:2], folders, marks, strict=True):
+        assert f"{folder}, adapter {mark}, preset lite," in line
 
 
 def test_folders_as_text(samples: list[Sample], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import textsam
 from textsam.errors import DataError
+from textsam.evaluate.caption import captions_of_two
 from textsam.evaluate.cases import (
     METRICS,
     Case,
@@ -150,9 +151,10 @@ class EvaluationComparison:
             )
         parts = [
             "\n".join(
-                f"- {letter}: {folder}, adapter {settings.get('adapter')}, prompts "
-                f"{settings.get('protocol', 'text')}, refine {settings.get('refine')}"
-                for letter, folder, settings in zip("AB", self.folders, self.settings, strict=True)
+                f"- {letter}: {folder}, {caption}"
+                for letter, folder, caption in zip(
+                    "AB", self.folders, captions_of_two(*self.settings), strict=True
+                )
             ),
             markdown(head, lines, left=3),
         ]

@@ -15,6 +15,7 @@ from typing import Any
 
 import textsam
 from textsam.errors import DataError
+from textsam.evaluate.caption import who_and_how
 from textsam.evaluate.cases import Case, ImageKey, Kind, slab_title
 from textsam.evaluate.tables import markdown
 
@@ -176,15 +177,10 @@ class EvaluationSummary:
             ]
             columns = ("set", "absent because", "n", "false positives", "rate %")
             parts.append(markdown(columns, lines, left=2))
-        refine = self.settings.get("refine")
-        if isinstance(refine, dict):
-            refine = "until the mask settles"
         seconds = self.seconds_per_image
         parts.append(
-            f"adapter {self.settings.get('adapter')}, preset {self.settings.get('preset')}, refine "
-            f"{'as the adapter asks' if refine is None else refine}, prompts "
-            f"{self.settings.get('protocol', 'text')}; {self.images} images, "
-            f"{seconds.mean:.3g} s per image (median {seconds.median:.3g} s)"
+            f"{who_and_how(self.settings)}; {self.images} images, {seconds.mean:.3g} s per "
+            f"image (median {seconds.median:.3g} s)"
         )
         if self.skipped:
             names = ", ".join(f"{name} ({count})" for name, count in self.skipped.items())
