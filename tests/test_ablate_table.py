@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +142,33 @@ def test_the_head_says_what_the_columns_are(one: Written) -> None:
     assert "Over seeds" not in one.table()
 
 
+def test_the_table_says_how_cells_were_evaluated(one: Written) -> None:
+    assert (
+        "Not calibrated; evaluated with refine as the adapter asks with box+centroid, prompts "
+        "text, negatives 0."
+    ) in one.table()
+    cells: list[dict[str, Any]] = [
+        {"name": 1, "label": "one", "set": ["tuning.rank=1"]},
+        {"name": 2, "set": ["tuning.rank=2"], "evaluate": {"refine": 0, "precision": "float32"}},
+        {"name": 4, "set": ["tuning.rank=4"]},
+        {"name": 5, "evaluate": {"settle": {}, "refine": None}},
+        {"name": 6, "evaluate": {"refine": None, "prompts": "geometry", "box_shift": 0.2}},
+        {"name": 7, "evaluate": {"refine": 0, "precision": "float32"}},
+    ]
+    data = [{"folder": ".", "split": "test", "concept": "tumor"}]
+    evaluation = {"refine": 1, "refine_with": "box+point", "negatives": 2, "seed": 3}
+    bench = one.bench
+    bench.write(calibrate=2, cells=cells, evaluate={"folders": data, **evaluation})
+    plan = make_plan(read_ablation(bench.file), bench.file, bench.out)
+    assert (
+        "Calibrated with up to 2 passes; evaluated with refine 1 with box+point, prompts text, "
+        "seed 3, negatives 2; "
+        "2, 7: refine 0, prompts text, negatives 2, precision float32; "
+        "5: refine until the mask settles with box+point, prompts text, seed 3, negatives 2; "
+        "6: refine 0, prompts geometry, box shifts 20 %, seed 3."
+    ) in write_tables(plan, [0])
+
+
 def test_several_seeds_by_hand(two: Written) -> None:
     two.finish("1", 0, [0.5, 0.7, 0.9])
     two.finish("1", 1, [0.6, 0.6, 0.6])
@@ -192,7 +220,7 @@ def test_nothing_finished_is_a_table_too(one: Written) -> None:
 def test_columns_are_read_by_name_and_new_ones_join(one: Written) -> None:
     more = {"nsd_slab": [0.5, 1.0], "hd95_px": [3.0, ""], "iou": [0.4, 0.6], "seconds": [9, 9]}
     one.finish("1", 0, [0.5, 0.7], more=more)
-    assert "| Dice % | IoU % | NSD 3 px % | NSD slab % | HD95 px |" in one.table()
+    assert "| Dice % | IoU % | NSD 3 px % | slab NSD 3 px % | HD95 px |" in one.table()
     assert one.row("1")[4:9] == [
         "60.00 ± 10.00", "50.00 ± 10.00", "30.00 ± 5.00", "75.00 ± 25.00", "3.00 ± 0.00",
     ]  # fmt: skip

@@ -9,7 +9,10 @@ from typing import Any
 
 from textsam.ablate.plan import Plan
 from textsam.ablate.results import HD95, Figure, Group, Row, is_percent
-from textsam.ablate.spec import CellSettings
+from textsam.ablate.spec import CellSettings, EvaluationSettings
+from textsam.evaluate.ask import TOLERANCE_PX
+from textsam.evaluate.caption import how_asked
+from textsam.evaluate.cases import slab_title
 from textsam.evaluate.tables import markdown
 
 __all__ = ["csv_table", "markdown_table", "metric_title"]
@@ -20,11 +23,12 @@ _SHOWN = ("dice", "iou", "nsd_3px", "nsd_slab", HD95)
 
 def metric_title(metric: str) -> str:
     """A column's head: "NSD 3 px %" for `nsd_3px`."""
+    if metric == "nsd_slab":
+        return slab_title({"slab_tolerance_px": TOLERANCE_PX})
     known = {
         "dice": "Dice %",
         "iou": "IoU %",
         "nsd_3px": "NSD 3 px %",
-        "nsd_slab": "NSD slab %",
         HD95: "HD95 px",
     }
     return known.get(metric, metric)
@@ -138,7 +142,10 @@ def cells_title(plan: Plan, name: str) -> str:
 
 def _notes(plan: Plan, groups: Sequence[Group]) -> list[str]:
     ablation = plan.ablation
-    notes = ["Mean ± standard deviation over test cases; n is the number of cases."]
+    notes = [
+        "Mean ± standard deviation over test cases; n is the number of cases.",
+        _evaluated(plan),
+    ]
     if any(HD95 in group.metrics for group in groups):
         notes.append("HD95: over answers that are not empty; missed: empty ones, of all seeds.")
     if any(len(row.seeds) > 1 for group in groups for row in group.rows):
@@ -156,6 +163,38 @@ def _notes(plan: Plan, groups: Sequence[Group]) -> list[str]:
             "each training."
         )
     return notes
+
+
+def _evaluated(plan: Plan) -> str:
+    """How cells were evaluated; those that differ from most are named."""
+    evaluations = {name: cell.evaluation for (name, _), cell in plan.cells.items()}
+    titles: dict[str, list[str]] = {}
+    for cell in plan.ablation.cells:
+        titles.setdefault(_how(evaluations[cell.name]), []).append(cell.title)
+    usual, *others = sorted(titles, key=lambda how: -len(titles[how]))
+    passes = plan.ablation.calibrate
+    calibrated = "not calibrated" if passes is None else f"calibrated with up to {passes} passes"
+    told = [f"{', '.join(titles[how])}: {how}" for how in others]
+    return f"{calibrated.capitalize()}; evaluated with {'; '.join([usual, *told])}."
+
+
+def _how(evaluation: EvaluationSettings) -> str:
+    settle, shift = evaluation.settle, evaluation.box_shift
+    geometric = evaluation.prompts != "text"
+    # As `evaluate` does with geometry.
+    refine = evaluation.refine or 0 if geometric else evaluation.refine
+    asked = how_asked(
+        {
+            "protocol": evaluation.prompts,
+            "box_shifts": [] if shift is None else [shift],
+            "refine": refine if settle is None else settle.model_dump(),
+            "refine_with": evaluation.refine_with,
+            "seed": evaluation.seed,
+        }
+    )
+    if not geometric:
+        asked += f", negatives {evaluation.negatives}"
+    return asked + ("" if evaluation.precision == "auto" else f", precision {evaluation.precision}")
 
 
 def _commands(records: Sequence[Mapping[str, Any]], command: str) -> list[str]:
