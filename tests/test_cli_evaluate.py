@@ -46,7 +46,8 @@ def test_protocols(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> 
     for prompts, refine in (("text", None), ("text+geometry", 0), ("geometry", 0)):
         out = tmp_path / prompts
         text = evaluated(data, out, "--prompts", prompts, "--seed", "3", "--worst", "2")
-        assert f"prompts {prompts}; 4 images" in text
+        drawn = "" if prompts == "text" else ", seed 3"
+        assert f"prompts {prompts}{drawn}; 4 images" in text
         assert "HD95 px" in text
         assert (header(out)["protocol"], header(out)["refine"]) == (prompts, refine)
         assert len(rows(out)) == 4
@@ -167,7 +168,13 @@ def test_images_the_adapter_was_trained_on_are_counted(
         (data.parent / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
     def config(*splits: str) -> AdapterConfig:
-        train = [Selection(set="scans", split=split).model_dump() for split in splits]
+        # The limit keeps one image of the two that a split has, as it did in training.
+        train = [
+            Selection(
+                set="scans", split=split.rstrip("!"), limit=1 if "!" in split else None
+            ).model_dump()
+            for split in splits
+        ]
         other = Selection(set="elsewhere", split="train").model_dump()
         training = {"data": {"train": [other, *train, {"set": "scans", "age": 3}]}}
         return AdapterConfig(name="tiny", preset="lite", prompts=("tumor",), training=training)
@@ -175,6 +182,7 @@ def test_images_the_adapter_was_trained_on_are_counted(
     for splits, seen in (
         (("train",), "1 of these 3"),
         (("train", "test"), "3 of these 3"),
+        (("test!",), "1 of these 3 images, e.g. scans/003;"),
         ((), ""),
     ):
         own = config(*splits)
@@ -183,11 +191,53 @@ def test_images_the_adapter_was_trained_on_are_counted(
             "load_model",
             lambda *_, own=own, **__: Segmenter(tiny_model(), own, device=torch.device("cpu")),
         )
-        out = tmp_path / f"out{len(splits)}"
+        out = tmp_path / f"out-{'-'.join(splits)}"
         done = run("evaluate", data.parent, "--set", "scans/mixed/test", "-o", out)
         assert done.exit_code == 0, done.output
         assert ("was trained on" in done.stderr) == bool(seen)
         assert seen in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("recorded", "warned"),
+    [
+        ({"train_folders": [{"folder": "scans", "concept": "tumor", "split": None}]}, True),
+        ({"train_folders": [{"folder": "../scans", "concept": "tumor", "split": None}]}, True),
+        ({"train_folders": [{"folder": "scans", "concept": "tumor", "split": "train"}]}, False),
+        ({"train_folders": [{"folder": "all/scans", "concept": "tumor", "split": None}]}, False),
+        ({"train_folders": [{"folder": ".", "concept": "tumor", "split": None}]}, False),
+        ({"train_folders": ["scans"], "train_coco": None}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_folders_called_as_one_trained_on_are_told(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: dict[str, Any],
+    warned: bool,
+) -> None:
+    knows(monkeypatch, recorded)
+    assert data.name == "scans"
+    done = run("evaluate", data, "--concept", "tumor", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    told = (
+        "'tiny' may have been trained on 4 of these 4 images, e.g. scans/000 (by the name of their "
+        "folder or COCO file)"
+    )
+    assert (told in done.stderr) == warned
+    assert ("trained on" in done.stderr) == warned
+
+
+def knows(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Any]) -> None:
+    """Loaded is an adapter with this on record of the data it was trained on."""
+    config = AdapterConfig(
+        name="tiny", preset="lite", prompts=("tumor",), training={"data": recorded}
+    )
+    segmenter = Segmenter(tiny_model(), config, device=torch.device("cpu"))
+    monkeypatch.setattr(api, "load_model", lambda *_, **__: segmenter)
 
 
 @pytest.fixture
@@ -252,6 +302,21 @@ def test_what_a_coco_file_says(
     assert {int(row["stem"].removeprefix("images/")): row["kind"] for row in rows(out)} == kinds
     assert {(row["dataset"], row["prompt"]) for row in rows(out)} == {("mine", "lung")}
     assert ("crowd-left-out (1)" in done.stderr) == ("unknown" in options)
+
+
+def test_a_coco_file_called_as_one_trained_on_is_told(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    coco: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call = ("evaluate", "--coco", f"mine={coco},{data}", "--worst", "0", "--concept", "tumor=tumor")
+    for file, warned in (("some.json", True), ("others/some.json", False)):
+        knows(monkeypatch, {"train_coco": [{"images": "scans", "annotations": file}]})
+        done = run(*call, "-o", tmp_path / f"out{warned}")
+        assert done.exit_code == 0, done.output
+        assert ("may have been trained on 4 of these 4 images" in done.stderr) == warned
 
 
 def test_faults_of_coco_files_are_listed(
@@ -329,7 +394,7 @@ def test_compare(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> No
     done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "b")
     assert done.exit_code == 0, done.output
     assert "| scans | tumor | Dice % | 4 |" in done.stdout
-    assert "prompts geometry, refine 0" in done.stdout
+    assert "refine 0, prompts geometry, seed 0" in done.stdout
     assert not (tmp_path / "c").exists()
     done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c")
     assert done.exit_code == 0, done.output

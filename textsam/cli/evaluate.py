@@ -214,8 +214,15 @@ def evaluate(
             authors_frame=True if authors_frame else None,
             views=looks,
         )
-        if data is not None and sets:
-            say_trained_on(segmenter.config, data, samples)
+        source: Path | dict[str, Path]
+        if data is None:
+            source = {name: Path(file.annotations) for name, file in files.items()}
+        elif sets:
+            source = data
+        else:
+            folder = data if split is None else data / split
+            source = dict.fromkeys((sample.dataset for sample in samples), folder)
+        say_trained_on(segmenter.config, source, samples)
         if refine is None:
             own = segmenter.config
             refines = not protocol.geometric and bool(own.refine or any(own.refine_for.values()))

@@ -113,14 +113,28 @@ def say_unknown_modalities(samples: Sequence[Sample]) -> None:
         typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
 
 
-def say_trained_on(adapter: AdapterConfig, root: Path, samples: Sequence[Sample]) -> None:
-    """Warn of images to evaluate on that the adapter was trained on."""
-    from textsam.evaluate.seen import trained_on
+def say_trained_on(
+    adapter: AdapterConfig, source: Path | Mapping[str, Path], samples: Sequence[Sample]
+) -> None:
+    """Warn of images to evaluate on that the adapter was, or may have been, trained on.
 
-    if seen := trained_on(adapter.training, root, samples):
+    Args:
+        adapter: to be evaluated.
+        source: root of the manifest that the samples come from; or, for each set, its plain folder
+            with `images/` or its COCO file.
+        samples: to be evaluated.
+    """
+    from textsam.evaluate.seen import perhaps_trained_on, trained_on
+
+    if isinstance(source, Path):
+        seen, was, why = trained_on(adapter.training, source, samples), "was", ""
+    else:
+        seen, was = perhaps_trained_on(adapter.training, source, samples), "may have been"
+        why = " (by the name of their folder or COCO file)"
+    if seen:
         typer.echo(
-            f"warning: {adapter.name!r} was trained on {len(seen)} of these {len(samples)} images, "
-            f"e.g. {seen[0]}; what it does on them says nothing about others",
+            f"warning: {adapter.name!r} {was} trained on {len(seen)} of these {len(samples)} "
+            f"images, e.g. {seen[0]}{why}; what it does on them says nothing about others",
             err=True,
         )
 
