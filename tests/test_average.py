@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from tiny import loud_model, tiny_config
 
 from textsam.adapters import AdapterConfig, read_adapter_config
-from textsam.average import average_adapters
+from textsam.average import LineageWarning, average_adapters
 from textsam.checkpoint import load_adapter, save_adapter
 from textsam.errors import AdapterError, ConfigError
 from textsam.inference.refinement import RefineWith
@@ -22,9 +23,13 @@ from textsam.model.tuning import Tuning, trainable_state
 SHAPE = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4))
 
 
+BEGUN = {"continued_from": "beginning, step 9"}
+
+
 def adapter(folder: Path, seed: int, **changes: object) -> AdapterConfig:
+    training = {"step": seed, **BEGUN}
     config = tiny_config(SHAPE).model_copy(
-        update={"name": folder.name, "training": {"step": seed}, **changes}
+        update={"name": folder.name, "training": training, **changes}
     )
     save_adapter(folder, config, trainable_state(loud_model(SHAPE, seed).model))
     return read_adapter_config(folder)
@@ -46,6 +51,7 @@ def test_every_number_is_weighted(tmp_path: Path) -> None:
     assert (config.found_threshold, config.score_map, config.kinds) == (0.0, (), None)
     assert config.training == {
         "step": 2,
+        **BEGUN,
         "averaged": [
             {"name": "old", "tensors_sha256": old.tensors_sha256, "weight": 0.75},
             {"name": "new", "tensors_sha256": new.tensors_sha256, "weight": 0.25},
@@ -122,3 +128,50 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path) -> 
     failed = run("average", tmp_path / "old", tmp_path / "thin", "-o", tmp_path / "mean")
     assert failed.exit_code == 1
     assert "differ in architecture" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "related"),
+    [
+        ({}, {}, False),
+        ({}, {"continued_from": "old, step 5"}, True),
+        ({"continued_from": "new, step 5"}, {}, True),
+        ({}, {"continued_from": "older, step 5"}, False),
+        ({"continued_from": None}, {"continued_from": None}, False),
+        ({"continued_from": "a, step 5"}, {"continued_from": "a, step 5"}, True),
+        ({"continued_from": "a, step 5"}, {"continued_from": "a, step 7"}, True),
+        ({"continued_from": "a, step 5"}, {"continued_from": "b, step 5"}, False),
+        ({"config": {"seed": 1}}, {"config": {"seed": 1}}, False),
+    ],
+    ids=str,
+)
+def test_adapters_that_began_apart_are_averaged_with_a_warning(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], related: bool
+) -> None:
+    adapter(tmp_path / "old", 1, training=one)
+    adapter(tmp_path / "new", 2, training=other)
+    folders = tmp_path / "old", tmp_path / "new", tmp_path / "mean"
+    if related:
+        average_adapters(*folders)  # warnings are errors
+    else:
+        with pytest.warns(LineageWarning, match="'new', goes on from .* not known to be of one"):
+            average_adapters(*folders)
+    assert (tmp_path / "mean" / "adapter.safetensors").is_file()
+
+
+def test_best_and_last_of_one_run_and_an_average_with_its_parts_are_related(
+    tmp_path: Path,
+) -> None:
+    run_of = {"config": {"seed": 1, "optim": {"lr": 0.1}}}
+    for name, seed in (("best", 1), ("last", 2)):
+        adapter(tmp_path / name, seed, name="mine", training={"step": seed, **run_of})
+    average_adapters(tmp_path / "best", tmp_path / "last", tmp_path / "mean")
+    average_adapters(tmp_path / "mean", tmp_path / "last", tmp_path / "again")
+    # Called otherwise, as shipped adapters are, it is known by its tensors.
+    first = read_adapter_config(tmp_path / "best")
+    save_adapter(
+        tmp_path / "renamed",
+        first.model_copy(update={"name": "first", "training": {}}),
+        load_file(tmp_path / "best" / "adapter.safetensors"),
+    )
+    average_adapters(tmp_path / "renamed", tmp_path / "again", tmp_path / "third")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from textsam.adapters import (
     TENSORS_FILE,
@@ -11,11 +13,12 @@ from textsam.adapters import (
     find_adapter,
     read_adapter_config,
 )
+from textsam.caller import warn_caller
 from textsam.checkpoint import save_adapter
 from textsam.errors import AdapterError, ConfigError
 from textsam.tensors import load_tensors
 
-__all__ = ["average_adapters"]
+__all__ = ["LineageWarning", "average_adapters"]
 
 # What of a configuration calibration does not decide.
 _KEPT = {
@@ -32,6 +35,10 @@ _KEPT = {
 }
 
 
+class LineageWarning(UserWarning):
+    """Two adapters to average of which nothing says that they are of one lineage."""
+
+
 def average_adapters(
     first: str | Path, second: str | Path, out: str | Path, *, weight: float = 0.5
 ) -> AdapterConfig:
@@ -44,6 +51,9 @@ def average_adapters(
     averaged each for itself, which is another model than the average of their products.
 
     The result is not calibrated: it has no score map, threshold, refinement or kinds of image.
+
+    Adapters of which neither goes on from the other, and that have no beginning and no run in
+    common, are averaged with a `LineageWarning`. It goes by what they record, which are names.
 
     Args:
         first: adapter folder, or the name of a shipped adapter; the one that the other goes on
@@ -86,6 +96,14 @@ def average_adapters(
     )
     if odd:
         raise AdapterError(f"{first} and {second} do not have the same tensors: {', '.join(odd)}")
+    if not _of_one_lineage(old, new):
+        begun = [config.training.get("continued_from") or "no adapter" for config in configs]
+        warn_caller(
+            f"{first} ({old.name!r}, goes on from {begun[0]}) and {second} ({new.name!r}, goes on "
+            f"from {begun[1]}) are not known to be of one lineage, and the average of two that "
+            "began apart is of no use; average an adapter with one that goes on from it",
+            LineageWarning,
+        )
     tensors = {
         name: (1 - weight) * start[name].float() + weight * end[name].float() for name in start
     }
@@ -105,3 +123,33 @@ def average_adapters(
         training={**new.training, "averaged": averaged},
     )
     return read_adapter_config(save_adapter(out, config, tensors))
+
+
+def _of_one_lineage(one: AdapterConfig, other: AdapterConfig) -> bool:
+    """Whether the adapters' records say that they have something in common."""
+    begun = [_beginning(config) for config in (one, other)]
+    if begun[0] is not None and begun[0] == begun[1]:
+        return True
+    settings = [config.training.get("config") for config in (one, other)]
+    if one.name == other.name and settings[0] and settings[0] == settings[1]:
+        return True  # the best and the last of one run
+    return any(
+        _beginning(later) == earlier.name
+        or earlier.tensors_sha256 in set(_averaged(later.training.get("averaged") or ()))
+        for earlier, later in ((one, other), (other, one))
+    )
+
+
+def _beginning(config: AdapterConfig) -> str | None:
+    """Name of the adapter that this one goes on from."""
+    recorded = config.training.get("continued_from")
+    # "NAME, step N": the best and the last of a run are alike as a beginning.
+    return None if recorded is None else str(recorded).rpartition(", step ")[0]
+
+
+def _averaged(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Digests of the tensors of all that an average is of."""
+    for entry in entries:
+        if digest := entry.get("tensors_sha256"):
+            yield str(digest)
+        yield from _averaged(entry.get("averaged") or ())
