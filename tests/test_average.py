@@ -159,6 +159,15 @@ def test_adapters_that_began_apart_are_averaged_with_a_warning(
     assert (tmp_path / "mean" / "adapter.safetensors").is_file()
 
 
+def test_the_command_says_it_in_a_line(tmp_path: Path) -> None:
+    adapter(tmp_path / "old", 1, training={})
+    adapter(tmp_path / "new", 2, training={})
+    done = run("average", tmp_path / "old", tmp_path / "new", "-o", tmp_path / "mean")
+    assert done.exit_code == 0, done.output
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'old'} ('old', goes on from no adapter) and ")
+
+
 def test_best_and_last_of_one_run_and_an_average_with_its_parts_are_related(
     tmp_path: Path,
 ) -> None:

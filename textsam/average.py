@@ -15,7 +15,7 @@ from textsam.adapters import (
 )
 from textsam.caller import warn_caller
 from textsam.checkpoint import save_adapter
-from textsam.errors import AdapterError, ConfigError
+from textsam.errors import AdapterError, ConfigError, TextSAMWarning
 from textsam.tensors import load_tensors
 
 __all__ = ["LineageWarning", "average_adapters"]
@@ -35,7 +35,7 @@ _KEPT = {
 }
 
 
-class LineageWarning(UserWarning):
+class LineageWarning(TextSAMWarning):
     """Two adapters to average of which nothing says that they are of one lineage."""
 
 

@@ -1,4 +1,4 @@
-"""The one family of errors TextSAM raises on purpose.
+"""The one family of errors TextSAM raises on purpose, and that of its warnings.
 
 Every message names the input, the value that was wrong and what to do about it, so that it can be
 shown to a user as it stands.
@@ -24,6 +24,7 @@ __all__ = [
     "PromptError",
     "ReaderError",
     "TextSAMError",
+    "TextSAMWarning",
     "WeightsError",
     "system_reason",
 ]
@@ -41,6 +42,10 @@ _REMEDIES = {
 
 class TextSAMError(Exception):
     """Base class: catch this to catch everything TextSAM raises on purpose."""
+
+
+class TextSAMWarning(UserWarning):
+    """Base class of what TextSAM warns of; the command line shows each as a line, once."""
 
 
 class ImageError(TextSAMError):

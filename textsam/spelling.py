@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
+from textsam.errors import TextSAMWarning
 from textsam.prompts import (
     CONCEPTS,
     DISTRACTORS,
@@ -36,7 +37,7 @@ __all__ = [
 MIN_LETTERS = 5
 
 
-class UnknownPromptWarning(UserWarning):
+class UnknownPromptWarning(TextSAMWarning):
     """A prompt that the adapter was not trained for: its answer is a guess."""
 
 

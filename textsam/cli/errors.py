@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from textsam.errors import OutputError, TextSAMError
+from textsam.errors import OutputError, TextSAMError, TextSAMWarning
 
 __all__ = [
     "EXIT_FAILED",
@@ -34,13 +34,11 @@ def errors_as_exit() -> Iterator[list[str]]:
     Yields:
         The messages of the warnings so far, in order.
     """
-    from textsam.spelling import UnknownPromptWarning
-
     said: list[str] = []
     before = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if not issubclass(category, UnknownPromptWarning):
+        if not issubclass(category, TextSAMWarning):
             before(message, category, *where, **more)
         elif (text := str(message)) not in said:
             said.append(text)
@@ -48,7 +46,7 @@ def errors_as_exit() -> Iterator[list[str]]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", UnknownPromptWarning)
+            warnings.simplefilter("always", TextSAMWarning)
             warnings.showwarning = show
             yield said
     except TextSAMError as error:
