@@ -303,15 +303,21 @@ def downloads(browser: Any, folder: Path) -> None:
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
 
 
-@pytest.mark.slow
-def test_dicom_can_be_saved_as_masks_report_and_segmentation(
-    browser: Any, server: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def scan() -> Path:
+    """CT_small.dcm, of which a segmentation can be made."""
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom")
-    source = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+    return Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+
+
+@pytest.mark.slow
+def test_dicom_can_be_saved_as_masks_report_and_segmentation(
+    browser: Any, server: str, scan: Path, tmp_path: Path
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
     downloads(browser, tmp_path)
-    segment(browser, server, source, "tumor")
+    segment(browser, server, scan, "tumor")
     wait(browser, answered)
     assert by_id(browser, "picture").is_displayed()
     for button, name in (
@@ -471,17 +477,14 @@ def test_a_question_ends_where_its_image_is_taken_away(
 
 @pytest.mark.slow
 def test_a_segmentation_whose_image_is_taken_away_is_said_not_to_be_saved(
-    browser: Any, segmenter: Segmenter, tmp_path: Path
+    browser: Any, segmenter: Segmenter, scan: Path, tmp_path: Path
 ) -> None:
-    pydicom = pytest.importorskip("pydicom")
-    pytest.importorskip("highdicom")
-    source = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
     first, _ = two_images(tmp_path)
     downloads(browser, tmp_path)
     held = Held(segmenter)
     held.release.set()
     with live(held) as port:
-        segment(browser, f"http://127.0.0.1:{port}/", source, "tumor")
+        segment(browser, f"http://127.0.0.1:{port}/", scan, "tumor")
         wait(browser, answered)
         held.release.clear()
         by_id(browser, "save-seg").click()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError
 
@@ -25,11 +25,12 @@ __all__ = [
     "AdapterConfig",
     "ArchitectureRecord",
     "SidesPx",
+    "Written",
+    "as_written",
     "check_tensors",
     "find_adapter",
     "read_adapter_config",
     "shipped_adapters",
-    "when_written",
     "write_adapter_config",
 ]
 
@@ -56,6 +57,9 @@ class ArchitectureRecord(Section):
     prompt_token_width: int = Field(128, ge=1)
     takes_text: bool = True
 
+
+Written: TypeAlias = tuple[tuple[int, int], ...]
+"""Time in ns and size in bytes of an adapter's files."""
 
 SidesPx = Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)]
 """Sides of a model's square."""
@@ -152,12 +156,21 @@ def find_adapter(name_or_path: str | Path) -> Path:
     )
 
 
-def when_written(folder: Path) -> tuple[tuple[int, int], ...]:
-    """Time in ns and size in bytes of an adapter's files: others once it was written again.
+def as_written(name_or_path: str | Path) -> tuple[Path, Written | None]:
+    """The folder of an adapter, and when it was written: another value once it was again.
+
+    Args:
+        name_or_path: as for `find_adapter`.
+
+    Returns:
+        The second is None for a folder without tensors, which cannot be loaded.
 
     Raises:
-        AdapterError: a file of it cannot be looked at.
+        AdapterError: as `find_adapter`, or a file of it cannot be looked at.
     """
+    folder = find_adapter(name_or_path).resolve()
+    if not (folder / TENSORS_FILE).is_file():
+        return folder, None
     try:
         states = [(folder / name).stat() for name in (CONFIG_FILE, TENSORS_FILE)]
     except OSError as error:
@@ -165,7 +178,7 @@ def when_written(folder: Path) -> tuple[tuple[int, int], ...]:
             f"{folder} cannot be read ({error.strerror}); give an adapter folder, or check its "
             "permissions"
         ) from error
-    return tuple((state.st_mtime_ns, state.st_size) for state in states)
+    return folder, tuple((state.st_mtime_ns, state.st_size) for state in states)
 
 
 def read_adapter_config(folder: str | Path) -> AdapterConfig:

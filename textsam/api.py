@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from textsam import weights
 from textsam.adapters import (
-    TENSORS_FILE,
     AdapterConfig,
+    Written,
+    as_written,
     check_tensors,
     find_adapter,
     read_adapter_config,
-    when_written,
 )
 from textsam.checkpoint import architecture_of, load_learned
 from textsam.device import choose_device, choose_precision
@@ -161,7 +161,7 @@ def _cached_model(
     device: str,
     precision: str,
     views: Views,
-    _written: tuple[tuple[int, int], ...],
+    _written: Written,
 ) -> Segmenter:
     return load_model(model, adapter, device, precision, views=views)
 
@@ -173,10 +173,10 @@ def _kept(
     name = adapter if adapter is not None else preset(model).default_adapter
     if name is None:
         return load_model(model, adapter, device, precision, views=views)  # says what is missing
-    folder = find_adapter(name).resolve()
-    if not (folder / TENSORS_FILE).is_file():
+    folder, written = as_written(name)
+    if written is None:
         return load_model(model, folder, device, precision, views=views)  # says what is missing
-    return _cached_model(model, folder, device, precision, views, when_written(folder))
+    return _cached_model(model, folder, device, precision, views, written)
 
 
 @overload

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from textsam.errors import ImageError, OutputError, TextSAMError
+from textsam.errors import ImageError, OutputError, TextSAMError, system_reason
 from textsam.folder.formats import Format
 from textsam.folder.held import HeldAnswers
 from textsam.folder.names import RASTER_ENDS, TILE_FOLDER, answer_name
@@ -169,9 +169,5 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _is_disk_error(error: BaseException) -> bool:
     """Whether an error comes from the disk as a whole, and not from the name of the one file."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError):
-            return seen.errno not in _OF_A_NAME
-        seen = seen.__cause__
-    return False
+    number, _ = system_reason(error)
+    return number is not None and number not in _OF_A_NAME

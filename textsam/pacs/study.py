@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from textsam.errors import LimitError, OutputError, PacsError, TextSAMError
 from textsam.inference.settle import Settle
 from textsam.io.seg import iter_seg_datasets, seg_identity
+from textsam.io.temporary import temporary_folder
 from textsam.pacs.answers import SEGMENTATION_STORAGE
 from textsam.pacs.client import PacsClient
 from textsam.pacs.plan import Chosen, plan_study
@@ -136,7 +136,7 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
     from textsam.io.dicom import open_series
 
     client = order.client
-    with _temporary_folder() as folder:
+    with temporary_folder("textsam-pacs-", _no_folder) as folder:
         paths = _download(order, chosen, folder)
         stack = open_series(paths, limits=client.limits, window=order.window, crop=order.crop)
         _check_same(client, stack)
@@ -164,18 +164,11 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
     return replace(summary, status="stored", found=found, warnings=warnings)
 
 
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder for images, which only this user can read and which is removed again."""
-    try:
-        made = tempfile.TemporaryDirectory(prefix="textsam-pacs-")
-    except OSError as error:
-        raise OutputError(
-            f"no temporary folder for the images can be made ({error.strerror or error}); free "
-            "space, or set TMPDIR to a folder that can be written to"
-        ) from error
-    with made as folder:
-        yield Path(folder)
+def _no_folder(error: OSError) -> OutputError:
+    return OutputError(
+        f"no temporary folder for the images can be made ({error.strerror or error}); free "
+        "space, or set TMPDIR to a folder that can be written to"
+    )
 
 
 def _download(order: _Order, chosen: Chosen, folder: Path) -> list[Path]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -17,6 +16,7 @@ from textsam.io.limits import Limits
 from textsam.io.open import open_stack
 from textsam.io.sniff import HEAD_BYTES, sniff
 from textsam.io.stack import Stack
+from textsam.io.temporary import temporary_folder
 from textsam.serve.problems import FrameNeededError, UnknownFileError
 
 __all__ = ["SOURCE", "Upload", "View", "saved_upload", "upload_folder"]
@@ -126,22 +126,20 @@ def _chosen(images: int, frame: int | None) -> int:
     return index
 
 
-@contextmanager
-def upload_folder() -> Iterator[Path]:
+def upload_folder() -> AbstractContextManager[Path]:
     """A folder for uploads that only this user can read; it is removed in the end.
 
-    Raises:
+    Raises (on entering):
         ConfigError: it cannot be made.
     """
-    try:
-        made = tempfile.TemporaryDirectory(prefix="textsam-serve-")
-    except OSError as error:
-        raise ConfigError(
-            f"the folder for uploads cannot be made ({error}); set TMPDIR to a folder that can be "
-            "written to"
-        ) from error
-    with made as folder:
-        yield Path(folder)
+    return temporary_folder("textsam-serve-", _no_folder)
+
+
+def _no_folder(error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the folder for uploads cannot be made ({error}); set TMPDIR to a folder that can be "
+        "written to"
+    )
 
 
 @contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from textsam.errors import ConfigError, ReaderError
+from textsam.errors import ConfigError, ReaderError, TextSAMWarning
+from textsam.quiet import quiet
 
 if TYPE_CHECKING:
     from textsam.inference.batch import BatchAnswer
@@ -145,10 +145,8 @@ class Worker:
         open_jobs = dict(enumerate(group))
         prompts, refine = group[0].group
         try:
-            with warnings.catch_warnings():
-                # Unknown prompts are reported in the answer; a warning would put them in the log.
-                # All threads share the filters, so they are set back before anybody is answered.
-                warnings.filterwarnings("ignore", category=_unknown_prompt_warning())
+            # Unknown prompts are reported in the answer; a warning would put them in the log.
+            with quiet({"category": TextSAMWarning}):
                 answers = self.segmenter.segment_batch(
                     [job.read for job in group],
                     list(prompts),
@@ -178,9 +176,3 @@ class Worker:
         share = _NEWEST_SHARE if self._counted else 1.0
         self._counted = True
         self.mean_seconds += share * (seconds - self.mean_seconds)
-
-
-def _unknown_prompt_warning() -> type[Warning]:
-    from textsam.spelling import UnknownPromptWarning
-
-    return UnknownPromptWarning

@@ -11,6 +11,7 @@ from textsam.errors import ImageError
 from textsam.io.dicom.guard import damage_reported, require_pydicom
 from textsam.io.dicom.items import ItemCounter, count_deferred
 from textsam.io.dicom.layout import PixelLayout, read_layout
+from textsam.io.dicom.meta import AFTER_PREFIX, read_meta
 from textsam.io.dicom.stream import DicomReader, inflate, open_clamped
 from textsam.io.dicom.values import text
 from textsam.io.limits import Limits
@@ -34,7 +35,6 @@ _PIXELS = {
     (0x7FE0, 0x0009): "DoubleFloatPixelData",
     (0x7FE0, 0x0010): "PixelData",
 }
-_AFTER_PREFIX = 132
 _UNDEFINED = 0xFFFFFFFF
 # A larger element stays on disk until somebody asks for it. No element a picture needs is near it.
 _DEFERRED_BYTES = 16 * 1024**2
@@ -76,7 +76,7 @@ def read_file(path: str | Path, limits: Limits) -> DicomFile:
     with open_clamped(path) as stream:
         limits.check_bytes(stream.size_bytes, source)
         stamp = (stream.size_bytes, stream.changed_ns)
-        if stream.read(_AFTER_PREFIX)[-4:] != b"DICM":
+        if stream.read(AFTER_PREFIX)[-4:] != b"DICM":
             raise ImageError(
                 f"{source}: not a DICOM file (no DICM after 128 bytes); pass a DICOM file, or "
                 "have the device or archive export it again as a DICOM Part 10 file"
@@ -92,9 +92,7 @@ def _read(path: Path, stream: DicomReader, stamp: tuple[int, int], limits: Limit
     source = str(path)
 
     # Not dcmread: it inflates a deflated file whole, whatever it inflates to.
-    meta = FileMetaDataset(
-        read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=_past_meta)
-    )
+    meta = FileMetaDataset(read_meta(stream))
     syntax = text(meta, "TransferSyntaxUID", source)
     if text(meta, "MediaStorageSOPClassUID", source) == _DICOMDIR:
         raise NoPictureError(
@@ -144,10 +142,6 @@ def _read(path: Path, stream: DicomReader, stamp: tuple[int, int], limits: Limit
     keyword, vr, length = element
     layout = read_layout(header, source, limits, syntax, keyword, vr, (body.tell(), length))
     return DicomFile(path, header, layout, header_bytes, stamp)
-
-
-def _past_meta(tag: BaseTag, *_: object) -> bool:
-    return tag.group != 2
 
 
 def _at_pixels(tag: BaseTag, *_: object) -> bool:
@@ -205,20 +199,9 @@ def open_pixels(file: DicomFile, limits: Limits) -> BinaryIO:
         if file.layout.syntax != DEFLATED:
             return stream
         with stream, damage_reported(source, "the deflated data cannot be read"):
-            _skip_meta(stream)
+            stream.seek(AFTER_PREFIX)
+            read_meta(stream)
             return inflate(stream, limits, source)
     except BaseException:
         stream.close()
         raise
-
-
-def _skip_meta(stream: DicomReader) -> None:
-    from pydicom.filereader import read_dataset
-
-    stream.seek(_AFTER_PREFIX)
-    read_dataset(
-        stream,
-        is_implicit_VR=False,
-        is_little_endian=True,
-        stop_when=_past_meta,
-    )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from textsam.errors import ImageError
 from textsam.io.clamped import ClampedReader
+from textsam.io.dicom.meta import AFTER_PREFIX
 from textsam.io.limits import Limits
 
 __all__ = ["DicomReader", "has_dicom_prefix", "inflate", "open_clamped"]
 
-_PREFIX_AT = 128
 _COMPRESSED_CHUNK = 1 << 16
 _INFLATED_CHUNK = 1 << 20
 
@@ -57,7 +57,7 @@ def open_clamped(path: Path) -> DicomReader:
 def has_dicom_prefix(path: Path) -> bool:
     """Whether "DICM" follows the 128 bytes of preamble (PS3.10 7.1)."""
     with open_clamped(path) as stream:
-        return stream.read(_PREFIX_AT + 4)[_PREFIX_AT:] == b"DICM"
+        return stream.read(AFTER_PREFIX)[AFTER_PREFIX - 4 :] == b"DICM"
 
 
 def inflate(stream: DicomReader, limits: Limits, source: str) -> io.BytesIO:
