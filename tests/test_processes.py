@@ -168,6 +168,16 @@ def test_images_per_s_counts_the_global_batch(
     assert curve(config, "images_per_s") == {1: 3.0}  # 6 in 2 s
 
 
+def test_the_peak_told_never_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from textsam.train import run as run_module
+
+    told = iter([864.0, 875.938, 875.812])  # as Linux did
+    monkeypatch.setattr(run_module, "peak_memory_mib", lambda _: next(told))
+    config = run_config(write_data(tmp_path))
+    train(config, stop_after=3)
+    assert curve(config, "memory_peak_mib") == {1: 864.0, 2: 875.938, 3: 875.938}
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
 def test_the_peak_is_what_the_system_says() -> None:
     before = peak_memory_mib(torch.device("cpu"))

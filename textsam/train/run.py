@@ -283,7 +283,9 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     sums["lr_factor"] = factor
     peak = peak_memory_mib(run.processes.device)
     if peak is not None:
-        sums["memory_peak_mib"] = peak
+        # Linux counts pages in batches per core: what it calls the peak can be a little less later.
+        run.memory_peak_mib = max(run.memory_peak_mib, peak)
+        sums["memory_peak_mib"] = run.memory_peak_mib
     return sums
 
 

@@ -63,6 +63,7 @@ class Run:
     continued_from: str | None = None
     processes: Processes = field(default_factory=Processes)
     data_warnings: str = ""
+    memory_peak_mib: float = 0.0
 
     def side_at(self, step: int) -> tuple[int, int]:
         """Image side of an optimiser step, and the step before which it changes next."""
