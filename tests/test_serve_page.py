@@ -258,6 +258,68 @@ def test_errors_are_shown_and_gone_after(browser: Any, server: str, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["scan.tif", "scan.png"])  # shown by the server, by the browser
+def test_a_file_that_is_gone_is_told_as_that(
+    browser: Any, server: str, tmp_path: Path, name: str
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    file = tmp_path / name
+    PIL.Image.fromarray(picture()).save(file)
+    browser.get(server)
+    wait(browser, lambda b: by_id(b, "model").text)
+    by_id(browser, "file").send_keys(str(file))
+    wait(browser, lambda b: by_id(b, "stage").is_displayed())
+    file.unlink()
+    by_id(browser, "words").send_keys("tumor", Keys.ENTER)
+    wait(browser, lambda b: by_id(b, "problem").is_displayed())
+    wanted = "The file was changed, moved or removed since it was chosen. Choose it again."
+    assert by_id(browser, "problem").text == wanted
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_told_as_that(
+    browser: Any, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    file = tmp_path / "scan.png"
+    file.write_bytes(encoded(picture()))
+    with live(segmenter) as port:
+        browser.get(f"http://127.0.0.1:{port}/")
+        wait(browser, lambda b: by_id(b, "model").text)
+    by_id(browser, "file").send_keys(str(file))
+    wait(browser, lambda b: by_id(b, "stage").is_displayed())
+    by_id(browser, "words").send_keys("tumor", Keys.ENTER)
+    wait(browser, lambda b: by_id(b, "problem").is_displayed())
+    assert "server cannot be reached" in by_id(browser, "problem").text
+
+
+@pytest.mark.slow
+def test_the_frame_cannot_be_changed_under_a_question(
+    browser: Any, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    file = tmp_path / "volume.nii.gz"
+    values = np.random.default_rng(0).integers(0, 255, (30, 24, 9)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])), file)
+    held = Held(segmenter)
+    with live(held) as port:
+        segment(browser, f"http://127.0.0.1:{port}/", file, "tumor")
+        wait_until(held.entered.is_set)
+        wait(browser, lambda b: by_id(b, "frame").is_displayed())
+        assert not by_id(browser, "frame").is_enabled()
+        held.release.set()
+        wait(browser, answered)
+        assert by_id(browser, "frame").is_enabled()
+        by_id(browser, "frame").clear()
+        by_id(browser, "frame").send_keys("7")
+        by_id(browser, "go").click()
+        wait(browser, answered)
+    assert by_id(browser, "frame").get_attribute("value") == "7"
+
+
+@pytest.mark.slow
 def test_a_volume_shows_a_slice_and_asks_for_its_number(
     browser: Any, server: str, segmenter: Segmenter, tmp_path: Path
 ) -> None:

@@ -92,7 +92,12 @@ async function choose(file) {
 
 // Whether a browser shows the file as the model sees it: files of 8 bits a channel.
 async function looksTheSame(file) {
-  const head = new Uint8Array(await file.slice(0, 26).arrayBuffer());
+  let head;
+  try {
+    head = new Uint8Array(await file.slice(0, 26).arrayBuffer());
+  } catch {
+    return false; // sending it says what is wrong with it
+  }
   const starts = (...bytes) => bytes.every((byte, i) => head[i] === byte);
   if (starts(0xff, 0xd8, 0xff)) return true;
   return starts(0x89, 0x50, 0x4e, 0x47) && head[24] <= 8;
@@ -185,6 +190,7 @@ function waiting(seconds) {
 function busy(yes) {
   state.busy = yes;
   at("go").disabled = yes;
+  at("frame").disabled = yes; // it says which one the answer is of
   at("answer").setAttribute("aria-busy", String(yes));
   at("status").classList.toggle("busy", yes);
   if (yes) tell("Looking …");

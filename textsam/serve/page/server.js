@@ -41,8 +41,27 @@ async function ask(path, options) {
     return await fetch(path, { ...options, headers: headers() });
   } catch {
     options.signal?.throwIfAborted();
-    throw new Problem(0, { message: "The server cannot be reached. Is it still running?" });
+    const lost = await holdsLostFile(options.body);
+    options.signal?.throwIfAborted();
+    throw new Problem(0, {
+      message: lost
+        ? "The file was changed, moved or removed since it was chosen. Choose it again."
+        : "The server cannot be reached. Is it still running?",
+    });
   }
+}
+
+// A browser reads a chosen file when it is sent, and fails alike for the file and for the server.
+async function holdsLostFile(form) {
+  for (const value of form?.values() ?? []) {
+    if (!(value instanceof File)) continue;
+    try {
+      await value.slice(0, 1).arrayBuffer();
+    } catch {
+      return true;
+    }
+  }
+  return false;
 }
 
 export async function facts(path) {
