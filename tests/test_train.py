@@ -274,6 +274,26 @@ def test_an_adapter_of_another_shape_is_not_continued(
         begin(run_config(root, name="second", init_adapter=str(adapter), **changes))
 
 
+def test_an_adapter_of_another_model_is_not_continued_though_its_tensors_fit(root: Path) -> None:
+    frozen = {"encoder": "frozen", "rank": 2}
+    first = train(run_config(root, preset="vit_b", tuning=frozen), stop_after=1)
+    adapter = str(first.folder / "last")
+    second = run_config(root, name="second", preset="vit_b", tuning=frozen, init_adapter=adapter)
+    assert same(learned(begin(second)), learned(first))
+    larger = run_config(root, name="third", preset="vit_l", tuning=frozen, init_adapter=adapter)
+    with pytest.raises(ConfigError, match=r"preset is 'vit_l', and .*'toy' belongs to 'vit_b'"):
+        begin(larger)
+    other = root / "other.pth"
+    other.write_bytes(b"other base weights")
+    fourth = second.model_copy(update={"name": "fourth"})
+    with pytest.raises(AdapterError, match="'toy' was trained on sam_vit_b with sha256 ec2df627"):
+        run_module.setup(
+            fourth, tiny_model(run_module.architecture_from(fourth)), sam_checkpoint=other
+        )
+    assert not (root / "runs" / "third").exists()
+    assert not (root / "runs" / "fourth").exists()
+
+
 def test_an_image_in_training_and_validation_is_refused(root: Path) -> None:
     folders = [{"folder": ".", "split": "train", "concept": "tumor"}]
     data = {"root": str(root), "train_folders": folders, "val_folders": folders}

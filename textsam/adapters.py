@@ -27,6 +27,7 @@ __all__ = [
     "SidesPx",
     "Written",
     "as_written",
+    "check_base",
     "check_tensors",
     "find_adapter",
     "read_adapter_config",
@@ -197,6 +198,25 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
     except ValidationError as error:
         problems = invalid_fields(error, "file")
         raise AdapterError(f"{path} is not an adapter's configuration: {problems}") from error
+
+
+def check_base(config: AdapterConfig, weights_name: str, digest: str) -> None:
+    """Refuse base weights that an adapter was not trained on: its masks would be noise.
+
+    Args:
+        config: of the adapter. Where it does not know its base, any will do.
+        weights_name: of the base weights in the registry.
+        digest: of those at hand.
+
+    Raises:
+        AdapterError: they are others.
+    """
+    wanted = config.base.get(weights_name, "unknown")
+    if wanted not in ("unknown", digest):
+        raise AdapterError(
+            f"the adapter {config.name!r} was trained on {weights_name} with sha256 "
+            f"{wanted[:16]}…, the weights at hand have {digest[:16]}…; use the former"
+        )
 
 
 def check_tensors(folder: str | Path, config: AdapterConfig) -> str:

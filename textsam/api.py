@@ -15,6 +15,7 @@ from textsam.adapters import (
     AdapterConfig,
     Written,
     as_written,
+    check_base,
     check_tensors,
     find_adapter,
     read_adapter_config,
@@ -115,10 +116,9 @@ def load_model(
 
 
 def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path | None) -> None:
-    """Refuse an adapter on base weights it was not trained on: its masks would be noise."""
-    wanted = config.base.get(info.image_weights)
-    if wanted is None or wanted == "unknown":
-        return
+    """Refuse an adapter on base weights it was not trained on, before they are loaded."""
+    if config.base.get(info.image_weights, "unknown") == "unknown":
+        return  # nothing to compare a digest with
     if sam_checkpoint is None:
         given = weights.entry(info.image_weights).identity
     else:
@@ -126,11 +126,7 @@ def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path 
         if not path.is_file():
             return  # loading it says so better
         given = sha256_of(path)
-    if given != wanted:
-        raise AdapterError(
-            f"the adapter {config.name!r} was trained on {info.image_weights} with sha256 "
-            f"{wanted[:16]}…, the weights at hand have {given[:16]}…; use the former"
-        )
+    check_base(config, info.image_weights, given)
 
 
 def _own_weights(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from textsam import weights
-from textsam.adapters import TENSORS_FILE, AdapterConfig, find_adapter
+from textsam.adapters import (
+    TENSORS_FILE,
+    AdapterConfig,
+    check_base,
+    find_adapter,
+    read_adapter_config,
+)
 from textsam.checkpoint import load_adapter
 from textsam.config import TrainConfig, without_effect
 from textsam.data.ask import PromptSampler
@@ -205,8 +211,11 @@ def setup(
     base = _base_identities(config.preset, sam_checkpoint)
     encoder_id = [*base.values(), config.precision]
     if config.init_adapter is not None:
-        begun_from = load_adapter(find_adapter(config.init_adapter), built)
-        init_digest = sha256_of(find_adapter(config.init_adapter) / TENSORS_FILE)
+        folder_before = find_adapter(config.init_adapter)
+        begun_from = read_adapter_config(folder_before)
+        _check_same_model(begun_from, config, base)
+        load_adapter(folder_before, built)
+        init_digest = sha256_of(folder_before / TENSORS_FILE)
         if config.preference is not None:  # the encoder may be the adapter's, and rests from now on
             encoder_id.append(init_digest)
         _check_same_token(begun_from, config)
@@ -301,10 +310,24 @@ def _check_modalities(names: Sequence[str], samples: Sequence[Sample]) -> None:
         )
 
 
+def _check_same_model(adapter: AdapterConfig, config: TrainConfig, base: Mapping[str, str]) -> None:
+    """Refuse to continue an adapter of another model, whose tensors may fit all the same.
+
+    With a frozen encoder those of all SAMs have the same names and shapes.
+    """
+    if adapter.preset != config.preset:
+        raise ConfigError(
+            f"preset is {config.preset!r}, and the init_adapter {adapter.name!r} belongs to "
+            f"{adapter.preset!r}; set preset to that, or continue another adapter"
+        )
+    for weights_name, digest in base.items():
+        check_base(adapter, weights_name, digest)
+
+
 def _check_same_token(adapter: AdapterConfig, config: TrainConfig) -> None:
     """Refuse to continue an adapter whose token is normalised or scaled in another way.
 
-    All else that may differ shows in the names and shapes of its tensors.
+    All else of its shape that may differ shows in the names and shapes of its tensors.
     """
     record = adapter.architecture
     for name, theirs, ours in (
