@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import ONLY_FLIPS, begin, learned, log_rows, logged, run_config, same, train, write_data
 from safetensors.torch import load_file
 from tiny import tiny_model
@@ -292,6 +293,24 @@ def test_an_adapter_of_another_model_is_not_continued_though_its_tensors_fit(roo
         )
     assert not (root / "runs" / "third").exists()
     assert not (root / "runs" / "fourth").exists()
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_choosing_by_dice_where_no_validation_image_has_one_is_refused(
+    root: Path, limit: int | None
+) -> None:
+    masks = sorted((root / "val" / "masks").iterdir())
+    for path in masks[:1] if limit else masks:
+        Image.fromarray(np.zeros((48, 48), np.uint8)).save(path)
+    data = {**run_config(root).data.model_dump(), "allow": ["empty-class"]}
+    empty = {"data": data, "val_limit": limit}
+    told = f"select is 'val_dice', and none of the {limit or 3} validation images"
+    with pytest.raises(ConfigError, match=told):
+        begin(run_config(root, select="val_dice", **empty))
+    assert not (root / "runs").exists()
+    begin(run_config(root, select="val_loss", **empty))
+    if limit:
+        begin(run_config(root, name="all", select="val_dice", **{**empty, "val_limit": None}))
 
 
 def test_an_image_in_training_and_validation_is_refused(root: Path) -> None:

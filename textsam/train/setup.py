@@ -238,6 +238,8 @@ def setup(
     )
     val_count = min(len(val_samples), config.val_limit or len(val_samples))
     val_keys = [(0, i * len(val_samples) // val_count, 0) for i in range(val_count)]
+    if config.select == "val_dice":
+        _check_shown(val_set, val_keys)
     cache = None
     if config.cache is not None:
         cache = EmbeddingCache(config.cache, " ".join(encoder_id))
@@ -298,6 +300,15 @@ def setup(
         processes=processes,
         data_warnings=checked.report.text(),
     )
+
+
+def _check_shown(dataset: TrainDataset, keys: Sequence[Key]) -> None:
+    """Refuse to choose by a Dice that there will not be: the first adapter would stay the best."""
+    if not any(bool(dataset[key].targets.any()) for key in keys):
+        raise ConfigError(
+            f"select is 'val_dice', and none of the {len(keys)} validation images shows anything "
+            "to have a Dice; set select to val_loss or last, or give others to data.val"
+        )
 
 
 def _check_modalities(names: Sequence[str], samples: Sequence[Sample]) -> None:
