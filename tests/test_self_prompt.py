@@ -18,7 +18,7 @@ from textsam.data.dataset import TrainItem
 from textsam.inference.refinement import RefineWith
 from textsam.preprocess import Frame
 from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
-from textsam.train.run import Run
+from textsam.train.run import Run, batch_loss, batches_at
 from textsam.train.simulate import Given, simulated_geometry
 from textsam.train.step import Forward
 
@@ -118,6 +118,20 @@ def test_passes_are_mixed_by_weight() -> None:
     assert float(mixed([one, other]).bce) == 3.0
     half = mixed([one, other], (1.0, 0.5))
     assert [float(v) for v in (half.bce, half.dice, half.iou)] == [3.5, 5.0, 6.5]
+
+
+def test_the_weight_of_a_single_pass_counts_whatever_the_batch(root: Path) -> None:
+    found = []
+    for size in (1, 2):
+        for weights in ([], [0.25]):
+            own = {"passes": 1, "weights": weights}
+            run = begin(
+                run_config(root, name=f"{size}-{len(found)}", batch_size=size, self_prompt=own)
+            )
+            mean, _ = batch_loss(run, next(batches_at(run, run.side_px)))
+            found.append(float(mean.detach()))
+    assert found[1] == pytest.approx(found[0] / 4, rel=1e-5)
+    assert found[3] == pytest.approx(found[2] / 4, rel=1e-5)
 
 
 class Recorder:

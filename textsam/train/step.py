@@ -268,7 +268,8 @@ class Forward:
             for number, (key, item) in enumerate(zip(keys, items, strict=True))
         ]
         alike = all(item.native_targets is None for item in items)
-        if len(items) > 1 and alike and self.self_prompt.passes == 1:
+        plain = self.self_prompt.passes == 1 and not self.self_prompt.weights
+        if len(items) > 1 and alike and plain:
             return self._together(asked)
         results = []
         for one in asked:
