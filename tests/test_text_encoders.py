@@ -119,6 +119,14 @@ def test_vocabulary_alone_is_enough(snapshot: Path, tmp_path: Path) -> None:
             ),
             "hf_proj_type is 'linear'",
         ),
+        (
+            lambda f: (f / "open_clip_config.json").write_text('{"model_cfg": '),
+            r"open_clip_config\.json is not JSON \(.*\); download it again",
+        ),
+        (
+            lambda f: (f / "open_clip_config.json").write_text("[]"),
+            r"open_clip_config\.json holds no settings; download it again",
+        ),
         (lambda _: None, r"no open_clip_pytorch_model\.bin"),
         (
             lambda f: save_file(
@@ -135,6 +143,29 @@ def test_refusals_name_what_is_wrong(
     spoil(folder)
     with pytest.raises(WeightsError, match=message):
         load_biomedclip(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", b'{"version": "1.0", "tru', "is no tokeniser"),
+        ("vocab.txt", b"tumor\n", "is no tokeniser"),
+        ("config.json", b'{"hidden_size": 384', "is not JSON"),
+        ("config.json", b"\xff\xfe", "is not JSON"),
+        ("config.json", b"7", "holds no settings"),
+    ],
+)
+def test_a_damaged_file_beside_weights_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    source = weights.resolve("minilm")
+    for path in source.iterdir():
+        if path.name != "tokenizer.json" or name != "vocab.txt":
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"{name} {message}.*; download it again"):
+        load_minilm(tmp_path)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
@@ -85,11 +85,7 @@ class TextEncoder(nn.Module):
         return int(self.bert.config.num_hidden_layers)
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of `[CLS] text . [SEP]`, without context tokens.
-
-        Raises:
-            PromptError: the text has more tokens than the encoder takes.
-        """
+        """Token ids of `[CLS] text . [SEP]`, without context tokens, however many there are."""
         name = text.strip().rstrip(".")
         ids: list[int] = self.tokenizer(f"{name}.")["input_ids"]
         return ids
@@ -162,10 +158,12 @@ def build_biomedclip_text(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
 
 
 def checked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Check that a tokeniser is BERT's WordPiece before it is believed.
+    """Check that a tokeniser puts a word between `[CLS]` and `[SEP]`, as BERT's does.
+
+    Which ids words have it does not check: BiomedCLIP's vocabulary is another one than MiniLM's.
 
     Raises:
-        WeightsError: the ids of a known sentence are not those of BERT-base-uncased.
+        WeightsError: it does not.
     """
     ids = tokenizer("tumor.")["input_ids"]
     if len(ids) < 4 or ids[0] != tokenizer.cls_token_id or ids[-1] != tokenizer.sep_token_id:
@@ -180,19 +178,25 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """WordPiece from a local folder's `tokenizer.json`, or else from its `vocab.txt`.
 
     Raises:
-        WeightsError: the folder has neither.
+        WeightsError: the folder has neither, or it is damaged.
     """
-    folder = Path(folder)
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    elif (folder / "vocab.txt").is_file():
-        # transformers' BertTokenizerFast(vocab_file=…) gives other ids; this one is checked.
-        tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)._tokenizer
-    else:
+    files = [Path(folder) / name for name in ("tokenizer.json", "vocab.txt")]
+    path = next((path for path in files if path.is_file()), None)
+    if path is None:
         raise WeightsError(
             f"{folder} has neither tokenizer.json nor vocab.txt; download the tokeniser files of "
             "the repository too"
         )
+    try:
+        if path.suffix == ".json":
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            # transformers' BertTokenizerFast(vocab_file=…) gives other ids; this one is checked.
+            tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)._tokenizer
+    except Exception as error:  # the package raises nothing narrower
+        raise WeightsError(
+            f"{path} is no tokeniser ({str(error).partition(chr(10))[0]}); download it again"
+        ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
@@ -203,6 +207,21 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         mask_token="[MASK]",
     )
+
+
+def _settings_in(path: Path) -> Mapping[str, Any]:
+    """The object in a JSON file beside weights.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise WeightsError(f"{path} is not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds no settings; download it again")
+    return content
 
 
 def load_minilm(folder: str | Path) -> TextEncoder:
@@ -218,7 +237,7 @@ def load_minilm(folder: str | Path) -> TextEncoder:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise WeightsError(f"{folder} has no config.json; give the folder of all-MiniLM-L6-v2")
-    config = BertConfig(**json.loads(config_path.read_text(encoding="utf-8")))
+    config = BertConfig(**_settings_in(config_path))
     bert = BertModel(config, add_pooling_layer=False)
     state = load_tensors(folder / "model.safetensors")
     # The pooler and the position buffer are stored with the weights but not used by mean pooling.
@@ -251,8 +270,7 @@ def load_biomedclip(folder: str | Path) -> TextEncoder:
             f"{folder} has no open_clip_config.json; give the folder of a BiomedCLIP snapshot "
             "(open_clip_config.json, open_clip_pytorch_model.bin, tokenizer.json)"
         )
-    model_config = json.loads(config_path.read_text(encoding="utf-8")).get("model_cfg", {})
-    text_config = model_config.get("text_cfg", {})
+    text_config = _settings_in(config_path).get("model_cfg", {}).get("text_cfg", {})
     expected = {"hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler"}
     for key, value in expected.items():
         if text_config.get(key) != value:
