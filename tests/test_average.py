@@ -59,6 +59,17 @@ def test_every_number_is_weighted(tmp_path: Path) -> None:
     }
 
 
+def test_what_calibration_measured_of_the_second_is_not_said_of_the_average(
+    tmp_path: Path,
+) -> None:
+    adapter(tmp_path / "old", 1)
+    measured = {"calibration": {"found_rate": 0.9}, "dice_by_sides": {}, "dice_by_cut": {}}
+    adapter(tmp_path / "new", 2, training={**BEGUN, "step": 7, **measured})
+    config = average_adapters(tmp_path / "old", tmp_path / "new", tmp_path / "mean")
+    assert config.training.keys() == {*BEGUN, "step", "averaged"}
+    assert config.training["step"] == 7
+
+
 def test_the_ends_are_the_adapters_themselves(tmp_path: Path) -> None:
     for seed, name in enumerate(("old", "new")):
         adapter(tmp_path / name, seed)

@@ -34,6 +34,9 @@ _KEPT = {
     "mask_threshold",
 }
 
+# What of a record calibration has measured, and of another adapter.
+_MEASURED = {"calibration", "dice_by_sides", "dice_by_cut"}
+
 
 class LineageWarning(TextSAMWarning):
     """Two adapters to average of which nothing says that they are of one lineage."""
@@ -117,10 +120,9 @@ def average_adapters(
         }
         for config, share in zip(configs, (1 - weight, weight), strict=True)
     ]
+    made = {name: what for name, what in new.training.items() if name not in _MEASURED}
     config = AdapterConfig(
-        **new.model_dump(include=_KEPT),
-        refine=0,
-        training={**new.training, "averaged": averaged},
+        **new.model_dump(include=_KEPT), refine=0, training={**made, "averaged": averaged}
     )
     return read_adapter_config(save_adapter(out, config, tensors))
 
