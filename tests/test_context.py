@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_text_encoder
+from tiny import tiny_model, tiny_text_encoder
 from torch import Tensor, nn
 
 from textsam.errors import ConfigError, PromptError
+from textsam.model.build import Architecture
 from textsam.model.context import ContextTokens
 from textsam.model.text_encoders import TextEncoder
 
@@ -188,3 +189,11 @@ def test_the_longest_prompt_fits_and_one_more_token_is_refused(encoder: TextEnco
     too_long = " ".join("a" * (room + 1))
     with pytest.raises(PromptError, match=f"has {room + 4} tokens.*at most {room + 3} fit"):
         encoder(["tumor", too_long], context)
+
+
+def test_context_tokens_leave_room_for_a_word() -> None:
+    # Of 32 tokens, with [CLS], full stop and [SEP].
+    built = tiny_model(Architecture(context_tokens=28, context_depth=1))
+    assert built.model.encode_text(["tumor"]).shape == (1, 256)
+    with pytest.raises(ConfigError, match=r"n_tokens is 29; .* takes 32 tokens, .* at most 28"):
+        tiny_model(Architecture(context_tokens=29, context_depth=1))

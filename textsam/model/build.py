@@ -22,6 +22,9 @@ from textsam.presets import preset
 
 __all__ = ["Architecture", "BuiltModel", "assemble", "build_model", "load_parts"]
 
+# [CLS], a word of one token, the full stop, [SEP].
+_SHORTEST_PROMPT_TOKENS = 4
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -74,9 +77,15 @@ def assemble(
     """Compose loaded parts and apply the tuning. The model is in eval mode.
 
     Raises:
-        ConfigError: the context depth exceeds the text encoder's layers, the backbone cannot work
-            at the side wanted, or another bad value.
+        ConfigError: the context depth exceeds the text encoder's layers, its tokens leave no room
+            for a word, the backbone cannot work at the side wanted, or another bad value.
     """
+    most = text_encoder.max_tokens - _SHORTEST_PROMPT_TOKENS
+    if architecture.context_tokens > most:
+        raise ConfigError(
+            f"context.n_tokens is {architecture.context_tokens}; this text encoder takes "
+            f"{text_encoder.max_tokens} tokens, the word's among them: give at most {most}"
+        )
     model = TextSAM(
         image_encoder=backbone.image_encoder,
         prompt_encoder=backbone.prompt_encoder,
