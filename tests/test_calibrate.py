@@ -300,6 +300,11 @@ def test_the_share_to_come_back_empty_is_a_share() -> None:
         calibrate(_segmenter(), [], empty_beside=-0.1)
 
 
+def test_fewer_than_no_passes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"passes is -1; give .* 0 or more"):
+        calibrate(_segmenter(), [], passes=-1)
+
+
 def test_the_command_stores_what_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,9 +58,11 @@ def calibrate(
         progress: show a bar.
 
     Raises:
-        ConfigError: a share outside [0, 1].
+        ConfigError: a share outside [0, 1], or fewer than 0 passes.
         DataError: the samples hold nothing the adapter knows.
     """
+    if passes < 0:
+        raise ConfigError(f"passes is {passes}; give the most refinements to try, 0 or more")
     rates: Mapping[Kind, float] = {
         "absent_modality": empty_modality,
         "absent_annotated": empty_annotated,
