@@ -60,7 +60,7 @@ class _Final:
 
 
 def _weights(answers: Sequence[_Final]) -> NDArray[np.float64]:
-    """Present things have half of all weight, each kind of absence half of the rest."""
+    """Present things have half of all weight; the kinds of absence share the other alike."""
     kinds = sorted({answer.kind for answer in answers})
     absences = len([kind for kind in kinds if kind != "present"])
     weights: NDArray[np.float64] = np.zeros(len(answers))

@@ -39,7 +39,7 @@ def fit_score_map(
         weights: (N,), positive.
 
     Returns:
-        3 to `FITTED_KNOTS` + 2 knots, or none with fewer than `MIN_ANSWERS` answers or nothing but
+        2 to `FITTED_KNOTS` + 2 knots, or none with fewer than `MIN_ANSWERS` answers or nothing but
         masks of Dice 0.
     """
     if len(raw) < MIN_ANSWERS:

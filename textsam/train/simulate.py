@@ -21,7 +21,8 @@ class Given:
     """Geometric prompts of one object, in the model's frame.
 
     Attributes:
-        points: (k, 2) of (x, y) in pixels, all inside the object.
+        points: (k, 2) of (x, y) in pixels, all meant for the object; a centroid that was moved may
+            lie beside it.
         box: (4,) of (x_min, y_min, x_max, y_max) in pixels, or None.
         mask: (1, 256, 256) logits of an earlier pass, without a gradient, or None.
     """
