@@ -352,6 +352,19 @@ def test_evaluation_must_ask_for_what_is_trained(bench: Bench) -> None:
         go(bench)
 
 
+def test_images_that_results_could_not_tell_apart_are_refused_before_training(
+    bench: Bench,
+) -> None:
+    for seed, hospital in enumerate(("north", "south")):
+        write_images_and_masks(bench.root / "data" / hospital / "site", 2, seed=10 + seed)
+    folders = [{"folder": f"{part}/site", "concept": "tumor"} for part in ("north", "south")]
+    bench.write(evaluate={"folders": folders})
+    told = r"cell '1': site/000 is among the samples twice: .*north.*south.*give the sets different"
+    with pytest.raises(DataError, match=told):
+        go(bench)
+    assert bench.trained == []
+
+
 def test_changed_settings_are_refused_and_done_again_when_asked(bench: Bench) -> None:
     go(bench)
     before = record(bench, "1")

@@ -14,6 +14,7 @@ from textsam.data.problems import WARNINGS, DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample
 from textsam.data.sources import CheckedData, find_samples, read_stamped, samples_in, stamp_of
 from textsam.errors import ConfigError, DataError
+from textsam.evaluate.plan import refuse_twice
 from textsam.prompts import canonical
 
 __all__ = ["AblationData", "evaluation_samples"]
@@ -86,7 +87,8 @@ class AblationData:
 
         Raises:
             ConfigError: images are trained and validated on, or trained and evaluated on.
-            DataError: what is evaluated on shows nothing that is trained.
+            DataError: what is evaluated on shows nothing that is trained, or has two images of one
+                set and name.
         """
         if (_training_key(config), "train") not in self._parts:
             samples, found = find_samples(config.data)
@@ -96,6 +98,7 @@ class AblationData:
         if (_test_key(evaluation), "test") not in self._parts:
             collected = Problems("test")
             own = evaluation_samples(evaluation, collected)
+            refuse_twice(own)
             part = _Part("test", cell, own, collected.found)
             self._parts[_test_key(evaluation), "test"] = part
         train, val = (self._parts[_training_key(config), name] for name in ("train", "val"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ from textsam.evaluate.cases import ImageKey, Kind, QuestionKey
 from textsam.evaluate.geometry import check_box_shift
 from textsam.prompts import canonical, certainly_absent
 
-__all__ = ["Plan", "Prompts", "Protocol", "Question", "make_plan"]
+__all__ = ["Plan", "Prompts", "Protocol", "Question", "make_plan", "refuse_twice"]
 
 Prompts = Literal["text", "text+geometry", "geometry"]
 
@@ -112,6 +112,23 @@ class Plan:
         }
 
 
+def refuse_twice(samples: Iterable[Sample]) -> None:
+    """Refuse samples that results could not tell apart.
+
+    Raises:
+        DataError: two of the same set and stem.
+    """
+    seen: dict[ImageKey, Path] = {}
+    for sample in samples:
+        image = sample.dataset, sample.stem
+        if image in seen:
+            raise DataError(
+                f"{sample.name} is among the samples twice: {seen[image]} and {sample.image_path}; "
+                "give the sets different names, or the sample once"
+            )
+        seen[image] = sample.image_path
+
+
 def make_plan(
     samples: Sequence[Sample],
     prompts: Sequence[str],
@@ -133,17 +150,11 @@ def make_plan(
     """
     if not samples:
         raise DataError("there are no samples to evaluate on")
+    refuse_twice(samples)
     images: dict[ImageKey, tuple[Sample, list[Question]]] = {}
     skipped: Counter[str] = Counter()
-    seen: dict[ImageKey, Path] = {}
     for sample in samples:
         image = sample.dataset, sample.stem
-        if image in seen:
-            raise DataError(
-                f"{sample.name} is among the samples twice: {seen[image]} and {sample.image_path}; "
-                "give the sets different names, or the sample once"
-            )
-        seen[image] = sample.image_path
         questions, unknown = _questions(sample, prompts, negatives, seed)
         skipped.update(f"{sample.dataset}/{concept}" for concept in unknown)
         if protocol.geometric:
