@@ -108,6 +108,30 @@ def test_a_killed_run_loses_only_the_steps_since_its_state(
     assert_same_end(resume(run_config(root, **BUSY)), whole)
 
 
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_run_killed_while_it_writes_its_last_adapters_makes_them_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = train(run_config(root, **BUSY, out=str(root / "whole")))
+    run, write = begin(run_config(root, **BUSY)), run_module.save_adapter
+
+    def killed_at_the_end(folder: Path, config: Any, tensors: dict[str, Tensor]) -> Path:
+        if run.state.step == 6 and folder.name == name:
+            raise KeyboardInterrupt
+        return write(folder, config, tensors)
+
+    monkeypatch.setattr(run_module, "save_adapter", killed_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, progress=False)
+    monkeypatch.setattr(run_module, "save_adapter", write)
+    assert_same_end(resume(run_config(root, **BUSY)), whole)
+    steps = [
+        json.loads((one.folder / name / "adapter.json").read_text())["training"]["step"]
+        for one in (run, whole)
+    ]
+    assert steps[0] == steps[1]
+
+
 def test_a_finished_run_is_left_as_it_is(root: Path) -> None:
     done = train(run_config(root))
     files = sorted(

@@ -175,10 +175,11 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
                     )
             due = state.step % config.save_every == 0 or state.step == last
             if due and log is not None:
+                # The state last: a run that is killed in between makes its adapters again.
+                _save(run, "last")
                 path = run.folder / STATE_FILE
                 with told_as_output(path, RuntimeError):  # torch's own, where a disk is full
                     write_state(path, state, run.built.model, run.optimiser)
-                _save(run, "last")
     processes.wait()
     return run
 
