@@ -287,6 +287,30 @@ def test_a_loss_that_is_no_number_before_anything_is_saved_names_no_adapter(
     assert not (run.folder / "last").exists()
 
 
+@pytest.mark.parametrize("select", ["val_loss", "val_dice", "last"])
+def test_a_validation_that_gives_no_number_stops_the_run_and_spares_what_was_saved(
+    root: Path, monkeypatch: pytest.MonkeyPatch, select: str
+) -> None:
+    config = run_config(root, save_every=1, val_every=1, select=select)
+    before = train(config, stop_after=2)
+    kept, best = learned(before), load_file(before.folder / "best" / "adapter.safetensors")
+    run, validate = begin(config), run_module.validate
+
+    def blown_up(*args: Any) -> Any:
+        with torch.no_grad():
+            run.built.model.adapter.fc2.bias.fill_(float("nan"))
+        return validate(*args)
+
+    monkeypatch.setattr(run_module, "validate", blown_up)
+    with pytest.raises(TextSAMError, match=r"step 3: the validation loss is nan; lower.*/last"):
+        fit(run, progress=False)
+    assert same(load_file(run.folder / "best" / "adapter.safetensors"), best)
+    assert same(load_file(run.folder / "last" / "adapter.safetensors"), kept)
+    again = begin(config)
+    assert again.state.step == 2
+    assert same(learned(again), kept)
+
+
 def test_a_state_that_the_disk_does_not_take_is_told_and_the_run_goes_on_later(root: Path) -> None:
     resource = pytest.importorskip("resource")
     config = run_config(root, save_every=1)

@@ -104,6 +104,12 @@ def _validate(run: Run, log: RunLog | None) -> Validation:
     run.built.set_side(trained_at)
     if log is not None:
         log.write(run.state.step, result.summary())
+    if not math.isfinite(result.loss):
+        # It would be the best for ever, as nothing is below it, and the state written next is its.
+        raise TextSAMError(
+            f"step {run.state.step}: the validation loss is {result.loss}; lower optim.lr or set "
+            f"optim.grad_clip, and {_way_on(run)}"
+        )
     value = result.loss if run.config.select == "val_loss" else -result.dice
     if run.config.select == "last" or run.state.best is None or value < run.state.best:
         run.state.best = value
