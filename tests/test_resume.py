@@ -132,6 +132,30 @@ def test_a_run_killed_while_it_writes_its_last_adapters_makes_them_again(
     assert steps[0] == steps[1]
 
 
+def test_two_trainings_in_one_folder_are_refused(root: Path) -> None:
+    config = run_config(root, val_every=1)
+    first, second = begin(config), begin(config)
+    step, tried = first.forward.losses, []
+
+    def beside(*args: Any) -> Any:
+        with pytest.raises(
+            ConfigError, match=r"another process is training in .*toy; wait"
+        ) as told:
+            fit(second, stop_after=1, progress=False)
+        tried.append(told)
+        return step(*args)
+
+    first.forward.losses = beside  # type: ignore[method-assign]
+    fit(first, progress=False)
+    assert len(tried) == 6
+    assert second.state.step == 0
+    alone = train(run_config(root, name="alone", val_every=1))
+    assert log_rows(first) == log_rows(alone)
+    assert same(learned(first), learned(alone))
+    assert not (first.folder / ".train.lock").exists()
+    assert train(config).state.step == 6, "the folder is free again"
+
+
 def test_a_finished_run_is_left_as_it_is(root: Path) -> None:
     done = train(run_config(root))
     files = sorted(

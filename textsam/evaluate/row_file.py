@@ -7,7 +7,7 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -120,12 +120,6 @@ def _busy(folder: Path) -> DataError:
     )
 
 
-def _remove(lock_path: Path) -> None:
-    # Windows removes no open file; there it stays, and locks nobody out.
-    with suppress(PermissionError):
-        lock_path.unlink(missing_ok=True)
-
-
 class RowFile(ABC, Generic[Row]):
     """Rows in a folder, appended image by image; the folder is held until `close` or a block's end.
 
@@ -166,9 +160,7 @@ class RowFile(ABC, Generic[Row]):
         lock_path = folder / _LOCK_FILE
         with ExitStack() as undo:
             # Two at a time would write every row twice.
-            undo.enter_context(locked(lock_path, _busy(folder)))
-            # While it is held: who waits for a file that has lost its name makes a new one.
-            undo.callback(_remove, lock_path)
+            undo.enter_context(locked(lock_path, _busy(folder), stays=False))
             self._begin(folder / self.settings_name, settings, contents, resume)
             self._close = undo.pop_all().close
 

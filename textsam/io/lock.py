@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from textsam.errors import TextSAMError
@@ -12,12 +12,13 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(path: Path, busy: TextSAMError) -> Iterator[None]:
-    """Hold a lock file until the block ends, or the process, however. The file stays.
+def locked(path: Path, busy: TextSAMError, *, stays: bool = True) -> Iterator[None]:
+    """Hold a lock file until the block ends, or the process, however.
 
     Args:
         path: of the file, in a folder that is there.
         busy: what is raised if another process holds it.
+        stays: the file is left behind; otherwise only by a process that was killed.
 
     Raises:
         TextSAMError: `busy`.
@@ -33,4 +34,9 @@ def locked(path: Path, busy: TextSAMError) -> Iterator[None]:
     try:
         yield
     finally:
+        if not stays:
+            # While it is held: who waits for a file that has lost its name makes a new one.
+            # Windows removes no open file; there it stays, and locks nobody out.
+            with suppress(PermissionError):
+                path.unlink(missing_ok=True)
         lock.release()

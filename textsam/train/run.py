@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from textsam.config import TrainConfig
 from textsam.data.dataset import TrainDataset, TrainItem
 from textsam.errors import ConfigError, TextSAMError
 from textsam.io.atomic import told_as_output
+from textsam.io.lock import locked
 from textsam.model.tuning import trainable_parameters, trainable_state
 from textsam.train.log import RunLog
 from textsam.train.losses import LossParts
@@ -33,6 +34,8 @@ from textsam.train.state import write_state
 from textsam.train.validate import Validation, validate
 
 __all__ = ["Run", "architecture_from", "batch_loss", "batches_at", "fit", "setup", "train"]
+
+_LOCK_FILE = ".train.lock"
 
 
 class _Keyed(Dataset["tuple[Key, TrainItem] | TextSAMError"]):
@@ -118,6 +121,26 @@ def _validate(run: Run, log: RunLog | None) -> Validation:
     return result
 
 
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Hold the run's folder: of two trainings in one, each would write over the other's best."""
+    with ExitStack() as held:
+        if run.processes.is_main:
+            busy = ConfigError(
+                f"another process is training in {run.folder}; wait until it is done, or choose "
+                "another `out` (or name)"
+            )
+            path = run.folder / _LOCK_FILE
+            with told_as_output(path):
+                held.enter_context(locked(path, busy, stays=False))
+        yield
+
+
+def _log_of(run: Run) -> AbstractContextManager[RunLog | None]:
+    """The log of the main process; the others have none."""
+    return RunLog(run.folder, run.state.step) if run.processes.is_main else nullcontext()
+
+
 def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Run:
     """Train to the end of the schedule, validating and saving on the way.
 
@@ -130,9 +153,10 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
         progress: show a bar.
 
     Raises:
-        ConfigError: several processes that do not see the same state of the run.
+        ConfigError: several processes that do not see the same state of the run, or another run in
+            its folder.
         OutputError: a file cannot be written; what was saved before stays.
-        TextSAMError: a loss that is no number.
+        TextSAMError: a loss that is no number, of a step or of a validation.
     """
     config, state, processes = run.config, run.state, run.processes
     _begin_together(run)
@@ -153,10 +177,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
         console=Console(stderr=True),
         disable=not (progress and processes.is_main),
     )
-    log_of: AbstractContextManager[RunLog | None] = nullcontext()
-    if processes.is_main:
-        log_of = RunLog(run.folder, state.step)
-    with bar, log_of as log:
+    with _alone(run), bar, _log_of(run) as log:
         task = bar.add_task(config.name, total=total, completed=state.step, status="")
         side_until = state.step
         while state.step < last:
