@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from textsam.config import TrainConfig
+from textsam.data.survey import check_settings
 from textsam.errors import ConfigError, OutputError, TextSAMError
 from textsam.train import log as log_module
 from textsam.train import run as run_module
@@ -377,6 +378,24 @@ def test_a_part_without_an_image_is_named(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.train keeps no image"):
         begin(run_config(root, data=data))
     assert not (root / "runs").exists()
+
+
+def test_a_part_without_an_image_is_named_whatever_the_check_remarks(root: Path) -> None:
+    (root / "manifest.json").write_text(
+        '{"train": {"modality": "unknown", "classes": {"255": "tumor"}, "terms": "none"}}'
+    )
+    (root / "splits.json").write_text('{"train": {"all": ["000", "001"]}}')
+    # A warning, of the part that does have images.
+    (root / "train" / "images" / "notes.txt").write_text("about the images")
+    config = run_config(root)
+    selection = {"set": "train", "split": "all", "prefix": "zz"}
+    data = {**config.data.model_dump(), "val_folders": [], "val": [selection]}
+    config = run_config(root, data=data)
+    with pytest.raises(ConfigError, match=r"data\.val keeps no image"):
+        begin(config)
+    assert not (root / "runs").exists()
+    with pytest.raises(ConfigError, match=r"data\.val keeps no image"):
+        check_settings(config.data)
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_the_run_is_made(root: Path) -> None:

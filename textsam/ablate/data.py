@@ -86,7 +86,8 @@ class AblationData:
         """Find the samples of a cell. What is wrong with files is left to `check`.
 
         Raises:
-            ConfigError: images are trained and validated on, or trained and evaluated on.
+            ConfigError: images are trained and validated on, or trained and evaluated on; or a cell
+                has none to train or to validate on.
             DataError: what is evaluated on shows nothing that is trained, or has two images of one
                 set and name.
         """

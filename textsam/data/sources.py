@@ -124,7 +124,7 @@ def find_samples(data: DataSettings) -> tuple[dict[str, list[Sample]], list[Prob
     """Both parts of a configuration and what is wrong with their files' names.
 
     Raises:
-        ConfigError: the selections of both parts have files in common.
+        ConfigError: the selections of both parts have files in common, or one part has none.
     """
     parts: dict[str, list[Sample]] = {}
     found: list[Problem] = []
@@ -137,6 +137,12 @@ def find_samples(data: DataSettings) -> tuple[dict[str, list[Sample]], list[Prob
         raise ConfigError(
             f"{len(overlap)} images are in training and validation, e.g. {min(overlap)}; "
             "give the selections disjoint splits or parts"
+        )
+    # Where something cannot be used that is told first: it may be why there is no image.
+    sound = all(problem.kind in WARNINGS for problem in found)
+    if sound and (empty := [part for part, samples in parts.items() if not samples]):
+        raise ConfigError(
+            f"data.{empty[0]} keeps no image; give its selections another prefix or a wider part"
         )
     return parts, found
 
@@ -154,10 +160,6 @@ def checked_data(data: DataSettings, folder: Path | None = None) -> CheckedData:
         ConfigError: the selections of both parts have files in common, or one part has none.
     """
     parts, found = find_samples(data)
-    if not found and (empty := [part for part, samples in parts.items() if not samples]):
-        raise ConfigError(
-            f"data.{empty[0]} keeps no image; give its selections another prefix or a wider part"
-        )
     stamp = stamp_of(parts, data.allow)
     counts = {part: len(samples) for part, samples in parts.items()}
     sound = all(problem.kind in WARNINGS for problem in found)

@@ -34,7 +34,7 @@ def check_settings(data: DataSettings, *, checker: Checker | None = None) -> Dat
     """Check what a configuration trains and validates on, whatever an earlier run has checked.
 
     Raises:
-        ConfigError: the selections of both parts have files in common.
+        ConfigError: the selections of both parts have files in common, or one part has none.
     """
     parts, found = find_samples(data)
     return check_samples(parts, found, allowed=frozenset(data.allow), checker=checker)
