@@ -422,6 +422,9 @@ def test_calls_that_are_wrong(loaded: list[dict[str, Any]], data: Path, tmp_path
         "choose one of text, text+geometry, geometry": (
             (data, "--concept", "tumor", *out, "--prompts", "boxes")
         ),
+        "--concept thing=--: The text prompt '--' is empty": (
+            *("--coco", "zoo=file.json,pictures", "--concept", "thing=--", *out),
+        ),
         "box shifts need a box": (data, "--concept", "tumor", *out, "--box-shift", "0.1"),
         "is not in [0, 0.5)": (
             (data, "--concept", "tumor", *out, "--prompts", "geometry", "--box-shift", "10")

@@ -222,6 +222,17 @@ def test_two_categories_can_be_one_concept_and_others_are_left_out(tmp_path: Pat
         samples_from_coco(tmp_path, ALL.model_copy(update={"concepts": {"horse": "h"}}))
 
 
+def test_a_category_whose_name_cannot_be_asked_for_can_be_named(tmp_path: Path) -> None:
+    what = content()
+    what["categories"][0]["name"] = "--"
+    write(tmp_path, what)
+    with pytest.raises(DataError, match="'--' cannot be asked for"):
+        samples_from_coco(tmp_path, ALL)
+    selection = ALL.model_copy(update={"concepts": {"--": "tumor"}})
+    (concept,) = {t.concept for s in samples_from_coco(tmp_path, selection) for t in s.targets}
+    assert concept == "tumor"
+
+
 def test_where_annotations_are_not_exhaustive_nothing_is_taken_to_be_absent(
     tmp_path: Path,
 ) -> None:
@@ -465,6 +476,10 @@ def test_a_ring_that_is_open_among_closed_ones_was_cut_off(tmp_path: Path) -> No
         ("[]", "it needs the lists images, categories, annotations"),
         ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "needs an id and a name"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "--"}]}',
+            "the category '--' cannot be asked for, so concepts must say",
+        ),
     ],
 )
 def test_files_that_are_no_coco_are_refused(tmp_path: Path, text: str | None, message: str) -> None:

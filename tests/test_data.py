@@ -161,6 +161,14 @@ def test_bad_splits_are_refused(root: Path, change: Any, message: str) -> None:
         (lambda m: m["bus"].update(absent="tumor"), "'absent' must be a list"),
         (lambda m: m.update(bus=3), "'bus' must be a JSON object"),
         (
+            lambda m: m["bus"].update(classes={"255": "---"}),
+            "set 'bus': the concept '---' cannot be asked for",
+        ),
+        (
+            lambda m: m["bus"].update(absent=["lung", "a" * 201]),
+            "'a{201}' cannot be asked for. The text prompt has 201 characters",
+        ),
+        (
             lambda m: m["bus"].update(absnet=["lung"]),
             "'bus' has a key 'absnet', which means nothing; did you mean 'absent'",
         ),
@@ -183,6 +191,19 @@ def test_missing_and_broken_json(root: Path) -> None:
     (root / "manifest.json").write_text("[]")
     with pytest.raises(DataError, match="must hold a JSON object, not a list"):
         read_manifest(root)
+
+
+def test_a_key_given_twice_is_refused(root: Path) -> None:
+    # Of two equal keys JSON keeps the last: label 1 would be the myocardium alone.
+    (root / "manifest.json").write_text(
+        '{"heart": {"modality": "cardiac MRI", "terms": "none", '
+        '"classes": {"1": "right ventricle", "1": "myocardium"}}}'
+    )
+    with pytest.raises(DataError, match=r"manifest\.json has the key '1' twice"):
+        read_manifest(root)
+    (root / "splits.json").write_text('{"bus": {"train": ["a"]}, "bus": {"test": ["b"]}}')
+    with pytest.raises(DataError, match=r"splits\.json has the key 'bus' twice"):
+        read_split(root, "bus/test")
 
 
 # --- samples of a manifest
@@ -543,6 +564,8 @@ def test_a_folder_whose_files_do_not_pair_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "images/3.bmp", grey((20, 20)))
     with pytest.raises(DataError, match="'3' is ambiguous"):
         samples_from_folder(tmp_path, "x")
+    with pytest.raises(DataError, match=r"the concept '\?' cannot be asked for"):
+        samples_from_folder(tmp_path, "?")
 
 
 def test_what_is_no_plain_folder_is_named_as_what_it_is(tmp_path: Path) -> None:

@@ -76,15 +76,18 @@ def coco_selections(
         modality, exhaustive, crowd: of all files, see `CocoSelection`.
 
     Raises:
-        typer.Exit: an option is not written so; exit code 2.
+        typer.Exit: an option is not written so, or a concept cannot be asked for; exit code 2.
     """
     from textsam.data.coco import CocoSelection
+    from textsam.data.named import unaskable
 
     names: dict[str, str] = {}
     for text in concepts or ():
         category, separator, meant = text.partition("=")
         if not separator or not category or not meant:
             raise usage_error(f"--concept {text}: write CATEGORY=CONCEPT")
+        if fault := unaskable(meant):
+            raise usage_error(f"--concept {text}: {fault}")
         names[category] = meant
     found: dict[str, CocoSelection] = {}
     for text in files or ():

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from textsam.data.named import ConceptName
+from textsam.data.named import ConceptName, unaskable
 from textsam.data.problems import WARNINGS, Problems
 from textsam.data.sample import CocoTarget, Sample
 from textsam.errors import DataError
@@ -69,9 +69,10 @@ def samples_from_coco(
 
     Raises:
         DataError: no such file, no JSON of the three lists, a category of `concepts` that it does
-            not have, no image of which it says anything; and, with `problems` None, an image that
-            is not there, is listed twice, lies outside the folder or is too large to be read, an
-            annotation of an unknown image or category, and a segmentation that cannot be drawn.
+            not have, one whose name cannot be asked for where they are None, no image of which it
+            says anything; and, with `problems` None, an image that is not there, is listed twice,
+            lies outside the folder or is too large to be read, an annotation of an unknown image or
+            category, and a segmentation that cannot be drawn.
             pycocotools is needed for polygons.
     """
     path = Path(root) / selection.annotations
@@ -279,6 +280,12 @@ def _concepts(
     if not names:
         raise DataError(f"{path} has no categories")
     if wanted is None:
+        for name in names.values():
+            if fault := unaskable(name):
+                raise DataError(
+                    f"{path}: the category {name!r} cannot be asked for, so concepts must say what "
+                    f"categories mean. {fault}"
+                )
         return names
     unknown = sorted(set(wanted) - set(names.values()))
     if unknown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from textsam.data.listing import PARTS, SUFFIXES, list_folder, listed, the_only, unusable_instead
+from textsam.data.named import unaskable
 from textsam.data.problems import Problems
 from textsam.data.sample import Sample, Target
 from textsam.errors import DataError
@@ -49,7 +50,7 @@ def samples_from_folder(
 ) -> list[Sample]:
     """The samples of `folder`/images and `folder`/masks, files paired by stem, sorted by stem.
 
-    concept: what the masks show.
+    concept: what the masks show, a text that can be asked for.
     split: "train", "val" or "test": use `folder`/SPLIT/images and `folder`/SPLIT/masks.
     label: the concept's pixel value in label maps; None for 0/255 masks.
     modality: one of `textsam.prompts.MODALITIES`, or any other text, for which no concept is ever
@@ -58,12 +59,14 @@ def samples_from_folder(
     weight: how often each sample is wanted in training, relative to others.
     problems: takes what does not pair, file by file, and names of files that are left out for
         their suffix; the pairs are returned. None raises.
-    Raises DataError when a folder is missing or empty, when images have no mask or masks no image
-    (named and counted), and when two files share a stem.
+    Raises DataError for a concept that cannot be asked for, when a folder is missing or empty, when
+    images have no mask or masks no image (named and counted), and when two files share a stem.
     """
     folder = Path(folder)
     if split is not None and split not in PARTS:
         raise DataError(f"Unknown split {split!r}: choose from {', '.join(PARTS)}.")
+    if fault := unaskable(concept):
+        raise DataError(f"{folder}: the concept {concept!r} cannot be asked for. {fault}")
     base = folder if split is None else folder / split
     _check_layout(folder, base)
     image_files, mask_files = list_folder(base / "images"), list_folder(base / "masks")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textsam.data.named import unaskable
 from textsam.errors import DataError
 
 __all__ = ["DatasetInfo", "read_manifest", "read_split", "split_names"]
@@ -46,9 +47,28 @@ class DatasetInfo:
     absent: tuple[str, ...] = ()
 
 
+class _TwiceError(Exception):
+    """A key that an object has already."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, none of whose keys hides another."""
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise _TwiceError(key)
+        content[key] = value
+    return content
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise DataError(
+            f"{path} has the key {error.args[0]!r} twice in one object, and what the first says "
+            "would be lost. Keep one of the two, or join them."
+        ) from None
     except FileNotFoundError:
         raise DataError(
             f"{path} does not exist. A data root holds {MANIFEST_NAME}, {SPLITS_NAME} and one "
@@ -99,6 +119,9 @@ def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
     absent = entry.get("absent", [])
     if not isinstance(absent, list) or not all(isinstance(v, str) for v in absent):
         raise DataError(f"{where}: 'absent' must be a list of concepts, got {absent!r}.")
+    for concept in (*classes.values(), *absent):
+        if fault := unaskable(concept):
+            raise DataError(f"{where}: the concept {concept!r} cannot be asked for. {fault}")
     base = content.get(name.removesuffix(NORMAL_SUFFIX))
     if not classes and not absent and name.endswith(NORMAL_SUFFIX) and isinstance(base, dict):
         base_classes = base.get("classes", {})

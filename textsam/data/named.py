@@ -1,4 +1,4 @@
-"""Names of what masks show: those that settings may give, and those that an adapter has."""
+"""Names of what masks show: those that can be asked for, and those that an adapter has."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from pydantic import AfterValidator
 from textsam.errors import PromptError
 from textsam.prompts import canonical, normalise
 
-__all__ = ["ConceptName", "by_prompt"]
+__all__ = ["ConceptName", "by_prompt", "unaskable"]
 
 
-def _askable(name: str) -> str:
+def unaskable(name: str) -> str:
+    """Why a name cannot be asked for; empty where it can."""
     try:
         normalise(name)
     except PromptError as error:
-        raise ValueError(str(error)) from error
+        return str(error)
+    return ""
+
+
+def _askable(name: str) -> str:
+    if fault := unaskable(name):
+        raise ValueError(fault)
     return name
 
 
