@@ -626,6 +626,15 @@ def test_what_the_set_knows_to_be_absent_is_a_legal_negative() -> None:
     assert set(sampler.negative_texts(arm, ["nerve", "vessel"], [])) == {"tumor"}
 
 
+def test_another_wording_of_what_is_there_is_no_negative() -> None:
+    # Two categories that a file has both of; one is without a pixel in this image.
+    sample = bare("unknown", "cyst", "Cysts", "stone")
+    sampler = PromptSampler(["cyst", "Cysts", "stone"])
+    assert sampler.negative_texts(sample, ["cyst"], ["Cysts", "stone"]) == {"stone": ["stone"]}
+    assert sampler.negative_texts(sample, ["Cysts"], ["cyst"]) == {}
+    assert set(sampler.negative_texts(sample, [], ["cyst", "Cysts"])) == {"cyst", "Cysts"}
+
+
 def test_negatives_of_the_same_kind_of_image_can_be_asked_more_often() -> None:
     # "tumor" is of breasts, which are seen by ultrasound as forearms are; "polyp" is not.
     vocabulary = ("tumor", "polyp", "lung", "cell nucleus")

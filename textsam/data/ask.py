@@ -13,7 +13,14 @@ import numpy as np
 from pydantic import Field
 
 from textsam.data.sample import Sample
-from textsam.prompts import CONCEPTS, canonical, certainly_absent, distractors_for, meanings
+from textsam.prompts import (
+    CONCEPTS,
+    canonical,
+    canonical_key,
+    certainly_absent,
+    distractors_for,
+    meanings,
+)
 from textsam.sections import Section
 from textsam.vocabulary import IMAGE_KINDS
 
@@ -84,12 +91,14 @@ class PromptSampler:
 
         A concept counts when the sample says it is absent, when it is annotated without a pixel,
         or when it never occurs in the modality. A text that could also mean something that may be
-        there is left out ("lesion" for "skin lesion" in a breast scan).
+        there is left out ("lesion" for "skin lesion" in a breast scan), and so is another wording
+        of what is there ("cysts" beside "cyst").
         """
+        shown = {canonical_key(concept) for concept in present}
         known_absent = {*sample.absent, *empty} - set(present)
 
         def is_absent(concept: str) -> bool:
-            if concept in present:
+            if canonical_key(concept) in shown:
                 return False
             return concept in known_absent or (
                 concept in CONCEPTS and certainly_absent(concept, sample.modality)
