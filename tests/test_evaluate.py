@@ -613,6 +613,16 @@ def test_results_need_a_folder(samples: list[Sample], tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "kept"
 
 
+def test_a_folder_that_cannot_be_made_or_locked_is_told(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "open" / ".measuring.lock").mkdir(parents=True)
+    for out in (tmp_path / "file" / "deeper", tmp_path / "open"):
+        with pytest.raises(OutputError, match=rf"{re.escape(str(out))}: cannot be written"):
+            evaluate(Fake({}), samples, out=out, progress=False)
+
+
 @pytest.mark.parametrize("name", ["cases.csv", "evaluation.json", "summary.json"])
 def test_a_full_disk_is_told_and_the_rest_is_measured_later(
     samples: list[Sample],
