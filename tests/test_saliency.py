@@ -69,9 +69,21 @@ def test_a_large_image_keeps_its_size() -> None:
     assert iou(found, wanted) > 0.85
 
 
+@pytest.mark.parametrize("factor", [1e-12, 1e-6, 1e9])
+def test_a_map_s_range_does_not_matter(factor: float) -> None:
+    wanted = disc(100, 35, 40, 14)
+    ys, xs = np.mgrid[:100, :100]
+    vague = np.exp(-((xs - 36) ** 2 + (ys - 42) ** 2) / (2 * 14**2))
+    found = salient_region(factor * vague, picture(wanted))
+    assert found is not None
+    np.testing.assert_array_equal(found, salient_region(vague, picture(wanted)))
+    assert iou(found, wanted) > 0.85
+
+
 def test_maps_that_mark_nothing_or_are_none() -> None:
     pixels = picture(disc(40, 20, 20, 8))
     assert salient_region(np.full((40, 40), 0.3), pixels) is None
+    assert salient_region(np.zeros((40, 40)), pixels) is None
     with pytest.raises(PromptError, match=r"\(40, 39\)"):
         salient_region(np.zeros((40, 39)), pixels)
     with pytest.raises(PromptError, match="no numbers"):
@@ -272,11 +284,14 @@ def test_prompts_of_a_folder(tmp_path: Path) -> None:
     flat = np.full((48, 48), 7, dtype=np.uint8)
     Image.fromarray(flat).save(images / "flat.png")
     (images / "notes.txt").write_text("no image", encoding="utf-8")
+    (images / "._000.png").write_bytes(b"what macOS leaves beside a picture")
+    (images / "older.png").mkdir()
     out = tmp_path / "prompts.json"
     write_prompts(images, "tumor", out, bright)  # type: ignore[arg-type]
     content = json.loads(out.read_text(encoding="utf-8"))
     assert list(content["images"]) == ["000.png", "001.png", "flat.png"]
     assert content["images"]["flat.png"] is None
+    assert content["failures"] == []
     assert (content["method"], content["text"], content["seed"]) == ("bright", "tumor", 0)
     for name in ("000.png", "001.png"):
         with Image.open(tmp_path / "masks" / name) as file:

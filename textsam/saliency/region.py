@@ -17,6 +17,8 @@ _WORK_PX = 128
 _EDGE_WEIGHT = 130.0
 # Share of the upper part that is not surely inside: maps are wider than what they mark.
 _SURE = 0.75
+# Part of its largest value up to which a map's range is rounding.
+_FLAT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,13 @@ def salient_region(
     from skimage.segmentation import random_walker
     from skimage.transform import resize
 
+    low, high = float(saliency.min()), float(saliency.max())
+    if high - low <= _FLAT * max(abs(low), abs(high)):
+        return None
+    scaled = (saliency.astype(np.float64) - low) / (high - low)
     factor = min(1.0, _WORK_PX / max(saliency.shape))
     size = tuple(max(1, round(length * factor)) for length in saliency.shape)
-    heat = resize(saliency.astype(np.float64), size, order=1, anti_aliasing=factor < 1)  # type: ignore[no-untyped-call]
+    heat = resize(scaled, size, order=1, anti_aliasing=factor < 1)  # type: ignore[no-untyped-call]
     if heat.max() - heat.min() < 1e-9:
         return None
     border = threshold_otsu(heat)  # type: ignore[no-untyped-call]

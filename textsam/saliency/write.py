@@ -36,7 +36,7 @@ def write_prompts(
     """Box and points of what a text, or the image alone, makes salient in every image.
 
     Args:
-        folder: of images; folders in it are not looked into.
+        folder: of images; folders in it are not looked into, and hidden files are left out.
         text: what is wanted.
         out: JSON to write: `method`, `text`, `seed`, in `images` file name -> `box`
             (x_min, y_min, x_max, y_max) and `points` [(x, y), …] in pixels, or null where nothing
@@ -58,8 +58,14 @@ def write_prompts(
         raise OutputError(f"{out} is a folder; give a JSON file to write")
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder, so it holds no image; give a folder of images")
-    files = sorted(folder.iterdir())
-    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    # As elsewhere without what the system hides: macOS puts `._a.png` beside `a.png`.
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and not path.is_dir()
+    ]
     if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     images: dict[str, Any] = {}
