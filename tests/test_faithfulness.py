@@ -197,6 +197,13 @@ def test_a_class_the_adapter_does_not_know_is_a_column(tmp_path: Path) -> None:
     ]
 
 
+def test_a_bar_in_a_name_ends_no_cell(tmp_path: Path) -> None:
+    masks = {"a|b": RV, "left ventricle": LV}
+    sample = make(tmp_path / "d", 0, "mixed", "cardiac MRI", masks)
+    table = faithfulness_table(measured({(0, "left ventricle"): (LV, 1.0)}, [sample]))
+    assert "| asked | n | a\\|b | left ventricle |" in table
+
+
 def test_wording_is_measured_in_the_network_and_lost_nowhere_in_the_product(
     hearts: list[Sample], answers: dict[tuple[int, str], tuple[Mask, float]]
 ) -> None:

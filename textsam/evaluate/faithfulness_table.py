@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textsam.evaluate.faithfulness_summary import ConfusionRow, FaithfulnessSummary
+from textsam.evaluate.tables import markdown
 from textsam.metrics.reliability import Reliability, ReliabilityBin
 
 __all__ = ["faithfulness_table"]
@@ -68,10 +69,10 @@ def _wording(summary: FaithfulnessSummary) -> list[str]:
         for t in worst
         if t.network_lost > 0
     ]
-    parts = ["### Wording: Dice points lost against the concept's name", _markdown(head, lines, 1)]
+    parts = ["### Wording: Dice points lost against the concept's name", markdown(head, lines, 1)]
     if lost:
         columns = ("set", "concept", "text", "n", "Dice of the name %", "lost in the network")
-        parts += ["The texts that lose most:", _markdown(columns, lost, 3)]
+        parts += ["The texts that lose most:", markdown(columns, lost, 3)]
     return parts
 
 
@@ -99,7 +100,7 @@ def _absence(summary: FaithfulnessSummary) -> list[str]:
         "mean over groups %",
         "worst",
     )
-    return ["### What is not there comes back empty", _markdown(head, lines, 2)]
+    return ["### What is not there comes back empty", markdown(head, lines, 2)]
 
 
 def _confusion(rows: Sequence[ConfusionRow]) -> str:
@@ -116,7 +117,7 @@ def _confusion(rows: Sequence[ConfusionRow]) -> str:
                 share = "–" if cell.share is None else f"{100 * cell.share:.0f}"
                 line.append(f"{100 * cell.dice:.1f} ({share})")
         lines.append(line)
-    return _markdown(("asked", "n", *columns), lines, 1)
+    return markdown(("asked", "n", *columns), lines, 1)
 
 
 def _score(summary: FaithfulnessSummary) -> list[str]:
@@ -128,7 +129,7 @@ def _score(summary: FaithfulnessSummary) -> list[str]:
         ("found", score.found),
     )
     lines = [(name, own.n, f"{own.ece:.3f}") for name, own in kinds if own is not None]
-    parts = ["### Score against true Dice", _markdown(("answers", "n", "ECE"), lines, 1)]
+    parts = ["### Score against true Dice", markdown(("answers", "n", "ECE"), lines, 1)]
     if score.balanced is not None:
         present = score.present.bins if score.present is not None else ()
         bins = [
@@ -148,7 +149,7 @@ def _score(summary: FaithfulnessSummary) -> list[str]:
             "mean score",
             "mean Dice",
         )
-        parts += ["Balanced, and present alone:", _markdown(head, bins, 1)]
+        parts += ["Balanced, and present alone:", markdown(head, bins, 1)]
     if summary.threshold is not None:
         t = summary.threshold
         parts.append(
@@ -170,10 +171,3 @@ def _bin(own: ReliabilityBin) -> tuple[str, str, str]:
 
 def _percent(rate: float) -> str:
     return f"{100 * rate:.1f}"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> str:
-    """A Markdown table whose first `left` columns are aligned left, the others right."""
-    rule = ["---" if column < left else "---:" for column in range(len(head))]
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (list(head), rule, *cells))
