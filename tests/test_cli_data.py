@@ -141,6 +141,35 @@ def test_every_fault_of_masks_that_become_a_coco_file_is_told(place: Path) -> No
     assert not (place / "new").exists()
 
 
+def test_what_is_left_out_of_a_coco_file_is_told(place: Path) -> None:
+    write_images_and_masks(place / "zoo", 2)
+    for kind in ("images", "masks"):
+        Image.new("L", (48, 48)).save(place / f"zoo/{kind}/late.webp")
+    done = run("data", "convert", "zoo", "--concept", "tumor", "-o", "zoo.json")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "zoo.json\n"
+    assert done.stderr.startswith("warning: the data can be used, but\nunsupported-file (2): ")
+    assert "  zoo/images: 1 file(s) are none of " in done.stderr
+    content = json.loads((place / "zoo.json").read_text(encoding="utf-8"))
+    assert [image["file_name"] for image in content["images"]] == [
+        "images/000.png",
+        "images/001.png",
+    ]
+
+
+def test_what_is_allowed_of_a_coco_file_is_told(place: Path) -> None:
+    write_images_and_masks(place / "zoo", 2)
+    for path in (place / "zoo/masks").iterdir():
+        Image.new("L", (48, 48)).save(path)
+    made = run("data", "convert", "zoo", "--concept", "tumor", "-o", "zoo.json")
+    assert made.stderr == ""  # a category without an annotation is what COCO has for it
+    coco = ("--coco", "train=zoo.json,zoo", "--name", "set", "--terms", "CC0")
+    done = run("data", "convert", *coco, "-o", "made", "--allow", "empty-class")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("warning: the data can be used, but\nempty-class (1): ")
+    assert "[train] zoo/tumor: annotated in 2 image(s), without a pixel in any" in done.stderr
+
+
 def test_masks_without_a_pixel_become_a_category_without_annotations(place: Path) -> None:
     write_images_and_masks(place / "zoo", 2)
     for path in (place / "zoo/masks").iterdir():

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -16,11 +17,19 @@ import PIL.Image
 from numpy.typing import NDArray
 
 import textsam
+from textsam.caller import warn_caller
 from textsam.data.check import check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.listing import IMAGE_SUFFIXES
 from textsam.data.manifest import MANIFEST_NAME, SPLITS_NAME
-from textsam.data.problems import ALLOWABLE, Kind, Problem, Problems
+from textsam.data.problems import (
+    ALLOWABLE,
+    DataReport,
+    DataWarning,
+    Kind,
+    Problem,
+    Problems,
+)
 from textsam.data.sample import Sample, load_sample
 from textsam.data.staging import staged_folder
 from textsam.errors import DataError
@@ -47,7 +56,8 @@ def coco_to_set(
 
     Masks are 0/255: `masks/STEM.png` for one concept, `masks/CONCEPT/STEM.png` for several, which
     may overlap. Images are copied; those with an EXIF orientation are written upright, as PNG.
-    Folders inside a `file_name` become part of the stem ("a/b.png" is "a__b").
+    Folders inside a `file_name` become part of the stem ("a/b.png" is "a__b"). What the check
+    remarks, and what is allowed, is told as a `DataWarning`.
 
     Args:
         parts: "train", "val" or "test" -> file and folder of its images. All have one modality.
@@ -74,9 +84,11 @@ def coco_to_set(
         raise DataError(fault)
     samples, found = _samples(parts, source)
     # The faults first: a file that cannot be read has no samples, which is no matter of categories.
-    check_samples(samples, found, allowed=allowed).raise_errors("Nothing was written.")
+    report = check_samples(samples, found, allowed=allowed)
+    report.raise_errors("Nothing was written.")
     concepts = _same_concepts(samples)
     folders = _mask_folders(concepts)
+    _warn(report)
     with staged_folder(root / name) as staged:
         for part in samples.values():
             for sample in part:
@@ -105,6 +117,8 @@ def samples_to_coco(
 ) -> Path:
     """Write the masks of samples as a COCO file, one run-length annotation per image and concept.
 
+    What the check remarks, such as files that are left out, is told as a `DataWarning`.
+
     Args:
         samples: all with the same annotated and absent concepts: a COCO file cannot say that
             nothing is known of a category in some of its images.
@@ -126,11 +140,14 @@ def samples_to_coco(
     """
     path, folder = Path(path), Path(images).absolute()
     # A class without a pixel is a category without an annotation, as COCO allows.
-    check_samples({"": samples}, found, allowed=ALLOWABLE).raise_errors("Nothing was written.")
+    report = check_samples({"": samples}, found, allowed=ALLOWABLE)
+    report.raise_errors("Nothing was written.")
     if not samples:
         raise DataError(f"{path}: there are no samples to write")
     concepts = _common_concepts(samples)
     numbers = {concept: number for number, concept in enumerate(concepts, start=1)}
+    # What a COCO file may be, and what it does not say.
+    _warn(report, but=frozenset({"empty-class", "unknown-modality"}))
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, sample in enumerate(samples, start=1):
@@ -178,6 +195,14 @@ def samples_to_coco(
     }
     _save(path, content)
     return path
+
+
+def _warn(report: DataReport, but: frozenset[Kind] = frozenset()) -> None:
+    """Tell what the check remarks, as of files that are left out; kinds of `but` are not told."""
+    told = tuple(problem for problem in report.warnings if problem.kind not in but)
+    if told:
+        text = replace(report, problems=told).text()
+        warn_caller(f"the data can be used, but\n{text}", DataWarning)
 
 
 def _regions(mask: NDArray[np.bool_], instances: bool) -> list[NDArray[np.bool_]]:

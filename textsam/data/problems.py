@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from textsam.errors import DataError
+from textsam.errors import DataError, TextSAMWarning
 from textsam.io.atomic import write_json
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "WARNINGS",
     "DataCheckError",
     "DataReport",
+    "DataWarning",
     "Kind",
     "Problem",
     "Problems",
@@ -213,6 +214,10 @@ class DataReport:
         """Raise `DataCheckError` if there is an error among the problems."""
         if self.errors:
             raise DataCheckError(self, remedy)
+
+
+class DataWarning(TextSAMWarning):
+    """What a check remarks on data that can be used: files left out, the same image twice, …"""
 
 
 class DataCheckError(DataError):
