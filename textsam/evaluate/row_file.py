@@ -160,9 +160,9 @@ class RowFile(ABC, Generic[Row]):
         self.finished: dict[ImageKey, list[Row]] = {}
         lock_path = folder / _LOCK_FILE
         with ExitStack() as undo:
+            undo.enter_context(told_as_output(folder))
             # Two at a time would write every row twice.
-            with told_as_output(folder):
-                undo.enter_context(locked(lock_path, _busy(folder), stays=False))
+            undo.enter_context(locked(lock_path, _busy(folder), stays=False))
             self._begin(folder / self.settings_name, settings, contents, resume)
             self._close = undo.pop_all().close
 
