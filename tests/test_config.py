@@ -280,6 +280,36 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str, words: str) 
     assert str(path) in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("seed: 1\nseed: 2\n", ", line 13: 'seed' is given twice; what the first says"),
+        ("optim: {lr: 1.0e-4}\nseed: 1\noptim: {grad_clip: 1.0}\n", "line 14: 'optim' is given"),
+        ("optim: {lr: 1.0e-4, warmup_steps: 3, lr: 1.0e-5}\n", "line 12: 'lr' is given twice"),
+        ("prompts:\n  - {a: 1}\n  - {b: 1, b: 1}\n", "line 14: 'b' is given twice"),
+    ],
+)
+def test_a_setting_given_twice_is_refused(tmp_path: Path, more: str, words: str) -> None:
+    path = write(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") == 11
+    path.write_text(text + more, encoding="utf-8")
+    assert words in refusal(path)
+
+
+def test_what_is_written_once_and_referred_to_is_not_given_twice(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    # A merge may replace what it takes over.
+    text += "progressive:\n  - &half {side_px: 112, share: 0.5}\n"
+    text += "  - {<<: *half, side_px: 168, share: 0.25}\n"
+    path.write_text(text, encoding="utf-8")
+    sides = [(part.side_px, part.share) for part in read_config(path).progressive]
+    assert sides == [(112, 0.5), (168, 0.25)]
+    path.write_text(text + "prompts: &one {negatives: 3}\n", encoding="utf-8")
+    assert read_config(path).prompts.negatives == 3
+
+
 def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:
     message = refusal(tmp_path / "none.yaml")
     assert str(tmp_path / "none.yaml") in message
