@@ -559,6 +559,29 @@ def test_a_name_the_disk_cannot_have_is_one_failure(
     assert os.strerror(reason) in row["error"]
 
 
+@pytest.mark.parametrize("name", ["png", "nifti"])
+def test_a_name_that_is_taken_is_one_failure(
+    segmenter: Segmenter, tmp_path: Path, name: Any
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for path in ("1.png", "2.png", "sub/3.png"):
+        write_image(source / path)
+    end = {"png": ".png", "nifti": ".nii.gz"}[name]
+    (out / f"1_tumor{end}").mkdir(parents=True)
+    (out / "sub").write_bytes(b"a file")
+    options = Options(formats=(name,))
+    summary = segment_folder(segmenter, source, "tumor", out, options, recursive=True)
+    assert (summary.done, summary.failed) == (1, 2)
+    told = {row["path"]: row["error"] for row in rows_of(summary) if row["status"] == "failed"}
+    assert set(told) == {"1.png", "sub/3.png"}
+    assert f"1_tumor{end}: the file cannot be written (Is a directory)" in told["1.png"]
+    assert "3_tumor" in told["sub/3.png"]
+    (out / f"1_tumor{end}").rmdir()
+    (out / "sub").unlink()
+    again = segment_folder(segmenter, source, "tumor", out, options, recursive=True, resume=True)
+    assert (again.done, again.failed, again.skipped) == (2, 0, 1)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_manifest_that_the_disk_does_not_take(tmp_path: Path) -> None:
     import resource

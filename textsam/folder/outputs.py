@@ -21,8 +21,19 @@ from textsam.result import Segmentation
 
 __all__ = ["OutputWriter"]
 
-# A name that is too long, or that the file system cannot have, such as one with ":" on exFAT.
-_OF_A_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
+# A name that is too long, or that the file system cannot have, such as one with ":" on exFAT; or
+# one that is taken: by a folder where a file is to be, or by a file where a folder is to be.
+_OF_A_NAME = frozenset(
+    {
+        errno.ENAMETOOLONG,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENOTEMPTY,
+    }
+)
 
 
 class OutputWriter:
