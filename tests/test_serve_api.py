@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import io
 import json
@@ -425,6 +426,33 @@ def test_nothing_of_an_upload_is_left(client: TestClient) -> None:
     for data in (png(), b"hello", png()[:200], nifti()):
         ask(client, data)
         assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_full_disk_is_told_as_one(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (700, 700, 3), dtype=np.uint8)
+    data = encoded(noise) if large else png()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        # A large upload goes to the disk while it arrives, a small one when it is there.
+        if large:
+            patch.setattr("tempfile.SpooledTemporaryFile.rollover", full)
+        else:
+            patch.setattr("textsam.serve.upload.shutil.copyfileobj", full)
+        answer = ask(client, data)
+    assert answer.status_code == 507
+    assert answer.json()["error"] == {
+        "type": "StorageError",
+        "message": "the server cannot keep the upload (No space left on device); try again later, "
+        "or have space freed in its folder for temporary files",
+    }
+    assert not list(client.app.state.folder.iterdir())  # type: ignore[attr-defined]
+    assert ask(client, data).status_code == (413 if large else 200)
 
 
 def test_concurrent_requests_get_their_own_answers(segmenter: Segmenter) -> None:

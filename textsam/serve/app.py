@@ -21,7 +21,7 @@ from textsam.serve.edge import Edge
 from textsam.serve.guard import LOOPBACK_NAMES, Guard
 from textsam.serve.intake import Intake
 from textsam.serve.page_files import page_files
-from textsam.serve.problems import FrameNeededError, Refusal, problem, status_of
+from textsam.serve.problems import FrameNeededError, Refusal, no_room, problem, status_of
 from textsam.serve.route import add_segment_route
 from textsam.serve.settings import ServeSettings, is_loopback
 from textsam.serve.worker import Worker
@@ -95,6 +95,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
+        # FastAPI tells a disk that does not take a large form as a form that cannot be read.
+        if isinstance(error.__cause__, OSError):
+            return no_room(error.__cause__).response()
         return problem(
             error.status_code, "RequestError", str(error.detail), headers=error.headers or {}
         )

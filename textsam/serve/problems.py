@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from textsam.errors import ImageError, LimitError, TextSAMError
+from textsam.errors import ImageError, LimitError, TextSAMError, system_reason
 
-__all__ = ["FrameNeededError", "Refusal", "UnknownFileError", "problem", "status_of"]
+__all__ = ["FrameNeededError", "Refusal", "UnknownFileError", "no_room", "problem", "status_of"]
 
 
 class Refusal(Exception):  # noqa: N818  # not an error of the server
@@ -57,6 +57,17 @@ class FrameNeededError(ImageError):
     def __init__(self, message: str, images: int) -> None:
         super().__init__(message)
         self.images = images
+
+
+def no_room(error: OSError) -> Refusal:
+    """What to say where the disk does not take an upload: neither who sent it nor we are wrong."""
+    _, why = system_reason(error)
+    return Refusal(
+        507,
+        "StorageError",
+        f"the server cannot keep the upload ({why}); try again later, or have space freed in its "
+        "folder for temporary files",
+    )
 
 
 def status_of(error: TextSAMError) -> int:

@@ -54,7 +54,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The masks.",
         "content": {"application/json": {}, "image/png": {}, "application/dicom": {}},
     },
-    **dict.fromkeys((400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504), _PROBLEM),
+    **dict.fromkeys((400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504, 507), _PROBLEM),
 }
 
 

@@ -17,7 +17,7 @@ from textsam.io.open import open_stack
 from textsam.io.sniff import HEAD_BYTES, sniff
 from textsam.io.stack import Stack
 from textsam.io.temporary import temporary_folder
-from textsam.serve.problems import FrameNeededError, UnknownFileError
+from textsam.serve.problems import FrameNeededError, UnknownFileError, no_room
 
 __all__ = ["SOURCE", "Upload", "View", "saved_upload", "upload_folder"]
 
@@ -151,6 +151,7 @@ def saved_upload(file: IO[bytes], folder: Path) -> Iterator[tuple[Path, str]]:
 
     Raises:
         UnknownFileError: the first bytes are those of no file type that is read.
+        Refusal: 507, the disk does not take it.
     """
     file.seek(0)
     kind = sniff(file.read(HEAD_BYTES))
@@ -162,8 +163,11 @@ def saved_upload(file: IO[bytes], folder: Path) -> Iterator[tuple[Path, str]]:
         )
     path = folder / secrets.token_hex(16)
     try:
-        with path.open("xb") as copy:
-            shutil.copyfileobj(file, copy)
+        try:
+            with path.open("xb") as copy:
+                shutil.copyfileobj(file, copy)
+        except OSError as error:
+            raise no_room(error) from error
         yield path, kind
     finally:
         path.unlink(missing_ok=True)
