@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tiny import write_images_and_masks
 
 from textsam.ablate.engines import InProcess, Processes, Submitit
-from textsam.ablate.job import Outcome
+from textsam.ablate.job import Outcome, died
 from textsam.ablate.plan import make_plan
 from textsam.ablate.run import AblationResult, ablate
 from textsam.ablate.spec import read_ablation
@@ -612,6 +612,36 @@ def test_a_process_that_dies_fails_its_cells_alone(bench: Bench) -> None:
     done = [o for part in Processes(("cpu",))(plan.jobs, _die) for o in part]
     assert [(o.cell, o.state) for o in done] == [("1", "failed"), ("2", "failed")]
     assert "the process on cpu died" in done[0].message
+    why = "failed: the process on cpu died, perhaps for want of memory; start again to go on with "
+    table = go(bench, dry_run=True).table.splitlines()
+    assert [line[: len(why) + 13] for line in table if line.startswith("- ")] == [
+        f"- 1, seed 0: {why}",
+        f"- 2, seed 0: {why}",
+    ]
+
+
+def test_a_job_that_died_is_told_where_it_was(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    go(bench, only=["1"])
+    first, second = make_plan(read_ablation(bench.file), bench.file, bench.out).jobs
+    # Of a job whose cells were finished nothing is said.
+    assert [(o.cell, o.state) for o in died(first, "it died")] == [("1", "finished")]
+    assert not (bench.out / "ranks" / "failures").exists()
+    # Killed while it was evaluated: the record of the cell says that it was begun.
+    with monkeypatch.context() as patch:
+        patch.setattr("textsam.ablate.job.evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(bench, only=["2"])
+    assert "- 2, seed 0: evaluation not finished" in go(bench, dry_run=True).table
+    assert [(o.cell, o.state) for o in died(second, "it died")] == [("2", "failed")]
+    told = "- 2, seed 0: failed: it died (failures/2-seed-0.txt)"
+    assert told in go(bench, dry_run=True).table.splitlines()
+    assert go(bench).complete
+    assert not list((bench.out / "ranks" / "failures").iterdir())
 
 
 @pytest.mark.slow

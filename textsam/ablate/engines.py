@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from textsam.ablate.job import Outcome
+from textsam.ablate.job import Outcome, died
 from textsam.ablate.plan import Job
 from textsam.errors import ConfigError
 
@@ -35,10 +35,6 @@ class Engine(Protocol):
     def __call__(self, jobs: Sequence[Job], work: Work) -> Iterator[list[Outcome]]:
         """Outcomes of each job, as soon as it is done."""
         ...
-
-
-def _failed(job: Job, why: str) -> list[Outcome]:
-    return [Outcome(cell.cell, cell.seed, "failed", why) for cell in job.cells]
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Processes:
                 with ProcessPoolExecutor(1, mp_context=context) as pool:
                     return pool.submit(work, job, device, threads).result()
             except BrokenProcessPool:
-                return _failed(
+                return died(
                     job,
                     f"the process on {device} died, perhaps for want of memory; start again to go "
                     "on with its training",
@@ -164,4 +160,4 @@ class Submitit:
                 yield done.result()
             except Exception as error:  # noqa: BLE001  # whatever the cluster did to this one job
                 first = (str(error).strip().splitlines() or [""])[0]
-                yield _failed(job, f"{type(error).__name__}: {first} (log in {done.paths.stderr})")
+                yield died(job, f"{type(error).__name__}: {first} (log in {done.paths.stderr})")

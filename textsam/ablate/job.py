@@ -31,6 +31,7 @@ __all__ = [
     "Outcome",
     "Steps",
     "default_steps",
+    "died",
     "is_finished",
     "read_record",
     "run_job",
@@ -148,6 +149,33 @@ def run_job(
             else Outcome(c.cell, c.seed, "busy", why)
             for c in job.cells
         ]
+
+
+def died(job: Job, why: str) -> list[Outcome]:
+    """What is left of a job whose process ended before it could say anything.
+
+    The reason goes where the table looks for it: to the evaluation that had begun, or to the
+    training.
+
+    Args:
+        job: that was being done.
+        why: for people, in one line.
+
+    Returns:
+        One outcome per cell of the job, in its order.
+
+    Raises:
+        OutputError: the reason cannot be written.
+    """
+    left = [cell for cell in job.cells if not is_finished(cell)]
+    trained = (read_record(job.training / TRAINING_FILE) or {}).get("identity") == job.identity
+    begun = next((cell for cell in left if trained and (cell.folder / CELL_FILE).is_file()), None)
+    if left:
+        save_text(job.problem(begun), f"{why}\n")
+    return [
+        Outcome(c.cell, c.seed, "failed", why) if c in left else Outcome(c.cell, c.seed, "finished")
+        for c in job.cells
+    ]
 
 
 def _run(job: Job, device: str | None, steps: Steps, progress: bool, command: str) -> list[Outcome]:
