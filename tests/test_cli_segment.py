@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -611,6 +612,21 @@ def test_a_full_disk_is_one_error(
         f"error: {tmp_path / 'one' / '0_tumor.png'}: cannot be written (No space left on device); "
         "free space\n"
     )
+
+
+def test_closed_streams_do_not_stop_a_run(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"nothing")
+    call = ["segment", str(tmp_path / "in"), "tumor", "-o", str(tmp_path / "out")]
+    # As Python has them in a process that was started with `>&- 2>&-`.
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert app(call, standalone_mode=False) == 1
+    assert (tmp_path / "out" / "a_tumor.png").is_file()
+    lines = (tmp_path / "out" / "manifest-1-of-1.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["done", "failed"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")

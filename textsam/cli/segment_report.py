@@ -51,7 +51,7 @@ class Console(Listener):
             console=terminal,
             disable=len(plan.inputs) < 2 and not (plan.inputs and terminal.is_terminal),
             # Lines may share the terminal with the bar; into a file or a pipe they go as they are.
-            redirect_stdout=sys.stdout.isatty(),
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._task = self._progress.add_task("", total=len(plan.inputs), images=0)
         self._images = 0
@@ -180,12 +180,14 @@ def _failures(paths: dict[str, str], records: Iterable[InputRecord]) -> Iterator
             yield {"input": paths[record.input], **failure}
 
 
-def say(text: str, stream: TextIO) -> None:
+def say(text: str, stream: TextIO | None) -> None:
     """Print a line with what others named in it, which must neither stop a run nor fake a line.
 
     File names may hold bytes that are no characters, characters the stream cannot carry, line ends,
-    and orders to a terminal.
+    and orders to a terminal. A stream that whoever started the process has closed is None.
     """
+    if stream is None:
+        return
     shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     encoding = stream.encoding or "utf-8"
     typer.echo(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream)
