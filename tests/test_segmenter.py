@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -332,6 +334,42 @@ def test_the_result_is_the_users_to_change() -> None:
     second = segmenter.segment(image, "tumor")
     assert np.array_equal(second.mask, kept)
     assert np.array_equal(second.mask, second.probability > 0.5)
+
+
+def _answer_in_child(segmenter: Segmenter, image: NDArray[np.uint8], results: Any) -> None:
+    alone = segmenter.segment(image, "tumor").probability
+    (many,) = segmenter.segment_batch([image], "tumor")
+    threads = torch.get_num_threads()
+    torch.rand(1000, 1000).exp().sum()  # more than one thread is worth
+    results.put((threads, alone, many.answers[0].probability))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_forked_process_answers_with_one_thread() -> None:
+    segmenter = tiny_segmenter()
+    image = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.rand(1000, 1000).exp().sum()
+        wanted = segmenter.segment(image, "tumor").probability
+        context = multiprocessing.get_context("fork")
+        results = context.SimpleQueue()
+        child = context.Process(target=_answer_in_child, args=(segmenter, image, results))
+        with warnings.catch_warnings():  # newer versions of Python warn of threads beside a fork
+            warnings.simplefilter("ignore")
+            child.start()
+        child.join(120)
+        hangs = child.is_alive()
+        child.kill()
+        assert not hangs
+        threads, *probabilities = results.get()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == 1
+    for probability in probabilities:
+        np.testing.assert_allclose(probability, wanted, atol=1e-5)
 
 
 def test_a_region_is_all_the_model_sees_and_the_answer_is_of_the_whole_image() -> None:

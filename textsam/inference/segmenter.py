@@ -18,6 +18,7 @@ from textsam.errors import PromptError
 from textsam.inference.batch import BatchAnswer, batches
 from textsam.inference.decoded import cut_out
 from textsam.inference.encoded import means_of
+from textsam.inference.forked import Home
 from textsam.inference.kinds import UNLOOKED
 from textsam.inference.manual import manual_geometry, per_prompt
 from textsam.inference.passes import Refine, passes_for
@@ -78,6 +79,7 @@ class Segmenter:
         self.own_weights = own_weights
         self.further = tuple(further)
         self.views = views
+        self._home = Home()
         self._sides = Sides([built, *self.further], views, device=device, precision=precision)
         self._sides.require(chain(*config.sides_for.values()), f"the adapter {config.name!r}")
 
@@ -320,6 +322,7 @@ class Segmenter:
         Raises:
             ImageError: the image cannot be used.
         """
+        self._home.check()
         return prepare(image, self.built.preprocessor)
 
     def answer(
@@ -345,6 +348,7 @@ class Segmenter:
         Returns:
             B lists of C results.
         """
+        self._home.check()
         config = self.config
         gives = config.refine_with if refine_with is None else refine_with
         geometry = list(manual) if manual is not None else [None] * len(questions)
