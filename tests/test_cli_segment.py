@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -627,6 +628,29 @@ def test_closed_streams_do_not_stop_a_run(
     assert (tmp_path / "out" / "a_tumor.png").is_file()
     lines = (tmp_path / "out" / "manifest-1-of-1.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["status"] for line in lines] == ["done", "failed"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_a_full_standard_output_is_one_error(
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: tuple[str, ...],
+) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    call = ["segment", str(tmp_path / "in"), "tumor", "-o", str(tmp_path / "out"), *option]
+    full = os.open("/dev/full", os.O_WRONLY)
+    with os.fdopen(full, "wb", buffering=0) as raw:
+        stream = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert app(call, standalone_mode=False) == 1
+        stream.detach()
+    resume = "" if option else ", then go on with --resume"
+    assert capsys.readouterr().err == (
+        f"error: standard output: cannot be written (No space left on device); free space{resume}\n"
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")
