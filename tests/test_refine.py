@@ -274,3 +274,23 @@ def test_the_same_twice_is_the_same_bit_for_bit() -> None:
     runs = [by_real_model(TOKENS, [2] * 3) for _ in range(2)]
     for first, second in zip(*runs, strict=True):
         assert all(same(first, index, second, index) for index in range(3))
+
+
+def test_logits_are_enlarged_for_what_is_refined_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    enlarged = []
+    enlarge = Frame.logits_to_image
+
+    def counting(frame: Frame, logits: torch.Tensor) -> torch.Tensor:
+        enlarged.append(logits)
+        return enlarge(frame, logits)
+
+    monkeypatch.setattr(Frame, "logits_to_image", counting)
+    passes = by_real_model(TOKENS, [0, 1, 0])
+    assert [torch.equal(own[0], passes[0].logits[1]) for own in enlarged] == [True]
+    final = passes[-1].masks
+    assert len(final) == 3
+    assert np.array_equal(final[1], passes[-1].masks[1])
+    assert not np.array_equal(final[1], passes[0].masks[1])
+    assert np.array_equal(final[-1], passes[0].masks[2])
+    assert [mask.sum() for mask in final[:2]] == [final[0].sum(), final[1].sum()]
+    assert len(enlarged) == 5  # each mask once, however often it is asked for

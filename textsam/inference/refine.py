@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textsam.frame import box_and_centroid
+from textsam.inference.masks import Masks
 from textsam.inference.refinement import RefineWith, generator_for, points_and_box
 from textsam.inference.settle import Ending, Settle, Settling
 from textsam.model.textsam import TextSAM
@@ -51,7 +52,7 @@ class Pass:
 
     logits: Tensor
     iou: Tensor
-    masks: list[NDArray[np.bool_]]
+    masks: Masks
     settled: dict[int, tuple[int, Ending | None]] = field(default_factory=dict)
 
 
@@ -141,12 +142,9 @@ def _decode(
         answers = model.decode(embedding, sparse, dense)
         for row, index in enumerate(members):
             logits[index], iou[index] = answers[0][row], answers[1][row]
-    # Every mask is made alone: images differ in size.
-    masks = [
-        (query.frame.logits_to_image(own[None].float())[0, 0] > threshold_logit).cpu().numpy()
-        for query, own in zip(queries, logits, strict=True)
-    ]
-    return Pass(torch.stack(logits), torch.stack(iou), masks)
+    joined = torch.stack(logits)
+    masks = Masks(joined, [query.frame for query in queries], threshold_logit)
+    return Pass(joined, torch.stack(iou), masks)
 
 
 def decode_passes(
@@ -222,7 +220,7 @@ def decode_passes(
     ):
         number += 1
         before = passes[-1]
-        current = Pass(before.logits.clone(), before.iou.clone(), list(before.masks))
+        current_logits, current_iou, changed = before.logits.clone(), before.iou.clone(), set()
         due = [
             i
             for i in range(count)
@@ -244,8 +242,9 @@ def decode_passes(
             for row, index in enumerate(due):
                 own = settling.get(index)
                 if own is None or own.take(before.masks[index], again.masks[row]):
-                    current.logits[index], current.iou[index] = again.logits[row], again.iou[row]
-                    current.masks[index] = again.masks[row]
-        current.settled = {index: (own.passes, own.ending) for index, own in settling.items()}
-        passes.append(current)
+                    current_logits[index], current_iou[index] = again.logits[row], again.iou[row]
+                    changed.add(index)
+        masks = before.masks.with_logits(current_logits, changed)
+        ended = {index: (own.passes, own.ending) for index, own in settling.items()}
+        passes.append(Pass(current_logits, current_iou, masks, ended))
     return passes

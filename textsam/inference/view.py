@@ -101,6 +101,7 @@ class View:
         if embeddings is None:
             embeddings = self.encodings.embed(images)
         frames = [image.frame for image in images for _ in asked.texts]
+        threshold_logit = float(np.log(asked.threshold / (1 - asked.threshold)))
         final = decode_passes(
             self.built.model,
             [embedding for embedding in embeddings for _ in asked.texts],
@@ -108,7 +109,7 @@ class View:
             frames,
             refine=list(asked.passes) * len(images),
             manual=[self._shown(own, image) for image in images for own in asked.geometry],
-            threshold_logit=float(np.log(asked.threshold / (1 - asked.threshold))),
+            threshold_logit=threshold_logit,
             authors_frame=asked.authors_frame,
             gives=asked.gives,
             draws=[(asked.seed, image.key, text or "") for image in images for text in asked.texts],
@@ -116,7 +117,9 @@ class View:
         answers = []
         for index, frame in enumerate(frames):
             logits = frame.logits_to_image(final.logits[index][None].float())[0, 0]
-            probability, mask = logits.sigmoid().cpu().numpy(), final.masks[index]
+            # As `final.masks` has it, without enlarging the logits once more.
+            mask = (logits > threshold_logit).cpu().numpy()
+            probability = logits.sigmoid().cpu().numpy()
             if self.mirrored:
                 probability, mask = probability[:, ::-1], mask[:, ::-1]
             iou = float(final.iou[index, 0])
