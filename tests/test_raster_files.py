@@ -350,3 +350,20 @@ def test_tiff_orientation_is_applied_once(orientation: int, dtype: str, tmp_path
     path = tmp_path / "a.tif"
     path.write_bytes(tiff_bytes(stored, orientation=orientation))
     assert np.array_equal(read_image(path).pixels, UPRIGHT[orientation](stored))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_grey_tiff_opened_with_pillow_is_upright(
+    orientation: int, dtype: str, tmp_path: Path
+) -> None:
+    # Pillow maps uncompressed grey into memory, and mixes up rows of what it turns by a quarter.
+    stored = np.arange(9 * 14, dtype=dtype).reshape(9, 14)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_bytes(stored, orientation=orientation))
+    with PIL.Image.open(path) as picture:
+        pixels = read_image(picture).pixels
+        assert picture.filename == str(path)
+    assert np.array_equal(pixels, read_image(path).pixels)
+    upright = UPRIGHT[orientation](stored)
+    assert np.array_equal(pixels[:, :, 0].argsort(axis=None), upright.argsort(axis=None))

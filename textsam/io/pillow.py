@@ -183,7 +183,8 @@ def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
     """
     with _decoding_errors(source), _truncation_refused:
         key = _key_of(picture)
-        picture.load()
+        with _unmapped(picture):
+            picture.load()
         return upright(_values(picture, key, source), picture)
 
 
@@ -208,6 +209,23 @@ def _set_memory_aside(picture: PIL.Image.Image) -> None:
     if isinstance(picture, PIL.TiffImagePlugin.TiffImageFile) and picture.tile:
         with _header_unlimited:
             picture.load_prepare()
+
+
+@contextmanager
+def _unmapped(picture: PIL.Image.Image) -> Iterator[None]:
+    """Keep Pillow from mapping a TIFF file into memory, which it does by the file's name.
+
+    Pillow 13 maps one that is to be turned by a quarter with its sides already exchanged, so that
+    its rows run into each other.
+    """
+    if not isinstance(picture, PIL.TiffImagePlugin.TiffImageFile):
+        yield
+        return
+    name, picture.filename = picture.filename, ""
+    try:
+        yield
+    finally:
+        picture.filename = name
 
 
 def _refuse_pages(picture: PIL.Image.Image, source: str) -> None:
