@@ -142,6 +142,7 @@ def test_lists_of_prompts_take_one_entry_each(segmenter: Segmenter) -> None:
         ({"boxes": (0, 0, 10, float("inf"))}, "the box is"),
         ({"boxes": "all"}, "the box is 'all'"),
         ({"boxes": 3}, "the box is 3"),
+        ({"boxes": np.ma.array([0, 0, 9, 9], mask=[0, 0, 1, 0])}, "the box is masked_array"),
         ({"refine": -1}, "refine is -1; give 0 or more"),
         ({"refine": 1.5}, "refine is 1.5; give"),
         ({"refine": "2"}, "refine is '2'; give"),

@@ -96,7 +96,7 @@ def _read_box(given: Any, size_px: tuple[int, int]) -> NDArray[np.float64] | Non
         box = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         box = np.zeros(0)
-    if box.shape != (4,) or not np.isfinite(box).all():
+    if np.ma.is_masked(given) or box.shape != (4,) or not np.isfinite(box).all():
         raise PromptError(f"the box is {given!r}; give (x_min, y_min, x_max, y_max)")
     if box[0] > box[2] or box[1] > box[3]:
         raise PromptError(
