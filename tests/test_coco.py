@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,13 @@ def test_arrays_and_frames_are_told_apart(tmp_path: Path) -> None:
     content = json.loads(write_coco(tmp_path / "c.json", answers).read_text(encoding="utf-8"))
     assert len(content["images"]) == 4
     assert [one.get("frame_index") for one in content["images"]] == [None, None, 0, 1]
+
+
+def test_an_image_of_a_series_is_a_frame_of_its_own_file(tmp_path: Path) -> None:
+    third = replace(image("series/3.dcm"), placement=Placement(2, frame=0))
+    content = json.loads(write_coco(tmp_path / "c.json", [answer(third, "tumor")]).read_text())
+    (entry,) = content["images"]
+    assert (entry["file_name"], entry["frame_index"]) == ("series/3.dcm", 0)
 
 
 def test_only_the_answers_of_one_image_are_held(tmp_path: Path) -> None:

@@ -372,6 +372,34 @@ def test_a_series_is_one_segmentation(segmenter: Segmenter, tmp_path: Path) -> N
     assert sorted(areas.tolist()) == sorted(found)
 
 
+def test_a_coco_file_names_the_own_file_of_each_image_of_a_series(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    import pydicom
+
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    stored = pydicom.dcmread(bundled("CT_small.dcm"))
+    for number in range(3):  # from head to feet, while slices go from feet to head
+        stored.SOPInstanceUID = stored.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number + 1}"
+        stored.ImagePositionPatient = [0, 0, 5 * (2 - number)]
+        stored.PixelData = np.roll(stored.pixel_array, 9 * number).tobytes()
+        stored.save_as(folder / f"IM{number}")
+    out, options = tmp_path / "out", Options(formats=("coco", "png"))
+    summary = segment_folder(
+        segmenter, tmp_path / "in", "tumor", out, options, recursive=True, series=True
+    )
+    (record,) = summary.records()
+    for result in record.results:
+        alone = open_stack(tmp_path / "in" / result["in_file"]["name"])
+        assert alone[result["in_file"]["frame"]].sha256() == result["image"]["sha256"]
+    assert summary.coco is not None
+    images = json.loads(summary.coco.read_text(encoding="utf-8"))["images"]
+    assert [(one["file_name"], one["frame_index"]) for one in images] == [
+        ("deep/IM2", 0), ("deep/IM1", 0), ("deep/IM0", 0),
+    ]  # fmt: skip
+
+
 def test_an_object_without_a_picture_does_not_cost_its_series(
     segmenter: Segmenter, tmp_path: Path
 ) -> None:

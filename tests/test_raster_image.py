@@ -80,6 +80,9 @@ def test_a_placement_is_a_number_and_an_affine() -> None:
     for index in (-1, "1", 1.0, None):
         with pytest.raises(ImageError, match=f"Placement.index is {index!r}"):
             Placement(index)
+    with pytest.raises(ImageError, match=r"Placement\.frame is -1"):
+        Placement(0, frame=-1)
+    assert (Placement(5).index_in_file, Placement(5, frame=0).index_in_file) == (5, 0)
     assert json.dumps(Placement(np.int64(3)).index) == "3"  # type: ignore[arg-type]
     affine: Any
     for affine in ("x", [[1, 2], [3]], np.eye(3), np.full((4, 4), np.nan)):

@@ -66,12 +66,15 @@ def _images(records: Iterable[InputRecord], prompts: int) -> Iterator[dict[str, 
         # The results about one image stand together, one per prompt.
         for result in record.results[::prompts]:
             number += 1
+            # An input of several files is called by the first of them.
+            given = {"name": record.input, "frame": result["image"]["index"]}
+            place = result.get("in_file", given)
             yield {
                 "id": number,
-                "file_name": record.input,
+                "file_name": place["name"],
                 "width": result["image"]["width"],
                 "height": result["image"]["height"],
-                "frame_index": result["image"]["index"],
+                "frame_index": place["frame"],
             }
 
 

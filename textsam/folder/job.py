@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from textsam.errors import OutputError, PromptError, TextSAMError
@@ -102,6 +103,11 @@ class InputJob:
                 "files": written,
                 "seconds": round(answer.seconds, 4),
             }
+            placement = result.image.placement
+            if placement is not None and placement.frame is not None:
+                # The files of a series lie in one folder; the input is called by the first.
+                name = PurePosixPath(self.record.input).with_name(Path(result.image.source).name)
+                entry["in_file"] = {"name": str(name), "frame": placement.frame}
             if "coco" in self.opened.formats and result.box is not None:
                 entry["rle"] = encode_rle(result.mask)
             self.record.results.append(entry)

@@ -56,8 +56,9 @@ class InputRecord:
         failures: what failed: {"frame": number or None, "error": message}.
         results: one entry per image and prompt: `Segmentation.to_dict()` and "frame" (from 0; None
             where the input is one picture), "files" (paths relative to the output folder),
-            "seconds" (of the image, for all its prompts) and, with the format "coco", "rle" (the
-            mask as `encode_rle` gives it, where it is not empty).
+            "seconds" (of the image, for all its prompts), of an image of a series "in_file" (its
+            file's "name", as inputs are named, and the "frame" in it, from 0) and, with the format
+            "coco", "rle" (the mask as `encode_rle` gives it, where it is not empty).
         seconds: model time of all its images.
         finished: when, in seconds since 1970.
     """

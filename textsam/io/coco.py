@@ -113,7 +113,7 @@ class CocoWriter:
             "height": image.height,
         }
         if image.placement is not None:
-            entry["frame_index"] = image.placement.index
+            entry["frame_index"] = image.placement.index_in_file
         self._images.append(entry)
         for answer in answers:
             category = self._category(answer.prompt)

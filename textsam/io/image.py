@@ -21,24 +21,30 @@ class Placement:
 
     Attributes:
         index: number of the slice, page or frame in its source, from 0.
+        frame: number of the frame in its own file, from 0, where the source is a series of files;
+            None where `index` says that.
         affine_mm: (4, 4) float64 that maps (x, y, 0, 1), the column and the row of a pixel centre,
             to patient coordinates (x, y, z, 1) in mm: to the patient's left, back and head (LPS,
             as in DICOM PS3.3 C.7.6.2). None where the source does not say.
 
     Raises:
-        ImageError: an index that is not a whole number of at least 0, or an affine that is not
+        ImageError: a number that is not whole and at least 0, or an affine that is not
             (4, 4), not finite, or flattens the image to a line.
     """
 
     index: int = 0
     affine_mm: NDArray[np.float64] | None = None
+    frame: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.index, int | np.integer) or self.index < 0:
-            raise ImageError(
-                f"Placement.index is {self.index!r}; slices are counted from 0, in whole numbers"
-            )
-        object.__setattr__(self, "index", int(self.index))
+        for name, number in (("index", self.index), ("frame", self.frame)):
+            if name == "frame" and number is None:
+                continue
+            if not isinstance(number, int | np.integer) or number < 0:
+                raise ImageError(
+                    f"Placement.{name} is {number!r}; slices are counted from 0, in whole numbers"
+                )
+            object.__setattr__(self, name, int(number))
         if self.affine_mm is None:
             return
         try:
@@ -60,6 +66,11 @@ class Placement:
             )
         affine.setflags(write=False)
         object.__setattr__(self, "affine_mm", affine)
+
+    @property
+    def index_in_file(self) -> int:
+        """Number of the slice, page or frame in the file that `Image.source` names, from 0."""
+        return self.index if self.frame is None else self.frame
 
     def to_patient_mm(self, x: float, y: float) -> tuple[float, float, float] | None:
         """Patient coordinates (LPS, mm) of the point (x, y) in pixels; None where unknown."""

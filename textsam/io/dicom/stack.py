@@ -128,7 +128,7 @@ class DicomStack(Stack):
             shown,
             str(file.path),
             spacing_mm=calibrated_mm or general_mm,
-            placement=Placement(index, affine_mm),
+            placement=Placement(index, affine_mm, frame if len(self._files) > 1 else None),
             region_px=box,
         )
 
