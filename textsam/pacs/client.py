@@ -38,6 +38,8 @@ __all__ = ["PacsClient", "Stored", "check_uid", "connect"]
 T = TypeVar("T")
 
 _PAGE = 1000
+# Limits are on the images of a series, not on how many series a study has, old answers included.
+_MOST_SERIES = 20_000
 _CONNECT_S = 10.0
 _MULTIPART_BYTES = 64 * 1024
 _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -181,7 +183,9 @@ class PacsClient:
         check_uid(study_uid, "study")
         what = f"series of study {study_uid}"
         found = self._search(
-            lambda offset: self._web.search_for_series(study_uid, limit=_PAGE, offset=offset), what
+            lambda offset: self._web.search_for_series(study_uid, limit=_PAGE, offset=offset),
+            what,
+            _MOST_SERIES,
         )
         return [self._read(partial(series_entry, item), what) for item in found]
 
@@ -323,9 +327,19 @@ class PacsClient:
         return ask(self.address, self._session.has_login, call, what)
 
     def _search(
-        self, page: Callable[[int | None], list[dict[str, Any]]], what: str
+        self,
+        page: Callable[[int | None], list[dict[str, Any]]],
+        what: str,
+        most: int | None = None,
     ) -> list[dict[str, Any]]:
-        """All pages of a list; a server that repeats itself does not keep us for ever."""
+        """All pages of a list; a server that goes on and on does not keep us for ever.
+
+        Args:
+            page: asks for what follows on so many entries, None for the first.
+            what: the list, named in messages.
+            most: entries; None for `limits.max_images`.
+        """
+        limit = self.limits.max_images if most is None else most
         items: list[dict[str, Any]] = []
         seen: set[str] = set()
         while True:
@@ -336,10 +350,15 @@ class PacsClient:
                 return items
             seen.update(repr(item) for item in fresh)
             items += fresh
-            if len(items) > self.limits.max_images:
+            if len(items) > limit:
+                remedy = (
+                    "raise --max-images (max_images of Limits)"
+                    if most is None
+                    else "look whether the archive lists what it has"
+                )
                 raise PacsError(
-                    f"{self.address.label}: {what}: more than {self.limits.max_images:,} entries, "
-                    "the limit; raise --max-images (max_images of Limits)"
+                    f"{self.address.label}: {what}: more than {limit:,} entries, the limit; "
+                    f"{remedy}"
                 )
 
 
