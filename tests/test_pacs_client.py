@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -252,6 +254,12 @@ def test_an_endless_list_is_cut_off(fake: Fake) -> None:
         client_of(fake, limits=Limits(max_images=100)).instances(STUDY, SERIES)
 
 
+def test_a_study_may_have_more_series_than_a_series_has_images(fake: Fake) -> None:
+    fake.answer = paged(*(series_match(f"1.2.{n}") for n in range(5)))
+    found = client_of(fake, limits=Limits(max_images=2)).series(STUDY)
+    assert [one.series_uid for one in found] == [f"1.2.{n}" for n in range(5)]
+
+
 def test_no_content_is_an_empty_list(fake: Fake) -> None:
     fake.answer = lambda _: Reply(204)
     assert client_of(fake).series(STUDY) == []
@@ -415,3 +423,55 @@ def test_questions_the_server_has_answered_are_not_put_again(fake: Fake, status:
     with pytest.raises(PacsError):
         client_of(fake, retries=3).series(STUDY)
     assert len(fake.seen) == 1
+
+
+# A run of its own, with a tiny model.
+RUN = """
+import textsam.api
+from textsam.cli import app
+from tiny import tiny_segmenter
+
+textsam.api.load_model = lambda *rest, **options: tiny_segmenter()
+app()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process outright there")
+def test_sigterm_removes_the_images_that_were_fetched(fake: Fake, tmp_path: Path) -> None:
+    fetching, ended = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("/series"):
+            return as_json([] if "offset" in request.query else [series_match()])
+        if request.path.endswith("/instances"):
+            return as_json([] if "offset" in request.query else [instance_match()])
+        fetching.set()
+        ended.wait(240)
+        return Reply(404)
+
+    fake.answer = answer
+    tests = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]),
+    }
+    arguments = ["pacs", "--dicomweb", fake.url, "--study", STUDY, "tumor"]
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        try:
+            assert fetching.wait(240)
+            assert len(list(tmp_path.glob("textsam-pacs-*"))) == 1
+            run.send_signal(signal.SIGTERM)
+            _, said = run.communicate(timeout=240)
+        finally:
+            ended.set()
+            run.kill()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert said == ""
+    assert not list(tmp_path.glob("textsam-pacs-*"))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,7 +92,7 @@ def pacs(
 
     Credentials come from the environment: TEXTSAM_PACS_TOKEN, or TEXTSAM_PACS_USER and
     TEXTSAM_PACS_PASSWORD. The same question is stored once: a second run finds it already there.
-    Exit code 0: all series done; 1: at least one failed; 2: wrong usage.
+    Exit code 0: all series done; 1: at least one failed; 2: wrong usage; 143: ended by SIGTERM.
     """
     limits = {
         "max_pixels": max_pixels,
@@ -96,7 +100,7 @@ def pacs(
         "max_bytes": max_bytes,
         "max_inflated_bytes": max_inflated_bytes,
     }
-    with errors_as_exit():
+    with errors_as_exit(), _ended_by_sigterm():
         from textsam.io.limits import Limits
         from textsam.pacs import connect, plan_study
         from textsam.pacs.summary import plan_to_dict
@@ -152,6 +156,20 @@ def pacs(
         typer.echo(f"error: series {failed.series_uid}: {failed.error}", err=True)
     if summary.failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does, so that no images stay in a temporary folder."""
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _report(series: SeriesSummary) -> None:
