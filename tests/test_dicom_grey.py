@@ -133,6 +133,14 @@ def test_negative_slope_turns_the_picture_around(tmp_path: Path) -> None:
     np.testing.assert_allclose(shown(path), (63 - ramp(8, 8)) / 63 * 255, atol=1e-3)
 
 
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 40, "WindowWidth": 400}])
+def test_a_slope_of_0_is_refused(tmp_path: Path, window: dict[str, Any]) -> None:
+    # It would show one grey all over, in which nothing is ever found.
+    path = save(tmp_path / "a.dcm", ramp(), RescaleSlope=0, RescaleIntercept=-1024, **window)
+    with pytest.raises(ImageError, match=r"a\.dcm: the rescale slope is 0"):
+        open_dicom(path)[0]
+
+
 def test_slope_of_a_multiple_is_applied(tmp_path: Path) -> None:
     path = save(
         tmp_path / "a.dcm",

@@ -139,7 +139,7 @@ def _modality(
     source: str,
 ) -> tuple[NDArray[Any], bool, bool]:
     """Values in the modality's units (PS3.3 C.11.1), whether that changed them, and whether there
-    could be negative ones.
+    could be negative ones. Raise ImageError for a slope of 0.
 
     The last is a matter of the header alone: the sign of a VOI LUT's first input depends on it, and
     must not differ between slices with and without negative values.
@@ -153,6 +153,11 @@ def _modality(
     intercept = numbers(dataset, "RescaleIntercept", source) or (0.0,)
     if (slope[0], intercept[0]) == (1.0, 0.0):
         return stored, False, signed
+    if slope[0] == 0:
+        raise ImageError(
+            f"{source}: the rescale slope is 0, which makes all pixels equal; the header is wrong: "
+            "export the file again"
+        )
     values = _floating(stored, layout)
     largest = 2.0**layout.bits_stored - 1
     ends = (-(largest + 1) / 2, (largest - 1) / 2) if layout.signed else (0.0, largest)
