@@ -308,6 +308,15 @@ def test_the_transparent_grey_of_few_bits(bits: int, tmp_path: Path) -> None:
     assert (read_image(path).pixels[..., 0] == np.where(grey == top, 255, 0)).all()
 
 
+def test_planes_that_pillow_cannot_join_are_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    planes = ramp("uint8", 0, 250, (2, 12, 20))
+    options: dict[str, Any] = {"planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(path, planes, photometric="minisblack", metadata=None, **options)
+    with pytest.raises(ImageError, match=r"how the channels are stored.*save the image as PNG"):
+        read_image(path)
+
+
 # --- rotation -------------------------------------------------------------------------------------
 
 # EXIF 2.32 says, for every orientation, which corner of the scene the stored first row and column

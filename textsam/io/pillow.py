@@ -87,6 +87,11 @@ def _decoding_errors(source: str) -> Iterator[None]:
     except (ImageError, MemoryError):
         raise
     except Exception as error:
+        if "raw mode" in str(error):  # there is no way from the file's layout to Pillow's
+            raise ImageError(
+                f"{source}: Pillow has no way to read how the channels are stored ({error}); save "
+                "the image as PNG, or as TIFF with interleaved channels (planar configuration 1)"
+            ) from error
         raise ImageError(
             f"{source}: the image data is truncated or damaged ({error}); copy or export the file "
             "again"
