@@ -344,3 +344,18 @@ def test_damaged_bytes_raise_imageerror_or_give_an_image(
             assert stack[index].pixels.ndim == 3
         except ImageError as error:
             assert str(path) in str(error)  # noqa: PT017
+
+
+def test_a_stack_with_one_page_for_all_its_slices_is_refused(tmp_path: Path) -> None:
+    slices = np.arange(3 * 9 * 14, dtype=np.uint16).reshape(3, 9, 14)
+    path = tmp_path / "a.tif"
+    # As ImageJ does with stacks of more than 4 GB.
+    tifffile.imwrite(path, slices, imagej=True, truncate=True)
+    with pytest.raises(ImageError, match=r"a\.tif: an ImageJ stack of 3 slices"):
+        open_raster(path)
+    tifffile.imwrite(path, tifffile.imread(path), photometric="minisblack")
+    assert len(open_raster(path)) == 3
+    # One slice, cut out with the description of its stack.
+    tifffile.imwrite(path, slices[1], description="ImageJ=1.54f\nimages=3\n", metadata=None)
+    (image,) = open_raster(path)
+    assert image.pixels[:, :, 0].argsort(axis=None).tolist() == list(range(9 * 14))

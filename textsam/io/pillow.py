@@ -31,7 +31,12 @@ from textsam.errors import ImageError
 from textsam.io.clamped import ClampedReader
 from textsam.io.pixels import check_size
 from textsam.io.tiff import stream_of_page
-from textsam.io.tiff_samples import has_signed_bytes, refuse_lost_channels, single_channel
+from textsam.io.tiff_samples import (
+    has_signed_bytes,
+    refuse_lost_channels,
+    refuse_lost_slices,
+    single_channel,
+)
 
 __all__ = ["array_from_pillow", "check_header", "decode_file", "stored_orientation", "upright"]
 
@@ -132,9 +137,10 @@ def decode_file(
 
 
 def check_header(path: Path, max_pixels: int, *, directory: int | None = None) -> None:
-    """Raise what `decode_file` would raise because of the header alone; decode nothing."""
+    """Raise what can be said of a file of one image by its header alone; decode nothing."""
     with _opened(path, directory, str(path)) as stream:
-        _checked(stream, str(path), max_pixels, directory)
+        picture = _checked(stream, str(path), max_pixels, directory)
+        refuse_lost_slices(picture, stream.seek(0, io.SEEK_END), str(path))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from textsam.errors import ImageError
 
-__all__ = ["has_signed_bytes", "refuse_lost_channels", "single_channel"]
+__all__ = ["has_signed_bytes", "refuse_lost_channels", "refuse_lost_slices", "single_channel"]
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
+_IMAGE_DESCRIPTION = 270
+_STRIP_OFFSETS = 273
 _SAMPLES_PER_PIXEL = 277
 _SAMPLE_FORMAT = 339
 _WHITE_IS_ZERO = 0
@@ -33,6 +36,36 @@ def refuse_lost_channels(picture: PIL.Image.Image, source: str) -> None:
         raise ImageError(
             f"{source}: the TIFF has {stored} channels and no agreed meaning for "
             f"{stored - shown} of them; save the channel to segment, or red, green and blue, alone"
+        )
+
+
+def refuse_lost_slices(picture: PIL.Image.Image, size_bytes: int, source: str) -> None:
+    """Refuse a stack of which only the first slice is listed as a page.
+
+    ImageJ writes stacks of more than 4 GB so: the slices follow each other without directories, and
+    the description says how many there are.
+
+    Args:
+        picture: the one page of a file.
+        size_bytes: of the file.
+        source: the name for messages.
+
+    Raises:
+        ImageError: it is the first slice of such a stack.
+    """
+    tags: Any = getattr(picture, "tag_v2", {})
+    described = str(tags.get(_IMAGE_DESCRIPTION, ""))
+    count = re.search(r"^images=(\d+)", described, re.MULTILINE)
+    if count is None or not described.startswith("ImageJ=") or _STRIP_OFFSETS not in tags:
+        return
+    slices = int(count[1])
+    slice_bytes = picture.width * picture.height * sum(tags.get(_BITS_PER_SAMPLE, (1,))) // 8
+    # The description alone may have come along when one slice was cut out of a stack.
+    if slices > 1 and tags[_STRIP_OFFSETS][0] + slices * slice_bytes <= size_bytes:
+        raise ImageError(
+            f"{source}: an ImageJ stack of {slices} slices of which one alone is listed as a page; "
+            "save it with a page for each, for example with tifffile.imwrite(new_path, "
+            'tifffile.imread(path), photometric="minisblack")'
         )
 
 
