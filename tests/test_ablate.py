@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -642,6 +647,44 @@ def test_a_job_that_died_is_told_where_it_was(
     assert told in go(bench, dry_run=True).table.splitlines()
     assert go(bench).complete
     assert not list((bench.out / "ranks" / "failures").iterdir())
+
+
+KILLED = """
+import os, sys, time
+from types import SimpleNamespace
+from textsam.ablate.engines import Processes
+
+def work(job, device=None, threads=None):
+    with open(sys.argv[1], "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(120)
+
+if __name__ == "__main__":
+    list(Processes(("cpu",))([SimpleNamespace(cells=())], work))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
+def test_a_job_ends_with_the_command_that_is_killed(tmp_path: Path) -> None:
+    script, told = tmp_path / "killed.py", tmp_path / "pid"
+    script.write_text(KILLED, encoding="utf-8")
+    command = subprocess.Popen([sys.executable, str(script), str(told)])
+    end = time.monotonic() + 60
+    while not (told.exists() and told.read_text(encoding="utf-8")) and time.monotonic() < end:
+        time.sleep(0.1)
+    job = int(told.read_text(encoding="utf-8"))
+    command.kill()
+    command.wait()
+    end = time.monotonic() + 20
+    try:
+        while time.monotonic() < end:
+            os.kill(job, 0)
+            time.sleep(0.1)
+    except ProcessLookupError:
+        return
+    os.kill(job, signal.SIGKILL)
+    pytest.fail("the job went on without anybody to take its result")
 
 
 @pytest.mark.slow

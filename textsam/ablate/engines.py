@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -53,6 +54,22 @@ class InProcess:
             yield work(job, self.device)
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, be it killed.
+
+    It would train to its end with nobody to take the result, keep the device, and then wait forever
+    for another job.
+    """
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @dataclass(frozen=True)
 class Processes:
     """As many jobs at a time as there are devices, each in a process of its own.
@@ -81,7 +98,7 @@ class Processes:
             # Spawned: a forked process cannot use CUDA.
             context = multiprocessing.get_context("spawn")
             try:
-                with ProcessPoolExecutor(1, mp_context=context) as pool:
+                with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
                     return pool.submit(work, job, device, threads).result()
             except BrokenProcessPool:
                 return died(
