@@ -36,6 +36,10 @@ its parts is also a command of its own:
     python3 benchmarks/gpu.py profile configs/busi.yaml
     python3 benchmarks/gpu.py speed --out OUT
 
+Few files come back, each of them small: an adapter with its log, in half precision, as NAME.tar.gz
+(`gpu_back`; from `finish` calibrated, in place of the other), the BUSI benchmark as `busi.tar.gz`
+and an archive per fold, `ablations.tar.gz`, `methods.tar.gz`.
+
 `speed` is `benchmarks/speed.py` on the card, in the slices it cuts itself into. It needs no data,
 only the wheels.
 
@@ -88,14 +92,15 @@ def _use_packed() -> None:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train for some minutes; call again to go on."""
+    """Train for some minutes; call again to go on. The adapter so far comes back."""
+    # Loading and the check of the data are part of the minutes.
+    deadline = time.monotonic() + 60 * arguments.minutes
     _use_packed()
     import torch
 
     from textsam.train.run import fit, setup
 
     run = setup(_config(arguments))
-    deadline = time.monotonic() + 60 * arguments.minutes
     began, start = run.state.step, time.monotonic()
     while run.state.step < run.total_steps and time.monotonic() < deadline:
         fit(run, stop_after=run.state.step + arguments.slice, progress=False)
@@ -105,11 +110,8 @@ def train(arguments: argparse.Namespace) -> int:
     memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     print(f"step {run.state.step} of {run.total_steps}: {rate:.1f} images/s, {memory:.1f} GiB")
     if arguments.out:
-        for name in ("best", "last"):
-            source = run.folder / name
-            if source.is_dir():
-                shutil.copytree(source, Path(arguments.out) / name, dirs_exist_ok=True)
-        shutil.copy(run.folder / "log.csv", arguments.out)
+        facts = {"step": run.state.step, "total_steps": run.total_steps}
+        bring_back(run.folder, Path(arguments.out) / f"{run.config.name}.tar.gz", facts)
     return 0 if run.state.step >= run.total_steps else UNFINISHED
 
 
@@ -121,7 +123,7 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def finish(arguments: argparse.Namespace) -> int:
-    """Calibrate a finished training: half the size, small enough to be sent back."""
+    """Calibrate a finished training; the adapter comes back in place of the one `train` sends."""
     _use_packed()
     config = _config(arguments)
     run = PLACE / "runs" / config.name
@@ -132,7 +134,7 @@ def finish(arguments: argparse.Namespace) -> int:
     done = subprocess.run(command, env=_environment(), check=False, cwd=REPOSITORY)
     if done.returncode == 0:
         shutil.copy(run / "log.csv", finished)
-        shutil.copytree(finished, Path(arguments.out) / config.name, dirs_exist_ok=True)
+        _bundle(Path(arguments.out) / f"{config.name}.tar.gz", finished, ("*",))
     return done.returncode
 
 
@@ -144,10 +146,8 @@ def busi(arguments: argparse.Namespace) -> int:
     command += ["--minutes", str(arguments.minutes), "--out", str(kept / "busi.json")]
     command += ["--set", f"workers={arguments.workers}", *arguments.more]
     done = subprocess.run(command, env=_environment(), check=False)
-    for name in ("busi.json", "busi.md", "busi-cases.csv"):
-        if (kept / name).exists():
-            shutil.copy(kept / name, arguments.out)
-    _bundle(Path(arguments.out) / "busi-cases.tar.gz", kept / "work", ("*.csv", "job.json"))
+    patterns = ("busi.json", "busi.md", "*.csv", "job.json")
+    _bundle(Path(arguments.out) / "busi.tar.gz", kept, patterns)
     _use_packed()
     for folder in sorted((kept / "work").glob("text-fold*")):
         bring_back(folder, Path(arguments.out) / f"{folder.name}.tar.gz", {})
@@ -195,7 +195,7 @@ def session(arguments: argparse.Namespace) -> int:
         works.append(("busi", ["busi", *out]))
     for path in arguments.train:
         works += [
-            (f"train {path}", ["train", path, "--slice", "50"]),
+            (f"train {path}", ["train", path, "--slice", "50", *out]),
             (f"finish {path}", ["finish", path, *out]),
         ]
     works += [(f"ablate {path}", ["ablate", path, *out]) for path in arguments.ablate]

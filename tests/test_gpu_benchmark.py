@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from runs import begin, run_config, write_data
+from safetensors.torch import load_file
 from tiny import write_images_and_masks
+
+from textsam.train.run import fit
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -84,6 +91,7 @@ def test_a_session_goes_on_where_the_last_one_stopped(
     assert gpu.session(options) == 0
     assert [command[0] for command in done[2:]] == ["train", "finish", "ablate"]
     assert done[0][:3] == ["busi", "--out", "OUT"]
+    assert done[1][done[1].index("--out") + 1] == "OUT", "what was learned comes back each time"
     assert float(done[0][done[0].index("--minutes") + 1]) == pytest.approx(9, abs=0.1)
     assert "--minutes" not in done[3], "finishing is not cut short"
     assert gpu.session(options) == 0
@@ -115,6 +123,84 @@ def test_a_session_tells_works_of_one_file_name_apart(
         ["ablate", "one/a.yaml"],
         ["ablate", "two/a.yaml"],
     ]
+
+
+def test_a_training_brings_its_adapter_back_in_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(run_config(write_data(tmp_path)))
+    monkeypatch.setattr("textsam.train.run.setup", lambda _: run)
+    monkeypatch.setattr(gpu, "_config", lambda _: run.config)
+    out = tmp_path / "out"
+    options = argparse.Namespace(minutes=5.0, slice=4, out=str(out))
+    assert gpu.train(options) == 0
+    (sent,) = out.iterdir()
+    with tarfile.open(sent) as tar:
+        tar.extractall(tmp_path / "back", filter="data")
+    assert sent.name == "toy.tar.gz"
+    tensors = load_file(tmp_path / "back" / "adapter.safetensors")
+    kept = load_file(run.folder / "best" / "adapter.safetensors")
+    assert all(torch.equal(tensors[name], kept[name].half()) for name in kept)
+    facts = json.loads((tmp_path / "back" / "facts.json").read_text(encoding="utf-8"))
+    assert facts == {"from": "best", "step": 6, "total_steps": 6}
+
+
+def test_the_minutes_of_a_training_begin_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(run_config(write_data(tmp_path)))
+
+    def slow_setup(_: Any) -> Any:
+        time.sleep(0.3)
+        return run
+
+    monkeypatch.setattr("textsam.train.run.setup", slow_setup)
+    monkeypatch.setattr(gpu, "_config", lambda _: run.config)
+    options = argparse.Namespace(minutes=0.25 / 60, slice=4, out=None)
+    assert gpu.train(options) == gpu.UNFINISHED
+    assert run.state.step == 0
+
+
+def test_all_that_a_session_sends_is_few_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(run_config(write_data(tmp_path)))
+    config = run.config.model_copy(update={"name": "other"})
+
+    def work(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        if "calibrate" in command:
+            finished = Path(command[command.index("-o") + 1])
+            finished.mkdir(parents=True)
+            for name in ("adapter.json", "adapter.safetensors"):
+                (finished / name).write_text(name, encoding="utf-8")
+            return subprocess.CompletedProcess(command, 0)
+        fit(run, progress=False)
+        for fold in (1, 2, 3):
+            folder = tmp_path / "busi" / "work" / f"text-fold{fold}"
+            shutil.copytree(run.folder, folder)
+            for name in ("job.json", "cases.csv"):
+                (folder / name).write_text(name, encoding="utf-8")
+        for name in ("busi.json", "busi.md", "busi-cases.csv"):
+            (tmp_path / "busi" / name).write_text(name, encoding="utf-8")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(gpu, "PLACE", tmp_path)
+    monkeypatch.setattr(gpu.subprocess, "run", work)
+    monkeypatch.setattr(gpu, "_config", lambda _: config)
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "log.csv").write_text("step,name,value", encoding="utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert gpu.busi(argparse.Namespace(minutes=1.0, workers=0, more=[], out=str(out))) == 0
+    assert gpu.finish(argparse.Namespace(config="x.yaml", set=[], out=str(out))) == 0
+    folds = [f"text-fold{fold}.tar.gz" for fold in (1, 2, 3)]
+    assert sorted(path.name for path in out.iterdir()) == ["busi.tar.gz", "other.tar.gz", *folds]
+    with tarfile.open(out / "busi.tar.gz") as tar:
+        names = set(tar.getnames())
+    assert {"busi.json", "busi.md", "busi-cases.csv", "work/text-fold3/cases.csv"} <= names
+    assert "work/text-fold3/job.json" in names
+    with tarfile.open(out / "other.tar.gz") as tar:
+        assert sorted(tar.getnames()) == ["adapter.json", "adapter.safetensors", "log.csv"]
 
 
 def test_a_table_that_time_cuts_short_is_unfinished(
