@@ -69,6 +69,12 @@ def works_of(options: Sequence[str]) -> list[Work]:
             works += [Work(f"text-fold{k}", config, tuple(settings), k) for k in (1, 2, 3)]
         else:
             works.append(Work(Path(config).stem, config, tuple(settings)))
+    names = [work.name for work in works]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SystemExit(
+            f"{', '.join(twice)}: given more than once, and a training's folders have its name; "
+            "give each a file of its own name"
+        )
     return works
 
 
@@ -198,9 +204,11 @@ def _finish_kernels() -> None:
 
 
 def _wait_for(works: Sequence[Work], patience_s: float = 60.0) -> None:
+    """Return when all have told their rates, but those that a command before this one began."""
     began = time.monotonic()
     while time.monotonic() - began < patience_s:
-        if all((PLACE / "rates" / f"{work.name}.json").exists() for work in works):
+        told = [[PLACE / of / f"{work.name}.json" for of in ("rates", "epochs")] for work in works]
+        if all(any(path.exists() for path in paths) for paths in told):
             return
         time.sleep(0.2)
     print("not all of the others have told their rates", flush=True)

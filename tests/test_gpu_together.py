@@ -44,6 +44,11 @@ def test_the_benchmark_s_configuration_stands_for_its_folds() -> None:
     ]
 
 
+def test_two_trainings_of_one_name_are_refused() -> None:
+    with pytest.raises(SystemExit, match="x: given more than once"):
+        works_of(["one/x.yaml,seed=1", "two/x.yaml", "one/y.yaml"])
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(gpu_together, "PLACE", tmp_path)
@@ -69,6 +74,19 @@ def test_a_group_goes_for_as_long_as_its_slowest_can(place: Path) -> None:
     c = gpu_together._USED * 100 / 1 / 6
     assert found[0] == found[1] == pytest.approx(b, rel=0.05)
     assert found[2] == pytest.approx(c, rel=0.05)
+
+
+def test_one_begun_before_is_not_waited_for(place: Path) -> None:
+    (place / "rates" / "new.json").write_text("{}")
+    (place / "epochs").mkdir()
+    (place / "epochs" / "begun.json").write_text("{}")
+    began = time.monotonic()
+    gpu_together._wait_for([Work("new", "x.yaml"), Work("begun", "x.yaml")], patience_s=5.0)
+    assert time.monotonic() - began < 2
+    (place / "epochs" / "begun.json").unlink()
+    began = time.monotonic()
+    gpu_together._wait_for([Work("new", "x.yaml"), Work("begun", "x.yaml")], patience_s=0.3)
+    assert time.monotonic() - began >= 0.3
 
 
 def test_a_training_cut_short_goes_on_to_the_same_end(
