@@ -10,6 +10,7 @@ shifts. Kill it, and give the command again: what is finished is skipped.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import statistics
 import sys
@@ -26,7 +27,7 @@ from textsam.data.sample import Sample, load_sample
 from textsam.data.selection import Selection
 from textsam.data.sets import samples_from_manifest
 from textsam.errors import DataError
-from textsam.evaluate.cases import SUMMARY_FILE, read_cases
+from textsam.evaluate.cases import read_cases
 from textsam.evaluate.tables import markdown
 from textsam.io.atomic import atomic_path
 
@@ -151,23 +152,28 @@ def write_folder(name: str, data: Path, work: Path, epfl: Path | None) -> None:
 
 
 def figures_of(folder: Path) -> dict[str, dict[int, dict[str, float]]]:
-    """Arm -> shift in % -> mIoU over objects and finished seeds, their number, and seeds."""
+    """Arm -> shift in % -> mIoU over objects and finished seeds, their number, and seeds.
+
+    Seeds are those in the ablation's own table: others may be left of other settings.
+    """
+    table = folder / f"{folder.name}.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as file:
+        seeds = {row["cell"]: row["seeds"].split() for row in csv.DictReader(file)}
     found: dict[str, dict[int, dict[str, float]]] = {}
     for arm in ARMS:
         for shift in SHIFTS:
             values: list[float] = []
-            finished = 0
-            for seed in sorted((folder / "cells" / f"{arm}-{shift}").glob("seed-*")):
-                if not (seed / SUMMARY_FILE).is_file():
-                    continue
-                cases, _ = read_cases(seed)
+            finished = seeds.get(f"{arm}-{shift}", [])
+            for seed in finished:
+                cases, _ = read_cases(folder / "cells" / f"{arm}-{shift}" / f"seed-{seed}")
                 values += [case.iou for case in cases if case.iou is not None]
-                finished += 1
             if values:
                 found.setdefault(arm, {})[shift] = {
                     "miou": statistics.fmean(values),
-                    "objects": len(values) / finished,
-                    "seeds": finished,
+                    "objects": len(values) / len(finished),
+                    "seeds": len(finished),
                 }
     return found
 

@@ -170,11 +170,20 @@ def test_the_prompt_token_script_makes_its_table_and_skips_what_is_done(
     table = (out / "prompt-tokens.md").read_text()
     assert f"| + new tokens | {arms['tokens']['0']['miou']:.3f} | – | – | – | {mean:.3f} |" in table
     assert "| + new tokens (paper) | 0.830 | 0.820 | 0.785 | 0.714 | 0.622 |" in table
+    # Of other settings, another seed is another table.
+    assert prompt_tokens.main([*arguments, "--seeds", "1", "--set", "epochs=0.75"]) == 0
+    again = json.loads((out / "prompt-tokens.json").read_text())["sets"]["isbi"]["arms"]
+    cases = work / "ablations/prompt-tokens-isbi/cells/tokens-40/seed-1/cases.csv"
+    with cases.open(newline="", encoding="utf-8") as file:
+        other = sum(float(row["iou"]) for row in csv.DictReader(file)) / 16
+    assert again["tokens"]["40"]["seeds"] == 1
+    assert again["tokens"]["40"]["miou"] == pytest.approx(other)
     # What a command for other sets finishes stands beside it.
     ablations = work / "ablations"
     shutil.copytree(ablations / "prompt-tokens-isbi", ablations / "prompt-tokens-epfl")
     made = ablations / "prompt-tokens-epfl"
-    (made / "prompt-tokens-isbi.md").rename(made / "prompt-tokens-epfl.md")
+    for suffix in (".md", ".csv"):
+        (made / f"prompt-tokens-isbi{suffix}").rename(made / f"prompt-tokens-epfl{suffix}")
     prompt_tokens.write_results(out, work, " --seeds 0")
     content = json.loads((out / "prompt-tokens.json").read_text())
     assert list(content["sets"]) == ["isbi", "epfl"]
