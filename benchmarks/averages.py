@@ -57,6 +57,11 @@ def _told(path: Path) -> str:
     return path.name if path.is_absolute() else path.as_posix()
 
 
+def _name(adapter: Path) -> str:
+    """Of a training's adapter, such as runs/NAME/best, that of the training."""
+    return adapter.parent.name if adapter.name in ("best", "last", "averaged") else adapter.name
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Average, validate, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -97,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.sides:
         command += f" --sides {options.sides}"
     text = (
-        f"# Averages of {options.first.name} and {options.second.parent.name}\n\n"
+        f"# Averages of {_name(options.first)} and {_name(options.second)}\n\n"
         f"{markdown(head, rows, 2)}\n\nValidation images, Dice at the model's side by the word "
         f"alone; the mean is over the columns to its right. Made by `{command}` on "
         f"{platform.platform()}, {os.cpu_count()} cores; torch {torch.__version__}; "

@@ -19,7 +19,6 @@ import argparse
 import os
 import platform
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for place, sample in enumerate(with_bar(samples, segmenter.adapter_name, shown=True)):
             for concept, look, pixels, mask in looks(sample, segmenter.prompts, place):
                 answer = segmenter.segment(pixels, concept, refine=0)
-                row = found.setdefault((sample.dataset, concept), defaultdict(list))[look]
-                row.extend([] for _ in range(number + 1 - len(row)))
-                row[number].append(dice(answer.mask, mask))
+                row = found.setdefault((sample.dataset, concept), {})
+                of_adapters = row.setdefault(look, [[] for _ in asked])
+                of_adapters[number].append(dice(answer.mask, mask))
     shown = " ".join(folder.as_posix() for folder in options.adapters)
     command = f"python benchmarks/looks.py {options.config.as_posix()} {shown} --data data"
     command += "".join(f" --set {text}" for text in options.set)
@@ -122,15 +121,18 @@ def looks(sample: Sample, prompts: Sequence[str], seed: int) -> Iterator[Look]:
 
 
 def table(found: dict[tuple[str, str], dict[str, list[list[float]]]]) -> str:
-    """A row per set and concept, a column per look: 70.1 → 75.2 (24)."""
+    """A row per set and concept, a column per look: 70.1 → 75.2 (24).
+
+    "–" stands for an adapter that does not know the concept.
+    """
     names = (WHOLE, *(f"{factor} x" for factor in FACTORS))
     rows = []
     for (dataset, concept), by_look in sorted(found.items()):
         cells = [dataset, concept]
         for name in names:
             of_adapters = by_look.get(name, [])
-            means = " → ".join(f"{100 * float(np.mean(own)):.1f}" for own in of_adapters)
-            cells.append(f"{means} ({len(of_adapters[0])})" if of_adapters else "–")
+            means = " → ".join(f"{100 * np.mean(own):.1f}" if own else "–" for own in of_adapters)
+            cells.append(f"{means} ({max(map(len, of_adapters))})" if of_adapters else "–")
         rows.append(cells)
     return markdown(["set", "concept", *names], rows, left=2)
 

@@ -26,6 +26,7 @@ if not BENCHMARKS.is_dir():
     pytest.skip("the benchmarks are not in this copy of the project", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+import averages  # noqa: E402
 import candidates  # noqa: E402
 import load  # noqa: E402
 import looks  # noqa: E402
@@ -225,3 +226,36 @@ def test_the_table_of_looks_has_one_figure_for_each_adapter() -> None:
     assert looks.table(found).splitlines()[2] == (
         "| busi | tumor | 60.0 → 85.0 (2) | 10.0 → 30.0 (1) | – | – |"
     )
+
+
+def test_looks_leave_out_an_adapter_that_does_not_know_the_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        PILImage.new("L", (50, 40), 255).save(tmp_path / name / "0.png")
+    samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
+    whole = SimpleNamespace(mask=np.ones((40, 50), bool))
+    words = {"a": ("lung",), "b": ("tumor",), "c": ("lung",)}
+
+    def opened(folder: Path, _: bool) -> list[Any]:
+        return [
+            SimpleNamespace(
+                adapter_name=folder.name,
+                prompts=words[folder.name],
+                segment=lambda *_, **__: whole,
+            )
+        ]
+
+    monkeypatch.setattr(looks, "open_minded", opened)
+    monkeypatch.setattr(looks, "read_config", lambda *_: SimpleNamespace(data=None))
+    monkeypatch.setattr(looks, "samples_of", lambda *_: samples)
+    out = tmp_path / "looks.md"
+    assert looks.main(["x.yaml", "a", "b", "c", "-o", str(out)]) == 0
+    (row,) = [line for line in out.read_text(encoding="utf-8").splitlines() if " tumor " in line]
+    assert row.split(" | ")[2] == "– → 100.0 → – (1)"
+
+
+def test_an_average_is_called_by_its_parts_names() -> None:
+    parts = [Path("weights/generalist"), Path("runs/generalist/best"), Path("runs/x/averaged")]
+    assert [averages._name(part) for part in parts] == ["generalist", "generalist", "x"]
