@@ -45,7 +45,9 @@ only the wheels.
 
 Image files are stored at `--side` pixels, more than the `lite` model sees, so that cropping in
 training loses little; sets named with `--native` stay as they are, as figures at native size
-need them. `gpu_pack/` is not part of the repository.
+need them. `gpu_pack/` is not part of the repository. Where what travels at once is limited, a part
+(`--part-mib`) and the checkout beside it have to fit: folders of `weights/` that no configuration
+begins with can be left out of it.
 """
 
 from __future__ import annotations
@@ -299,6 +301,7 @@ def main() -> int:
     p.add_argument("--without-test", action="store_true", help="leave test parts here")
     p.add_argument("--small-text", action="store_true", help="MiniLM's known words; for together")
     p.add_argument("--adapter", action="append", default=[], help="a folder to go on from")
+    p.add_argument("--part-mib", type=int, default=40, help="most of a part")
     p.add_argument("--python", default="3.12")
     p.set_defaults(call=pack)
     p = commands.add_parser("receive")

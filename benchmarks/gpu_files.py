@@ -10,6 +10,10 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from textsam.data.settings import DataSettings
 
 PLACE = Path(os.environ.get("TEXTSAM_GPU_PLACE", "/tmp/textsam-gpu"))
 # What a CUDA image with PyTorch usually lacks; each without its dependencies.
@@ -30,7 +34,6 @@ WHEELS = (
     "platformdirs",
 )
 MODEL = "model.safetensors"
-PART_BYTES = 56 * 2**20
 
 
 def pack(arguments: argparse.Namespace) -> None:
@@ -55,7 +58,7 @@ def pack(arguments: argparse.Namespace) -> None:
         tar.add(stage, arcname=".")
     count = 0
     with archive.open("rb") as file:
-        while chunk := file.read(PART_BYTES):
+        while chunk := file.read(arguments.part_mib * 2**20):
             folder = target / f"part-{count}"
             folder.mkdir()
             (folder / f"chunk-{count:03d}").write_bytes(chunk)
@@ -102,6 +105,16 @@ def _pack_text(target: Path) -> None:
         shutil.copy(source / name, target)
 
 
+def _sets_of(path: str, data: DataSettings) -> set[str]:
+    """The sets a configuration takes; images that no set has cannot be packed."""
+    if data.train_folders or data.val_folders or data.train_coco or data.val_coco:
+        raise SystemExit(
+            f"{path} takes images from folders or COCO files, and sets of a manifest alone are "
+            "packed: put them into a set, or name a configuration that takes the sets they are from"
+        )
+    return {selection.set for selection in (*data.train, *data.val)}
+
+
 def _pack_data(arguments: argparse.Namespace, target: Path) -> None:
     import numpy as np
     from PIL import Image
@@ -114,12 +127,12 @@ def _pack_data(arguments: argparse.Namespace, target: Path) -> None:
     from textsam.preprocess import resize_pixels
 
     root, side, native = Path(arguments.data), arguments.side, arguments.native
-    wanted = {
-        selection.set
-        for path in arguments.config
-        for part in ("train", "val")
-        for selection in getattr(read_config(path).data, part)
-    }
+    wanted = {name for path in arguments.config for name in _sets_of(path, read_config(path).data)}
+    if unknown := sorted(set(native) - wanted):
+        raise SystemExit(
+            f"--native {', '.join(unknown)}: no configuration takes images of it; they take "
+            f"{', '.join(sorted(wanted))}"
+        )
     manifest = read_manifest(root)
     splits = [name for name in split_names(root) if name.split("/")[0] in wanted]
     if arguments.without_test:

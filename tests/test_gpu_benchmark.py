@@ -60,6 +60,27 @@ def test_a_native_set_is_packed_as_it_is(tmp_path: Path, native: list[str]) -> N
         assert (image.suffix, mask.shape) == (".jpg", (24, 24))
 
 
+def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
+    common = {"name": "x", "context": {"depth": 6}}
+    folders = {part: [{"folder": "mine", "concept": "tumor"}] for part in ("train_folders",)}
+    sets = {part: [{"set": "busi", "split": part}] for part in ("train", "val")}
+    val = {"val_folders": [{"folder": "mine", "concept": "tumor", "split": "val"}]}
+    for name, data in (("folders", {**folders, **val}), ("sets", sets)):
+        content = {**common, "data": {"root": "x", **data}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(content), encoding="utf-8")
+
+    def pack(name: str, native: list[str]) -> None:
+        config = [str(tmp_path / f"{name}.yaml")]
+        gpu_files._pack_data(
+            argparse.Namespace(data=tmp_path, config=config, side=24, native=native), tmp_path
+        )
+
+    with pytest.raises(SystemExit, match=r"folders.yaml takes images from folders or COCO"):
+        pack("folders", [])
+    with pytest.raises(SystemExit, match=r"--native bussi: .* they take busi"):
+        pack("sets", ["busi", "bussi"])
+
+
 def works_done(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> list[list[str]]:
     """The works that sessions start, in a folder of their own; each ends with the next code."""
     done: list[list[str]] = []
