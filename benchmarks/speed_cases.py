@@ -44,6 +44,10 @@ class Benchmark:
     def _check_machine(self) -> None:
         here, header = machine(), self.record["header"]
         here["device"] = self.device
+        if self.device.startswith("cuda"):
+            import torch
+
+            here["gpu"] = torch.cuda.get_device_name(self.device)
         asked = self.arguments.threads or os.environ.get("OMP_NUM_THREADS")
         here["threads"] = str(asked or "as torch chooses")
         differ = [key for key, value in here.items() if header.get(key, value) != value]
@@ -258,7 +262,7 @@ class Benchmark:
             print("case g needs --device cuda: left out")
             return
         group = self.group(f"g {preset}")
-        if group:
+        if group or not self.time_for(60, f"g {preset}"):
             return
         command = [sys.executable, str(HERE / "speed_gpu.py"), "--preset", preset]
         command += ["--device", self.device, "--work", str(self.work)]

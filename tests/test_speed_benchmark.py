@@ -421,6 +421,27 @@ def test_a_run_cut_off_goes_on_where_it_stopped(benchmark: Callable[..., Any]) -
     assert not FakeWorker.asked
 
 
+def test_the_encoder_s_share_of_a_gpu_waits_for_time_too(
+    benchmark: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "a card")
+    run = benchmark(minutes=0.0, device="cuda")
+    run.gpu("lite")  # with time it would start a process on the GPU
+    assert run.unfinished == ["g lite"]
+
+
+def test_a_table_of_a_gpu_names_it_and_takes_no_other_s_samples(
+    benchmark: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "a card")
+    run = benchmark(device="cuda")
+    run.save()
+    assert "- gpu: a card" in (tmp_path / "speed.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "another card")
+    with pytest.raises(SystemExit, match="another gpu"):
+        benchmark(device="cuda")
+
+
 def test_samples_of_other_code_are_dropped_and_of_another_machine_refused(
     benchmark: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
