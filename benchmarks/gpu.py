@@ -46,8 +46,8 @@ only the wheels.
 Image files are stored at `--side` pixels, more than the `lite` model sees, so that cropping in
 training loses little; sets named with `--native` stay as they are, as figures at native size
 need them. `gpu_pack/` is not part of the repository. Where what travels at once is limited, a part
-(`--part-mib`) and the checkout beside it have to fit: folders of `weights/` that no configuration
-begins with can be left out of it.
+(`--part-mib`) and the checkout beside it have to fit; `pack` says how much that is. Folders of
+`weights/` that no configuration begins with can be left out of the checkout.
 """
 
 from __future__ import annotations
@@ -65,13 +65,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from gpu_back import bring_back
-from gpu_files import PLACE, pack, receive
+from gpu_files import PLACE, REPOSITORY, pack, receive
 from gpu_together import one, side_by_side
 
 if TYPE_CHECKING:
     from textsam.config import TrainConfig
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 UNFINISHED = 75
 # Script in benchmarks/ -> its options for states, for results, and for the device.
 METHODS = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from textsam.data.settings import DataSettings
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 PLACE = Path(os.environ.get("TEXTSAM_GPU_PLACE", "/tmp/textsam-gpu"))
 # What a CUDA image with PyTorch usually lacks; each without its dependencies.
 WHEELS = (
@@ -69,6 +70,24 @@ def pack(arguments: argparse.Namespace) -> None:
     archive.unlink()
     shutil.rmtree(stage)
     print(f"{count} parts in {target}, {size / 2**20:.1f} MiB together")
+    part, checkout = min(size, arguments.part_mib * 2**20), checkout_bytes(REPOSITORY)
+    print(
+        f"a command sends the checkout, {checkout / 2**20:.1f} MiB, and one part: "
+        f"{(checkout + part) / 2**20:.1f} MiB"
+    )
+
+
+def checkout_bytes(repository: Path) -> int:
+    """What of the repository's files is there now, tracked or not, but for ignored ones."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=repository,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    paths = [repository / name for name in listed.split("\0") if name]
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _version(name: str) -> str:

@@ -95,6 +95,20 @@ def works_done(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int]) 
     return done
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="asks git")
+def test_the_checkout_is_what_is_there_and_not_ignored(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text("gpu_pack/\n")  # 10 bytes
+    (tmp_path / "gpu_pack").mkdir()
+    (tmp_path / "gpu_pack" / "part").write_bytes(b"x" * 1000)
+    (tmp_path / "kept.py").write_bytes(b"x" * 300)
+    (tmp_path / "left out.bin").write_bytes(b"x" * 5000)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    (tmp_path / "left out.bin").unlink()
+    (tmp_path / "nëw.py").write_bytes(b"x" * 7)
+    assert gpu_files.checkout_bytes(tmp_path) == 10 + 300 + 7
+
+
 def test_a_session_goes_on_where_the_last_one_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
