@@ -22,6 +22,7 @@ from textsam.inference.refine import (
     decode_passes,
     geometry_of_mask,
 )
+from textsam.inference.settle import Settle
 from textsam.model.textsam import TextSAM
 from textsam.preprocess import Frame
 
@@ -216,7 +217,7 @@ def test_threshold_is_applied_to_logits() -> None:
 
 
 def by_real_model(
-    tokens: Tensor, refine: list[int], manual: list[Geometry | None] | None = None
+    tokens: Tensor, refine: Sequence[int | Settle], manual: list[Geometry | None] | None = None
 ) -> list[Pass]:
     model = loud_model().model
     with torch.inference_mode():
@@ -294,3 +295,9 @@ def test_logits_are_enlarged_for_what_is_refined_alone(monkeypatch: pytest.Monke
     assert np.array_equal(final[-1], passes[0].masks[2])
     assert [mask.sum() for mask in final[:2]] == [final[0].sum(), final[1].sum()]
     assert len(enlarged) == 5  # each mask once, however often it is asked for
+    enlarged.clear()
+    settling = by_real_model(TOKENS[:1], [Settle(tolerance_px=0, most_passes=3, falls=None)])
+    assert len(settling) == 4
+    # The mask that a pass is compared with is the one the next pass is asked with.
+    assert len(enlarged) == 4
+    assert np.array_equal(settling[-1].masks[0], enlarge(FRAME, settling[-1].logits)[0, 0] > 0)

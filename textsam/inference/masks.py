@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -51,8 +51,15 @@ class Masks(Sequence[NDArray[np.bool_]]):
             self._made[index] = (full > self._threshold_logit).cpu().numpy()
         return self._made[index]
 
-    def with_logits(self, logits: Tensor, but: Collection[int]) -> Masks:
-        """Those of other logits, which are the same except for some of them."""
-        other = Masks(logits, self._frames, self._threshold_logit)
-        other._made = {index: mask for index, mask in self._made.items() if index not in but}
-        return other
+    def replaced(self, logits: Tensor, by: Masks, rows: Mapping[int, int]) -> Masks:
+        """These with some of other masks instead; what is made of either stays made.
+
+        Args:
+            logits: (C, 1, 256, 256) of all that is returned.
+            by: the other masks.
+            rows: which of these -> which of the others.
+        """
+        new = Masks(logits, self._frames, self._threshold_logit)
+        new._made = {index: mask for index, mask in self._made.items() if index not in rows}
+        new._made |= {index: by._made[row] for index, row in rows.items() if row in by._made}
+        return new

@@ -220,7 +220,8 @@ def decode_passes(
     ):
         number += 1
         before = passes[-1]
-        current_logits, current_iou, changed = before.logits.clone(), before.iou.clone(), set()
+        current_logits, current_iou = before.logits.clone(), before.iou.clone()
+        masks = before.masks
         due = [
             i
             for i in range(count)
@@ -239,12 +240,13 @@ def decode_passes(
         if due:
             refined = [replace(queries[i], geometry=found[i]) for i in due]
             again = _decode(model, refined, threshold_logit, authors_frame, together)
+            rows = {}
             for row, index in enumerate(due):
                 own = settling.get(index)
                 if own is None or own.take(before.masks[index], again.masks[row]):
                     current_logits[index], current_iou[index] = again.logits[row], again.iou[row]
-                    changed.add(index)
-        masks = before.masks.with_logits(current_logits, changed)
+                    rows[index] = row
+            masks = masks.replaced(current_logits, again.masks, rows)
         ended = {index: (own.passes, own.ending) for index, own in settling.items()}
         passes.append(Pass(current_logits, current_iou, masks, ended))
     return passes
