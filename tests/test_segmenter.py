@@ -344,8 +344,14 @@ def _answer_in_child(segmenter: Segmenter, image: NDArray[np.uint8], results: An
     results.put((threads, alone, many.answers[0].probability))
 
 
+def _make_and_answer_in_child(other: Segmenter, image: NDArray[np.uint8], results: Any) -> None:
+    made = Segmenter(other.built, other.config, device=other.device)
+    _answer_in_child(made, image, results)
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_a_forked_process_answers_with_one_thread() -> None:
+@pytest.mark.parametrize("answer_in_child", [_answer_in_child, _make_and_answer_in_child])
+def test_a_forked_process_answers_with_one_thread(answer_in_child: Callable[..., None]) -> None:
     segmenter = tiny_segmenter()
     image = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
     before = torch.get_num_threads()
@@ -355,11 +361,11 @@ def test_a_forked_process_answers_with_one_thread() -> None:
         wanted = segmenter.segment(image, "tumor").probability
         context = multiprocessing.get_context("fork")
         results = context.SimpleQueue()
-        child = context.Process(target=_answer_in_child, args=(segmenter, image, results))
+        child = context.Process(target=answer_in_child, args=(segmenter, image, results))
         with warnings.catch_warnings():  # newer versions of Python warn of threads beside a fork
             warnings.simplefilter("ignore")
             child.start()
-        child.join(120)
+        child.join(30)
         hangs = child.is_alive()
         child.kill()
         assert not hangs

@@ -23,6 +23,7 @@ from textsam.adapters import (
 from textsam.checkpoint import architecture_of, load_learned
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError
+from textsam.inference.forked import do_without_lost_threads
 from textsam.inference.ready import ready_segmenter
 from textsam.inference.segmenter import Segmenter
 from textsam.inference.views import Views, views_of
@@ -90,6 +91,7 @@ def load_model(
             f"the adapter {folder} belongs to {config.preset!r}, not {info.name!r}; load "
             f"{config.preset!r} with it"
         )
+    do_without_lost_threads()
     _check_base(config, info, sam_checkpoint)
     fingerprint = check_tensors(folder, config)
     where = choose_device(device)

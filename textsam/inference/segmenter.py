@@ -18,7 +18,7 @@ from textsam.errors import PromptError
 from textsam.inference.batch import BatchAnswer, batches
 from textsam.inference.decoded import cut_out
 from textsam.inference.encoded import means_of
-from textsam.inference.forked import Home
+from textsam.inference.forked import do_without_lost_threads
 from textsam.inference.kinds import UNLOOKED
 from textsam.inference.manual import manual_geometry, per_prompt
 from textsam.inference.passes import Refine, passes_for
@@ -71,6 +71,7 @@ class Segmenter:
         fingerprint: str = "",
         own_weights: str = "",
     ) -> None:
+        do_without_lost_threads()
         self.built = built
         self.config = config
         self.device = device
@@ -79,7 +80,6 @@ class Segmenter:
         self.own_weights = own_weights
         self.further = tuple(further)
         self.views = views
-        self._home = Home()
         self._sides = Sides([built, *self.further], views, device=device, precision=precision)
         self._sides.require(chain(*config.sides_for.values()), f"the adapter {config.name!r}")
 
@@ -322,7 +322,7 @@ class Segmenter:
         Raises:
             ImageError: the image cannot be used.
         """
-        self._home.check()
+        do_without_lost_threads()
         return prepare(image, self.built.preprocessor)
 
     def answer(
@@ -348,7 +348,7 @@ class Segmenter:
         Returns:
             B lists of C results.
         """
-        self._home.check()
+        do_without_lost_threads()
         config = self.config
         gives = config.refine_with if refine_with is None else refine_with
         geometry = list(manual) if manual is not None else [None] * len(questions)
