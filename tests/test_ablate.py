@@ -649,6 +649,33 @@ def test_a_job_that_died_is_told_where_it_was(
     assert not list((bench.out / "ranks" / "failures").iterdir())
 
 
+def test_a_job_that_died_keeps_why_an_earlier_cell_of_it_failed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(segmenter: object, samples: object, *, out: Path, **_: object) -> None:
+        if out.parent.name == "b":
+            raise KeyboardInterrupt
+        raise TextSAMError("it is full")
+
+    names = ("a", "b", "c")
+    bench.write(
+        cells=[{"name": name, "evaluate": {"refine": n}} for n, name in enumerate(names, 1)]
+    )
+    (job,) = make_plan(read_ablation(bench.file), bench.file, bench.out).jobs
+    with monkeypatch.context() as patch:
+        patch.setattr("textsam.ablate.job.evaluate", ended)
+        with pytest.raises(KeyboardInterrupt):
+            go(bench)
+    died(job, "it died")
+    lines = go(bench, dry_run=True).table.splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- a, seed 0: failed: it is full (failures/a-seed-0.txt)",
+        "- b, seed 0: failed: it died (failures/b-seed-0.txt)",
+        "- c, seed 0: trained, not evaluated",
+    ]
+    assert go(bench).complete
+
+
 KILLED = """
 import os, sys, time
 from types import SimpleNamespace

@@ -169,7 +169,15 @@ def died(job: Job, why: str) -> list[Outcome]:
     """
     left = [cell for cell in job.cells if not is_finished(cell)]
     trained = (read_record(job.training / TRAINING_FILE) or {}).get("identity") == job.identity
-    begun = next((cell for cell in left if trained and (cell.folder / CELL_FILE).is_file()), None)
+    # What failed before it in the same job has left its own reason.
+    begun = next(
+        (
+            cell
+            for cell in left
+            if trained and (cell.folder / CELL_FILE).is_file() and not job.problem(cell).is_file()
+        ),
+        None,
+    )
     if left:
         save_text(job.problem(begun), f"{why}\n")
     return [
