@@ -623,6 +623,11 @@ def test_a_set_of_one_class_has_plain_masks_and_joins_an_existing_root(tmp_path:
     }
     assert np.array_equal(np.asarray(Image.open(root / "one/masks/1.png")) > 0, box())
     before = sorted(root.rglob("*"))
+    splits = (root / "splits.json").read_text()
+    (root / "splits.json").write_text(f'{{"two": {{"val": ["1"]}}, {splits.lstrip()[1:]}')
+    with pytest.raises(DataError, match=r"splits\.json has the key 'two' twice"):
+        coco_to_set({"val": cat}, root, "three", terms="CC0", source=tmp_path)
+    (root / "splits.json").write_text(splits)
     with pytest.raises(DataError, match="has a set 'one' already"):
         coco_to_set({"val": cat}, root, "one", terms="CC0", source=tmp_path)
     with pytest.raises(DataError, match="cannot be the name of a folder"):

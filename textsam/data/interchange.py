@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from textsam.caller import warn_caller
 from textsam.data.check import check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.listing import IMAGE_SUFFIXES
-from textsam.data.manifest import MANIFEST_NAME, SPLITS_NAME
+from textsam.data.manifest import MANIFEST_NAME, SPLITS_NAME, read_json
 from textsam.data.problems import (
     ALLOWABLE,
     DataReport,
@@ -323,15 +322,7 @@ def _common_concepts(samples: Sequence[Sample]) -> tuple[str, ...]:
 
 
 def _known(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} must hold a JSON object, not a {type(content).__name__}")
-    return content
+    return read_json(path) if path.exists() else {}
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:

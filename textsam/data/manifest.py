@@ -21,7 +21,7 @@ from typing import Any
 from textsam.data.named import unaskable
 from textsam.errors import DataError
 
-__all__ = ["DatasetInfo", "read_manifest", "read_split", "split_names"]
+__all__ = ["DatasetInfo", "read_json", "read_manifest", "read_split", "split_names"]
 
 MANIFEST_NAME = "manifest.json"
 SPLITS_NAME = "splits.json"
@@ -61,7 +61,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError where there is none, or it has a key twice."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except _TwiceError as error:
@@ -142,14 +143,14 @@ def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
 def read_manifest(root: str | Path) -> dict[str, DatasetInfo]:
     """The sets of `root`/manifest.json by name. Raises DataError for anything malformed."""
     path = Path(root) / MANIFEST_NAME
-    content = _read_json(path)
+    content = read_json(path)
     return {name: _info(path, name, content) for name in content}
 
 
 def _read_splits(root: str | Path) -> dict[str, list[str]]:
     path = Path(root) / SPLITS_NAME
     splits: dict[str, list[str]] = {}
-    for key, parts in _read_json(path).items():
+    for key, parts in read_json(path).items():
         if not isinstance(parts, dict):
             raise DataError(f"{path}: {key!r} must map split names to lists of stems.")
         seen: dict[str, str] = {}
