@@ -11,6 +11,7 @@ import yaml
 
 from textsam.config import TrainConfig, read_config
 from textsam.errors import ConfigError
+from textsam.sections import read_sections
 from textsam.train.settings import ContextSettings
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -297,6 +298,12 @@ def test_a_setting_given_twice_is_refused(tmp_path: Path, more: str, words: str)
     assert words in refusal(path)
 
 
+def test_a_setting_given_twice_on_the_command_line_is_refused(tmp_path: Path) -> None:
+    assignment = "optim={lr: 1.0e-4, lr: 1.0e-5}"
+    message = refusal(write(tmp_path), assignment)
+    assert message.startswith(f"--set {assignment!r}: 'lr' is given twice; what the first says")
+
+
 def test_what_is_written_once_and_referred_to_is_not_given_twice(tmp_path: Path) -> None:
     path = write(tmp_path)
     text = path.read_text(encoding="utf-8")
@@ -308,6 +315,10 @@ def test_what_is_written_once_and_referred_to_is_not_given_twice(tmp_path: Path)
     assert sides == [(112, 0.5), (168, 0.25)]
     path.write_text(text + "prompts: &one {negatives: 3}\n", encoding="utf-8")
     assert read_config(path).prompts.negatives == 3
+    # Of two merges none is lost, and a number is another key than a text.
+    path.write_text("a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\nd: {1: x, '1': y}\n")
+    settings = read_sections(path, "missing")
+    assert (settings["c"], settings["d"]) == ({"x": 1, "y": 2}, {1: "x", "1": "y"})
 
 
 def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from textsam.inference.refinement import RefineWith
 from textsam.invalid import invalid_fields
 from textsam.io.folder_name import folder_name_fault
 from textsam.presets import PRESETS
-from textsam.sections import Section, read_sections
+from textsam.sections import Section, read_sections, yaml_value
 from textsam.train.preference_config import PreferenceSettings
 from textsam.train.settings import (
     AdapterSettings,
@@ -226,7 +226,7 @@ def _override(settings: dict[str, Any], assignment: str) -> None:
     if not separator or not path.strip():
         raise ConfigError(f"--set {assignment!r}: write it as a.b=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml_value(text, f"--set {assignment!r}")
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {assignment!r}: the value is not YAML ({error})") from error
     *parents, last = path.strip().split(".")

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from textsam.errors import ConfigError
 
-__all__ = ["Section", "read_sections"]
+__all__ = ["Section", "read_sections", "yaml_value"]
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class Section(BaseModel):
@@ -34,20 +36,38 @@ def read_sections(path: Path, missing: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(missing)
     try:
-        text = path.read_text(encoding="utf-8")
-        twice = _given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
-        settings = yaml.safe_load(text)
+        settings = yaml_value(path.read_text(encoding="utf-8"), f"{path}, line {{}}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
-    if twice:
-        raise ConfigError(f"{path}, {twice}; what the first says would be lost: make them one")
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds {type(settings).__name__}, not sections of settings")
     return settings
 
 
-def _given_twice(root: Any) -> str:
-    """Where a mapping of a YAML tree has a key that it has already; empty if none does.
+def yaml_value(text: str, where: str) -> Any:
+    """What a text in YAML says.
+
+    Args:
+        text: YAML.
+        where: the name for messages; "{}" in it becomes the number of a line.
+
+    Raises:
+        ConfigError: a mapping has a key twice.
+        yaml.YAMLError: it is not YAML.
+    """
+    import yaml
+
+    if found := _given_twice(yaml.compose(text, Loader=yaml.SafeLoader)):
+        line, key = found
+        raise ConfigError(
+            f"{where.replace('{}', str(line))}: {key!r} is given twice; what the first says would "
+            "be lost: make them one"
+        )
+    return yaml.safe_load(text)
+
+
+def _given_twice(root: Any) -> tuple[int, str] | None:
+    """The first line and key, in a YAML tree, of which the same mapping has the key already.
 
     Of two equal keys YAML's reader keeps the last and says nothing.
     """
@@ -58,15 +78,16 @@ def _given_twice(root: Any) -> str:
         if id(node) in visited or not isinstance(getattr(node, "value", None), list):
             continue
         visited.add(id(node))  # what an alias names is there again
-        keys: set[str] = set()
+        keys: set[tuple[str, str]] = set()
         for item in node.value:
             if not isinstance(item, tuple):
                 nodes.append(item)
                 continue
             key, value = item
             nodes.append(value)
-            if isinstance(key.value, str):
-                if key.value in keys:
+            # The number 1 is another key than the text, and of "<<" all are merged.
+            if isinstance(key.value, str) and key.tag != _MERGE:
+                if (key.tag, key.value) in keys:
                     found.append((key.start_mark.line + 1, key.value))
-                keys.add(key.value)
-    return "line {}: {!r} is given twice".format(*min(found)) if found else ""
+                keys.add((key.tag, key.value))
+    return min(found, default=None)
