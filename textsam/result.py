@@ -173,8 +173,8 @@ class Segmentation:
         area_px     int, pixels in the mask
         area_mm2    float, or None where the pixel spacing is unknown
         image       {"source": str, "index": int, "height": int, "width": int, "sha256": str}: the
-                    number of the slice, page or frame in the source, from 0; the hash is of the
-                    decoded pixels (`Image.sha256`), not of the file
+                    number of the slice, page or frame in what was opened, a file or a series,
+                    from 0; the hash is of the decoded pixels (`Image.sha256`), not of the file
         model       str, name of the base model
         adapter     str, name of the adapter
         extra       dict, as given; tuples become lists, paths text, numpy numbers plain numbers,
