@@ -157,6 +157,19 @@ def test_two_trainings_in_one_folder_are_refused(root: Path) -> None:
     assert train(config).state.step == 6, "the folder is free again"
 
 
+def test_a_training_set_up_beside_one_that_has_ended_since_is_refused(root: Path) -> None:
+    config = run_config(root)
+    first, second = begin(config), begin(config)
+    fit(first, stop_after=2, progress=False)
+    files = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"trained in .*toy while this training was set up"):
+        fit(second, progress=False)
+    for path, content in files.items():
+        assert path.read_bytes() == content
+    fit(first, stop_after=4, progress=False)
+    assert train(config).state.step == 6
+
+
 def test_a_finished_run_is_left_as_it_is(root: Path) -> None:
     done = train(run_config(root))
     files = sorted(

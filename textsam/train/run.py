@@ -30,7 +30,7 @@ from textsam.train.order import Key
 from textsam.train.processes import Processes
 from textsam.train.schedule import rate_factor
 from textsam.train.setup import STATE_FILE, Run, architecture_from, setup
-from textsam.train.state import write_state
+from textsam.train.state import write_state, written_at
 from textsam.train.validate import Validation, validate
 
 __all__ = ["Run", "architecture_from", "batch_loss", "batches_at", "fit", "setup", "train"]
@@ -133,6 +133,11 @@ def _alone(run: Run) -> Iterator[None]:
             path = run.folder / _LOCK_FILE
             with told_as_output(path):
                 held.enter_context(locked(path, busy, stays=False))
+                if written_at(run.folder / STATE_FILE) != run.state_written:
+                    raise ConfigError(
+                        f"another process trained in {run.folder} while this training was set up; "
+                        "start again to go on from there"
+                    )
         yield
 
 
@@ -207,6 +212,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
                 path = run.folder / STATE_FILE
                 with told_as_output(path, RuntimeError):  # torch's own, where a disk is full
                     write_state(path, state, run.built.model, run.optimiser)
+                    run.state_written = written_at(path)
     processes.wait()
     return run
 

@@ -38,7 +38,7 @@ from textsam.train.preference_step import (
     unlabelled_images,
 )
 from textsam.train.processes import Processes, join
-from textsam.train.state import RunState, read_state
+from textsam.train.state import RunState, read_state, written_at
 from textsam.train.step import Forward
 from textsam.vocabulary import MODALITIES
 from textsam.weights.checksum import sha256_of, sha256_of_folder
@@ -70,6 +70,7 @@ class Run:
     processes: Processes = field(default_factory=Processes)
     data_warnings: str = ""
     memory_peak_mib: float = 0.0
+    state_written: int | None = None
 
     def side_at(self, step: int) -> tuple[int, int]:
         """Image side of an optimiser step, and the step before which it changes next."""
@@ -269,7 +270,8 @@ def setup(
     )
     state = RunState(step=0, best=None, fingerprint=_fingerprint(config), made_of=made_of)
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / STATE_FILE).is_file():
+    state_written = written_at(folder / STATE_FILE)
+    if state_written is not None:
         state = read_state(folder / STATE_FILE, state, built.model, optimiser)
     if processes.is_main:  # and nothing before all of this has been found good
         write_stamp(checked, folder)
@@ -299,6 +301,7 @@ def setup(
         continued_from=continued_from,
         processes=processes,
         data_warnings=checked.report.text(),
+        state_written=state_written,
     )
 
 

@@ -16,7 +16,7 @@ from textsam.model.textsam import TextSAM
 from textsam.model.tuning import load_trainable, trainable_state
 from textsam.train.ingredients import Ingredients, differences
 
-__all__ = ["RunState", "read_state", "write_state"]
+__all__ = ["RunState", "read_state", "write_state", "written_at"]
 
 # Without `made_of`, which states of earlier versions do not have.
 _PARTS = frozenset({"step", "best", "fingerprint", "tensors", "optimiser"})
@@ -37,6 +37,11 @@ class RunState:
     best: float | None
     fingerprint: str
     made_of: Ingredients = field(default_factory=dict)
+
+
+def written_at(path: Path) -> int | None:
+    """When a state was written, in nanoseconds since 1970; None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def write_state(
