@@ -491,6 +491,23 @@ def test_a_failed_input_is_tried_again(segmenter: Segmenter, tmp_path: Path) -> 
     assert segment_folder(segmenter, source, "tumor", out, resume=True).done == 1
 
 
+def test_what_is_done_again_counts_though_the_clock_went_back(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "a.png").write_bytes(b"no image")
+    clock = time.time
+    monkeypatch.setattr("textsam.folder.job.time.time", lambda: clock() + 3600)
+    assert segment_folder(segmenter, source, "tumor", out).failed == 1
+    monkeypatch.setattr("textsam.folder.job.time.time", clock)
+    write_image(source / "a.png")
+    again = segment_folder(segmenter, source, "tumor", out, resume=True)
+    assert (again.done, again.failed) == (1, 0)
+    assert [row["status"] for row in rows_of(again)] == ["done"]
+    assert segment_folder(segmenter, source, "tumor", out, resume=True).skipped == 1
+
+
 def test_a_run_is_not_begun_over_another(segmenter: Segmenter, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_image(source / "a.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -150,6 +151,10 @@ def run_plan(
         if resume:
             left = list(_not_done(segmenter, plan, manifest, told))
         for record in process(segmenter, plan, left, batch_size=batch_size, listener=told):
+            before = manifest.get(record.input)
+            if before is not None and record.finished <= before.finished:
+                # A clock went back, or that of another machine went ahead; this line is the later.
+                record.finished = math.nextafter(before.finished, math.inf)
             manifest.add(record)
             told.finished(record)
             count[record.status] += 1
