@@ -168,6 +168,15 @@ def cut(name: str) -> Change:
     return change
 
 
+def broken(name: str) -> Change:
+    def change(state: dict[str, Tensor]) -> None:
+        tensor = state[name].clone()
+        tensor.view(-1)[0] = float("nan")
+        state[name] = tensor
+
+    return change
+
+
 def only_background(state: dict[str, Tensor]) -> None:
     name = "prompt_encoder.prompt_learner.token_suffix"
     state[name] = state[name][:1]
@@ -234,6 +243,10 @@ REFUSALS: dict[str, tuple[Change, list[str]]] = {
         cut("mask_decoder.mask_tokens.weight"),
         ["of another shape: mask_decoder.mask_tokens.weight is (3, 256), expected (4, 256)"],
     ),
+    "a training that ran away": (
+        broken("mask_decoder.iou_token.weight"),
+        ["NaN or infinite values in 1 learned tensors", "mask_decoder.iou_token.weight"],
+    ),
 }
 
 
@@ -266,6 +279,21 @@ def test_rounding_of_the_frozen_part_is_no_difference(
     name = f"{BLOCK}.mlp.lin1.weight"
     official.state[name] = official.state[name] * (1 + 1e-6)
     convert_checkpoint(save(tmp_path / "official.pth", official.state), tmp_path / "out")
+
+
+def test_a_checkpoint_in_double_precision_is_read(official: TinyOfficial, tmp_path: Path) -> None:
+    state = {n: t.double() if t.is_floating_point() else t for n, t in official.state.items()}
+    config = convert_checkpoint(save(tmp_path / "official.pth", state), tmp_path / "out")
+    assert config.prompts == ("tumor",)
+
+
+def test_classes_of_one_name_are_one_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official = tiny_official(("background", "tumor", "tumor"))
+    monkeypatch.setattr(convert_module, "load_parts", lambda *_, **__: official.parts())
+    config = convert_checkpoint(save(tmp_path / "official.pth", official.state), tmp_path / "out")
+    assert config.prompts == ("tumor",)
 
 
 class _Trap:

@@ -127,7 +127,8 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
 
     Raises:
         WeightsError: not a safe checkpoint file.
-        AdapterError: keys that do not belong to the authors' model, or that lack; all listed.
+        AdapterError: keys that do not belong to the authors' model, or that lack, or learned
+            tensors with values that are not finite; all listed.
     """
     path = Path(path)
     state = load_tensors(path)
@@ -171,6 +172,11 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     learned = {
         name: tensor for name, tensor in learned.items() if name != f"context.deep.{n_deep - 1}"
     }
+    if broken := [name for name, tensor in learned.items() if not tensor.isfinite().all()]:
+        raise AdapterError(
+            f"{path} has NaN or infinite values in {len(broken)} learned tensors, as of a training "
+            f"that ran away; give a checkpoint from before that:{_listed(broken)}"
+        )
     return OfficialCheckpoint(
         preset=_BLOCKS[blocks],
         rank=int(learned[first].shape[0]),
@@ -218,7 +224,7 @@ def _class_names(suffix: Tensor, encoder: TextEncoder) -> list[str]:
     table = encoder.bert.embeddings.word_embeddings.weight.detach()
     tokenizer = encoder.tokenizer
     names = []
-    for rows in suffix:
+    for rows in suffix.to(table.dtype):
         ids = [int(torch.cdist(row[None], table).argmin()) for row in rows[:32]]
         if tokenizer.sep_token_id in ids:
             ids = ids[: ids.index(tokenizer.sep_token_id)]
@@ -271,7 +277,7 @@ def convert_checkpoint(
     _check_same("SAM", base, official.sam, checkpoint)
     _check_same("text encoder", encoder.state_dict(), official.text, checkpoint)
     names = _class_names(official.suffix, encoder) if official.suffix is not None else []
-    prompts = tuple(n for n in names if n and n != "background")
+    prompts = tuple(dict.fromkeys(n for n in names if n and n != "background"))
     if not prompts:
         raise AdapterError(
             f"{checkpoint} names no class: prompt_encoder.prompt_learner.token_suffix is missing "
