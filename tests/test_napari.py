@@ -115,6 +115,16 @@ def test_a_slice_outside_of_the_image_is_refused(at: float) -> None:
         )  # fmt: skip
 
 
+def test_what_cannot_be_read_is_named_with_its_slice() -> None:
+    data = np.zeros((9, 10, 11))
+    data[4, 2, 3] = np.nan
+    planes = choose_planes(
+        data, rgb=False, point=(0, 0, 0), displayed=(1, 2), every=True, source="ct"
+    )
+    with pytest.raises(ImageError, match=r"^ct \[4, 0, 0\]: 1 of 110 values are NaN"):
+        planes.planes[4].read()
+
+
 def test_contrast_limits_become_black_and_white() -> None:
     data = np.arange(-100, 100, dtype=np.int16).reshape(10, 20)
     image = Plane(data, (0, 0), 0, 1, False, "ct", (2.0, 3.0), (-50.0, 50.0)).read()

@@ -54,7 +54,12 @@ class Plane:
         if self.contrast is not None and not self.rgb:
             low, high = self.contrast
             pixels = np.clip((pixels.astype(np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
-        return replace(read_image(pixels), source=self.source, spacing_mm=self.spacing_mm)
+        try:
+            image = read_image(pixels)
+        except ImageError as error:
+            # Of many slices, the user must know which.
+            raise ImageError(f"{self.source}: {str(error).removeprefix('array: ')}") from error
+        return replace(image, source=self.source, spacing_mm=self.spacing_mm)
 
 
 @dataclass(frozen=True, eq=False)
