@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -326,6 +328,16 @@ def test_an_unreadable_image_is_reported_and_the_others_are_done(
     assert failure["path"] == "000 broken.png"
     assert str(images / "000 broken.png") in failure["error"]
     assert written.stderr == f"error: {failure['error']}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_is_an_image_like_others(tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path, 1)
+    images, out = tmp_path / "images", tmp_path / "p.json"
+    name = os.fsdecode(b"scan\xff.png")
+    (images / "000.png").rename(images / name)
+    write_prompts(images, "tumor", out, bright)  # type: ignore[arg-type]
+    assert len(json.loads(out.read_text(encoding="utf-8"))["images"][name]["points"]) == 5
 
 
 def test_a_file_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:

@@ -476,6 +476,21 @@ def test_a_downloaded_file_is_remembered_as_checked(
     weights.resolve("toy")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_cache_folder_whose_name_is_no_text_serves(
+    toy: WeightEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEXTSAM_HOME", os.fsdecode(os.fsencode(tmp_path) + b"/home\xff"))
+    put(GOOD)
+    assert weights.resolve("toy", download=False) == weights.cache_path("toy")
+    assert (
+        "checked before"
+        in checksum.check_file(
+            toy.files[0], weights.cache_path("toy"), weights.cache_dir() / "verified"
+        )[1]
+    )
+
+
 def test_verify_hashes_even_what_was_checked_before(toy: WeightEntry) -> None:
     path = put(GOOD)
     weights.resolve("toy")

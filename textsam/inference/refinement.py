@@ -73,7 +73,9 @@ def generator_for(seed: int, image: str, prompt: str, number: int) -> np.random.
         prompt: the text.
         number: of the refinement pass, from 1.
     """
-    digest = hashlib.sha256(f"{seed}\n{image}\n{number}\n{prompt}".encode()).digest()
+    facts = f"{seed}\n{image}\n{number}\n{prompt}"
+    # A file name need not be valid UTF-8; what it is otherwise tells it apart as well.
+    digest = hashlib.sha256(facts.encode(errors="surrogatepass")).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
