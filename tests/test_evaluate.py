@@ -373,6 +373,20 @@ def test_a_finished_evaluation_is_only_summed_up_again(
     assert {**second.to_dict(), "date": ""} == {**first.to_dict(), "date": ""}
 
 
+@pytest.mark.parametrize("prompts", ["text", "geometry"])
+def test_a_name_that_is_no_text_is_evaluated_and_resumed(
+    make: Store, tmp_path: Path, prompts: str
+) -> None:
+    # As `os.fsdecode` gives a name that is no UTF-8.
+    named = [make(stem="scan\udcff", tumor=square(10, 10))]
+    negatives = 1 if prompts == "text" else 0
+    options: dict[str, Any] = {"out": tmp_path, "prompts": prompts, "negatives": negatives}
+    evaluate(Fake({}), named, progress=False, **options)
+    again = Fake({})
+    evaluate(again, named, progress=False, **options)
+    assert again.calls == []
+
+
 def test_a_file_cut_anywhere_is_resumed(
     samples: list[Sample], answers: dict[tuple[int, str], Mask], tmp_path: Path
 ) -> None:

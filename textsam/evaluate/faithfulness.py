@@ -224,7 +224,9 @@ def _questions(
 
     # By hash, not by a generator: the same everywhere and in any order of images.
     def place(text: str) -> bytes:
-        return hashlib.sha256(f"{seed}\n{sample.stem}\n{text}".encode()).digest()
+        return hashlib.sha256(
+            f"{seed}\n{sample.stem}\n{text}".encode(errors="surrogatepass")
+        ).digest()
 
     strange = [text for text in distractors_for(sample.modality) if model.meaning(text) is None]
     for text in sorted(strange, key=place)[:DISTRACTORS_PER_IMAGE]:

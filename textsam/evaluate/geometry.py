@@ -55,7 +55,7 @@ class Draws:
     def __call__(self, purpose: str) -> NDArray[np.float64]:
         """(4,) draws for one purpose; always the same."""
         key = f"{self.seed}\n{self.dataset}\n{self.stem}\n{self.concept}\n{purpose}"
-        digest = hashlib.sha256(key.encode()).digest()
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
         # 53 bits, as many as a float holds exactly, so that 1 is never reached.
         whole = [int.from_bytes(digest[8 * i : 8 * i + 8]) >> 11 for i in range(_DRAWS)]
         return np.array(whole, dtype=np.float64) / 2**53

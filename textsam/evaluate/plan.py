@@ -205,7 +205,9 @@ def _questions(
     # By hash, not by a generator: the same everywhere, in any order of prompts and images, and a
     # larger number of negatives contains a smaller one.
     def place(prompt: str) -> bytes:
-        return hashlib.sha256(f"{seed}\n{sample.stem}\n{prompt}".encode()).digest()
+        return hashlib.sha256(
+            f"{seed}\n{sample.stem}\n{prompt}".encode(errors="surrogatepass")
+        ).digest()
 
     drawn = sorted(impossible, key=place)[:negatives]
     questions += [Question(prompt, (), (prompt,), "absent_modality") for prompt in drawn]

@@ -59,8 +59,9 @@ def read_lines(path: Path, remedy: str) -> list[list[str]]:
     """
     try:
         whole, _, _ = path.read_bytes().rpartition(b"\n")
-        return list(csv.reader(io.StringIO(whole.decode("utf-8"), newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = whole.decode("utf-8", "surrogateescape")  # as `append` wrote it
+        return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
 
 
@@ -221,9 +222,10 @@ class RowFile(ABC, Generic[Row]):
         Raises:
             OutputError: they cannot be written; what was finished stays.
         """
+        # A file name need not be valid UTF-8; its bytes are kept.
         with (
             told_as_output(self.path),
-            self.path.open("a", encoding="utf-8", newline="") as file,
+            self.path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             file.write(_text(map(self.cells, rows)))
             file.flush()
