@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from textsam.data.check import check_samples
 from textsam.data.folder import samples_from_folder
 from textsam.data.problems import DataCheckError, DataReport
 from textsam.data.sample import Sample, Target
-from textsam.data.sources import STAMP_FILE, checked_data
+from textsam.data.sources import STAMP_FILE, checked_data, stamp_of
 from textsam.data.survey import check_folder, check_root
 from textsam.errors import ConfigError, DataError
 from textsam.train.run import fit
@@ -418,6 +419,17 @@ def test_an_image_in_both_parts_can_be_allowed(root: Path) -> None:
     begin(run_config(root, data={**data, "allow": ["same-image"]}))
     with pytest.raises(ValueError, match="allow"):
         run_config(root, data={**data, "allow": ["broken-image"]})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_has_a_stamp(tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path, 1)
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "000.png").rename(tmp_path / folder / os.fsdecode(b"scan\xff.png"))
+    samples = samples_from_folder(tmp_path, concept="tumor")
+    stamp = stamp_of({"train": samples}, ())
+    os.utime(samples[0].image_path, ns=(1, 1))
+    assert stamp_of({"train": samples}, ()) != stamp
 
 
 def test_what_was_checked_is_not_read_again_until_it_changes(

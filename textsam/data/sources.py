@@ -200,12 +200,14 @@ def stamp_of(parts: Mapping[str, Sequence[Sample]], allowed: Sequence[str]) -> s
     for part, samples in parts.items():
         for sample in samples:
             path = sample.image_path
-            digest.update(f"{part} {sample.name} {path.absolute()} {state(path)}\n".encode())
+            facts = f"{part} {sample.name} {path.absolute()} {state(path)}\n"
+            # A file name need not be valid UTF-8.
+            digest.update(facts.encode(errors="surrogatepass"))
             for target in sample.targets:
                 if isinstance(target, Target):
-                    facts = (target.mask_path.absolute(), state(target.mask_path))
+                    mask = (target.mask_path.absolute(), state(target.mask_path))
                     digest.update(
-                        f"{target.concept} {target.label} {target.labels} {facts}".encode()
+                        f"{target.concept} {target.label} {target.labels} {mask}".encode()
                     )
                 else:
                     digest.update(f"{target.concept} {target.size_px} {target.rles!r}".encode())
