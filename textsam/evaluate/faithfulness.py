@@ -5,7 +5,6 @@ docs/metrics.md says what is asked and how it is counted.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
+from textsam.draws import drawn_by
 from textsam.errors import DataError, TextSAMError
 from textsam.evaluate.faithfulness_rows import AnswerFile, AnswerRow, Kind, Wording
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise_faithfulness
@@ -224,9 +224,7 @@ def _questions(
 
     # By hash, not by a generator: the same everywhere and in any order of images.
     def place(text: str) -> bytes:
-        return hashlib.sha256(
-            f"{seed}\n{sample.stem}\n{text}".encode(errors="surrogatepass")
-        ).digest()
+        return drawn_by(seed, sample.stem, text)
 
     strange = [text for text in distractors_for(sample.modality) if model.meaning(text) is None]
     for text in sorted(strange, key=place)[:DISTRACTORS_PER_IMAGE]:

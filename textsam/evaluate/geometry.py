@@ -6,22 +6,17 @@ of the images, on which of them were done before, nor on the version of a random
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.errors import ConfigError
+from textsam.draws import drawn_by
 from textsam.frame import box_and_centroid
 
 __all__ = [
     "LOOSE_BOX_PX",
-    "MAX_BOX_SHIFT",
     "Draws",
-    "check_box_shift",
     "foreground_point",
     "loose_box",
     "shifted_box",
@@ -29,9 +24,6 @@ __all__ = [
 
 LOOSE_BOX_PX = (10.0, 15.0)
 """How far outside of the tight box each side of a loose box lies, in pixels of the image."""
-
-MAX_BOX_SHIFT = 0.5
-"""Below this part of its size, opposite sides of a box that both move inwards do not meet."""
 
 _DRAWS = 4  # of 8 bytes each, what one sha256 holds
 
@@ -54,8 +46,7 @@ class Draws:
 
     def __call__(self, purpose: str) -> NDArray[np.float64]:
         """(4,) draws for one purpose; always the same."""
-        key = f"{self.seed}\n{self.dataset}\n{self.stem}\n{self.concept}\n{purpose}"
-        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+        digest = drawn_by(self.seed, self.dataset, self.stem, self.concept, purpose)
         # 53 bits, as many as a float holds exactly, so that 1 is never reached.
         whole = [int.from_bytes(digest[8 * i : 8 * i + 8]) >> 11 for i in range(_DRAWS)]
         return np.array(whole, dtype=np.float64) / 2**53
@@ -120,23 +111,6 @@ def shifted_box(
     # An object of one or two pixels has a box whose sides can pass each other.
     corners = np.concatenate([np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])])
     return _inside(corners, truth.shape)
-
-
-def check_box_shift(fraction: object) -> float:
-    """The shift as a float.
-
-    Raises:
-        ConfigError: no number, or not in [0, 0.5).
-    """
-    part = math.nan
-    if isinstance(fraction, Real) and not isinstance(fraction, bool):
-        part = float(fraction)
-    if not 0 <= part < MAX_BOX_SHIFT:
-        raise ConfigError(
-            f"the box shift {fraction!r} is not in [0, {MAX_BOX_SHIFT}); give parts of the box's "
-            "size, such as 0.1 for 10 %"
-        )
-    return part
 
 
 def _tight(truth: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 
 from textsam.errors import ConfigError
-from textsam.evaluate.geometry import check_box_shift
 
-__all__ = ["shifts_of", "tolerance_of", "whole_number"]
+__all__ = ["check_box_shift", "shifts_of", "tolerance_of", "whole_number"]
+
+# Below this part of its size, opposite sides of a box that both move inwards do not meet.
+_MAX_BOX_SHIFT = 0.5
 
 
 def whole_number(name: str, value: object) -> int:
@@ -29,10 +31,30 @@ def tolerance_of(name: str, value: object) -> float:
     Raises:
         ConfigError: no number, infinite, or below 0.
     """
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    number = _number(value)
     if not 0 <= number < math.inf:
         raise ConfigError(f"{name} is {value!r}; give a finite 0 or more")
     return number
+
+
+def _number(value: object) -> float:
+    """A number as a float; what is none is NaN, which lies in no range."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+
+
+def check_box_shift(fraction: object) -> float:
+    """The shift as a float.
+
+    Raises:
+        ConfigError: no number, or not in [0, 0.5).
+    """
+    part = _number(fraction)
+    if not 0 <= part < _MAX_BOX_SHIFT:
+        raise ConfigError(
+            f"the box shift {fraction!r} is not in [0, {_MAX_BOX_SHIFT}); give parts of the box's "
+            "size, such as 0.1 for 10 %"
+        )
+    return part
 
 
 def shifts_of(value: object) -> tuple[float, ...]:

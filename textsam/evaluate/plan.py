@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from textsam.data.sample import Sample
+from textsam.draws import drawn_by
 from textsam.errors import ConfigError, DataError
 from textsam.evaluate.cases import ImageKey, Kind, QuestionKey
-from textsam.evaluate.geometry import check_box_shift
+from textsam.evaluate.options import check_box_shift
 from textsam.prompts import canonical, certainly_absent
 
 __all__ = ["Plan", "Prompts", "Protocol", "Question", "make_plan", "refuse_twice"]
@@ -205,9 +205,7 @@ def _questions(
     # By hash, not by a generator: the same everywhere, in any order of prompts and images, and a
     # larger number of negatives contains a smaller one.
     def place(prompt: str) -> bytes:
-        return hashlib.sha256(
-            f"{seed}\n{sample.stem}\n{prompt}".encode(errors="surrogatepass")
-        ).digest()
+        return drawn_by(seed, sample.stem, prompt)
 
     drawn = sorted(impossible, key=place)[:negatives]
     questions += [Question(prompt, (), (prompt,), "absent_modality") for prompt in drawn]

@@ -155,13 +155,12 @@ class RowFile(ABC, Generic[Row]):
     ) -> None:
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; give a folder for the results")
-        with told_as_output(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / self.rows_name
         self.finished: dict[ImageKey, list[Row]] = {}
         lock_path = folder / _LOCK_FILE
         with ExitStack() as undo:
             undo.enter_context(told_as_output(folder))
+            folder.mkdir(parents=True, exist_ok=True)
             # Two at a time would write every row twice.
             undo.enter_context(locked(lock_path, _busy(folder), stays=False))
             self._begin(folder / self.settings_name, settings, contents, resume)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textsam.draws import drawn_by
 from textsam.errors import PromptError
 from textsam.frame import box_and_centroid
 
@@ -73,10 +73,7 @@ def generator_for(seed: int, image: str, prompt: str, number: int) -> np.random.
         prompt: the text.
         number: of the refinement pass, from 1.
     """
-    facts = f"{seed}\n{image}\n{number}\n{prompt}"
-    # A file name need not be valid UTF-8; what it is otherwise tells it apart as well.
-    digest = hashlib.sha256(facts.encode(errors="surrogatepass")).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+    return np.random.default_rng(int.from_bytes(drawn_by(seed, image, number, prompt)[:16], "big"))
 
 
 def points_and_box(

@@ -37,9 +37,10 @@ class Placement:
     frame: int | None = None
 
     def __post_init__(self) -> None:
-        for name, number in (("index", self.index), ("frame", self.frame)):
-            if name == "frame" and number is None:
-                continue
+        numbers = {"index": self.index}
+        if self.frame is not None:
+            numbers["frame"] = self.frame
+        for name, number in numbers.items():
             if not isinstance(number, int | np.integer) or number < 0:
                 raise ImageError(
                     f"Placement.{name} is {number!r}; slices are counted from 0, in whole numbers"

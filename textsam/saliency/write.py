@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.data.listing import IMAGE_SUFFIXES
+from textsam.data.listing import SUFFIXES, list_folder
 from textsam.errors import DataError, ImageError, OutputError
 from textsam.inference.refinement import generator_for
 from textsam.io.atomic import save_text
@@ -58,16 +58,10 @@ def write_prompts(
         raise OutputError(f"{out} is a folder; give a JSON file to write")
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder, so it holds no image; give a folder of images")
-    # As elsewhere without what the system hides: macOS puts `._a.png` beside `a.png`.
-    paths = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and not path.is_dir()
-    ]
+    usable = list_folder(folder).usable.values()
+    paths = sorted(path for same in usable for path in same if not path.is_dir())
     if not paths:
-        raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"{folder} holds no image ({SUFFIXES})")
     images: dict[str, Any] = {}
     failures: list[dict[str, str]] = []
     for path in paths:
