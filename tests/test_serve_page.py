@@ -125,15 +125,27 @@ def addresses(browser: Any) -> set[str]:
     }
 
 
-def segment(browser: Any, server: str, file: Path, words: str) -> None:
-    from selenium.webdriver.common.keys import Keys
-
+def open_page(browser: Any, server: str) -> None:
     browser.get_log("browser")  # what an earlier test left
     browser.get(server)
     wait(browser, lambda b: by_id(b, "model").text)
+
+
+def choose(browser: Any, file: Path) -> None:
     by_id(browser, "file").send_keys(str(file))
     wait(browser, lambda b: by_id(b, "stage").is_displayed())
+
+
+def ask(browser: Any, words: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
     by_id(browser, "words").send_keys(words, Keys.ENTER)
+
+
+def segment(browser: Any, server: str, file: Path, words: str) -> None:
+    open_page(browser, server)
+    choose(browser, file)
+    ask(browser, words)
 
 
 def answered(browser: Any) -> bool:
@@ -262,16 +274,12 @@ def test_errors_are_shown_and_gone_after(browser: Any, server: str, tmp_path: Pa
 def test_a_file_that_is_gone_is_told_as_that(
     browser: Any, server: str, tmp_path: Path, name: str
 ) -> None:
-    from selenium.webdriver.common.keys import Keys
-
     file = tmp_path / name
     PIL.Image.fromarray(picture()).save(file)
-    browser.get(server)
-    wait(browser, lambda b: by_id(b, "model").text)
-    by_id(browser, "file").send_keys(str(file))
-    wait(browser, lambda b: by_id(b, "stage").is_displayed())
+    open_page(browser, server)
+    choose(browser, file)
     file.unlink()
-    by_id(browser, "words").send_keys("tumor", Keys.ENTER)
+    ask(browser, "tumor")
     wait(browser, lambda b: by_id(b, "problem").is_displayed())
     wanted = "The file was changed, moved or removed since it was chosen. Choose it again."
     assert by_id(browser, "problem").text == wanted
@@ -281,31 +289,33 @@ def test_a_file_that_is_gone_is_told_as_that(
 def test_a_server_that_is_gone_is_told_as_that(
     browser: Any, segmenter: Segmenter, tmp_path: Path
 ) -> None:
-    from selenium.webdriver.common.keys import Keys
-
     file = tmp_path / "scan.png"
     file.write_bytes(encoded(picture()))
     with live(segmenter) as port:
-        browser.get(f"http://127.0.0.1:{port}/")
-        wait(browser, lambda b: by_id(b, "model").text)
-    by_id(browser, "file").send_keys(str(file))
-    wait(browser, lambda b: by_id(b, "stage").is_displayed())
-    by_id(browser, "words").send_keys("tumor", Keys.ENTER)
+        open_page(browser, f"http://127.0.0.1:{port}/")
+    choose(browser, file)
+    ask(browser, "tumor")
     wait(browser, lambda b: by_id(b, "problem").is_displayed())
     assert "server cannot be reached" in by_id(browser, "problem").text
 
 
-@pytest.mark.slow
-def test_the_frame_cannot_be_changed_under_a_question(
-    browser: Any, segmenter: Segmenter, tmp_path: Path
-) -> None:
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A NIfTI file of 9 slices."""
     nibabel = pytest.importorskip("nibabel")
     file = tmp_path / "volume.nii.gz"
     values = np.random.default_rng(0).integers(0, 255, (30, 24, 9)).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])), file)
+    return file
+
+
+@pytest.mark.slow
+def test_the_frame_cannot_be_changed_under_a_question(
+    browser: Any, segmenter: Segmenter, volume: Path
+) -> None:
     held = Held(segmenter)
     with live(held) as port:
-        segment(browser, f"http://127.0.0.1:{port}/", file, "tumor")
+        segment(browser, f"http://127.0.0.1:{port}/", volume, "tumor")
         wait_until(held.entered.is_set)
         wait(browser, lambda b: by_id(b, "frame").is_displayed())
         assert not by_id(browser, "frame").is_enabled()
@@ -321,13 +331,9 @@ def test_the_frame_cannot_be_changed_under_a_question(
 
 @pytest.mark.slow
 def test_a_volume_shows_a_slice_and_asks_for_its_number(
-    browser: Any, server: str, segmenter: Segmenter, tmp_path: Path
+    browser: Any, server: str, volume: Path
 ) -> None:
-    nibabel = pytest.importorskip("nibabel")
-    file = tmp_path / "volume.nii.gz"
-    values = np.random.default_rng(0).integers(0, 255, (30, 24, 9)).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])), file)
-    segment(browser, server, file, "tumor")
+    segment(browser, server, volume, "tumor")
     wait(browser, answered)
     assert by_id(browser, "frame").get_attribute("value") == "4"
     assert "0 to 8" in by_id(browser, "frame-row").text
