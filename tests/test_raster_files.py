@@ -116,10 +116,14 @@ def test_deep_tiff_in_either_byte_order(
     np.testing.assert_allclose(read_image(path).pixels, expected, atol=1e-3)
 
 
-def test_uint32_tiff_does_not_wrap_to_negative(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("deflate", [False, True])
+def test_uint32_tiff_does_not_wrap_to_negative(
+    order: Literal["<", ">"], deflate: bool, tmp_path: Path
+) -> None:
     values = ramp("uint32", 1_000_000_000, 4_000_000_000)
     path = tmp_path / "a.tif"
-    path.write_bytes(tiff_bytes(values))
+    path.write_bytes(tiff_bytes(values, order=order, deflate=deflate))
     np.testing.assert_allclose(read_image(path).pixels[..., 0], stretched(values), atol=1e-3)
 
 
@@ -315,6 +319,14 @@ def test_planes_that_pillow_cannot_join_are_not_called_damaged(tmp_path: Path) -
     tifffile.imwrite(path, planes, photometric="minisblack", metadata=None, **options)
     with pytest.raises(ImageError, match=r"how the channels are stored.*save the image as PNG"):
         read_image(path)
+    # Compressed ones it decodes, to wrong values.
+    tifffile.imwrite(
+        path, planes, photometric="minisblack", metadata=None, compression="deflate", **options
+    )
+    with pytest.raises(ImageError, match=r"a\.tif: a TIFF of grey and alpha in separate planes"):
+        read_image(path)
+    with pytest.raises(ImageError, match="grey and alpha in separate planes"):
+        read_image(PIL.Image.open(path))
 
 
 # --- rotation -------------------------------------------------------------------------------------

@@ -11,11 +11,9 @@ import io
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -29,12 +27,15 @@ from numpy.typing import NDArray
 
 from textsam.errors import ImageError
 from textsam.io.clamped import ClampedReader
+from textsam.io.held_setting import HeldSetting
 from textsam.io.pixels import check_size
+from textsam.io.raw_modes import raw_modes_of, repair_byte_order, set_raw_mode
 from textsam.io.tiff import stream_of_page
 from textsam.io.tiff_samples import (
     has_signed_bytes,
     refuse_lost_channels,
     refuse_lost_slices,
+    refuse_split_alpha,
     single_channel,
 )
 
@@ -49,38 +50,20 @@ _PLANAR = 284
 _SEPARATE_PLANES = 2
 
 
-class _HeldSetting:
-    """Hold one of Pillow's module globals at a value while any thread is inside, then restore it.
-
-    The lock guards the count only, so threads decode side by side.
-    """
-
-    def __init__(self, module: ModuleType, name: str, value: object) -> None:
-        self._module, self._name, self._value = module, name, value
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before: object = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before = getattr(self._module, self._name)
-                setattr(self._module, self._name, self._value)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                setattr(self._module, self._name, self._before)
-
-
 # Headers of any size may be parsed, as `check_size` decides what is decoded; Pillow's own limit
 # would warn or raise first. Entered around headers alone, never around decoding.
-_header_unlimited = _HeldSetting(PIL.Image, "MAX_IMAGE_PIXELS", None)
+_header_unlimited = HeldSetting(PIL.Image, "MAX_IMAGE_PIXELS", None)
+
+# Pillow knows how to unpack unsigned values of 32 bits from the highest byte on, and has no entry for
+# TIFFs that hold them.
+_big_endian_uint32 = HeldSetting(
+    PIL.TiffImagePlugin,
+    "OPEN_INFO",
+    {**PIL.TiffImagePlugin.OPEN_INFO, (b"MM", 1, (1,), 1, (32,), ()): ("I", "I;32B")},
+)
 
 # Other code may have told Pillow to fill truncated images with grey.
-_truncation_refused = _HeldSetting(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+_truncation_refused = HeldSetting(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", False)
 
 
 @contextmanager
@@ -129,7 +112,7 @@ def decode_file(
         picture = _checked(stream, source, max_pixels, directory)
         with _truncation_refused:
             _set_memory_aside(picture)
-            _repair_byte_order(picture)
+            repair_byte_order(picture)
             deep = _deep_rawmode(picture, source)
             if deep is None:
                 return array_from_pillow(picture, source)
@@ -200,15 +183,15 @@ def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
 
 
 def _open(stream: IO[bytes], source: str) -> PIL.Image.Image:
-    with _header_unlimited:
+    with _header_unlimited, _big_endian_uint32:
         stream.seek(0)
         try:
             return PIL.Image.open(stream, formats=_FORMATS)
         except PIL.UnidentifiedImageError as error:
             raise ImageError(
                 f"{source}: this is not an image that can be read here; accepted are {_READABLE} "
-                "files (TIFF with 1 to 16-bit, int32 or float32 values), DICOM and NIfTI. Export "
-                "it as PNG, or load it yourself and pass the numpy array"
+                "files (TIFF with 1 to 16-bit, int32, uint32 or float32 values), DICOM and NIfTI. "
+                "Export it as PNG, or load it yourself and pass the numpy array"
             ) from error
 
 
@@ -262,7 +245,7 @@ def _key_of(picture: PIL.Image.Image) -> Any:
     key = picture.info.get("transparency")
     # Pillow expands grey of 2 and 4 bits to 8, and leaves the value as it stands in the file.
     for rawmode, step in (("L;2", 85), ("L;4", 17)):
-        if isinstance(key, int) and rawmode in _rawmodes(picture):
+        if isinstance(key, int) and rawmode in raw_modes_of(picture):
             return key * step
     return key
 
@@ -270,6 +253,7 @@ def _key_of(picture: PIL.Image.Image) -> Any:
 def _values(picture: PIL.Image.Image, key: Any, source: str) -> NDArray[Any]:
     mode = picture.mode
     refuse_lost_channels(picture, source)
+    refuse_split_alpha(picture, source)
     if has_signed_bytes(picture):
         return np.asarray(picture).view(np.int8)
     if mode == "L" and isinstance(key, int):
@@ -307,7 +291,7 @@ def _with_key(values: NDArray[Any], key: object) -> NDArray[Any]:
 
 def _deep_rawmode(picture: PIL.Image.Image, source: str) -> re.Match[str] | None:
     """The raw mode of a file with more than one channel of 16 bits, None for any other file."""
-    rawmodes = _rawmodes(picture)
+    rawmodes = raw_modes_of(picture)
     tags: Any = getattr(picture, "tag_v2", {})
     bits = tags.get(_BITS_PER_SAMPLE, (8,))
     if len(bits) > 1 and max(bits) > 8 and tags.get(_PLANAR) == _SEPARATE_PLANES:
@@ -345,14 +329,14 @@ def _read_deep(
         order = "L" if sys.byteorder == "little" else "B"
     if channels == "LA":
         # Both bytes of both values fit the four channels of an ordinary RGBA image.
-        _set_rawmode(picture, "RGBA")
+        set_raw_mode(picture, "RGBA")
         both = np.asarray(picture).astype(np.uint16)
         upper, lower = (0, 1) if order == "B" else (1, 0)
         pair = both[:, :, upper::2] * np.uint16(256) + both[:, :, lower::2]
         return np.concatenate([np.repeat(pair[:, :, :1], 3, axis=2), pair[:, :, 1:]], axis=2)
     other = _open(stream, source)
     _set_memory_aside(other)
-    _set_rawmode(other, f"{channels};16{'B' if order == 'L' else 'L'}")
+    set_raw_mode(other, f"{channels};16{'B' if order == 'L' else 'L'}")
     low = np.asarray(other)
     # The first handle's decoder starts from its own offset, so the order of reading is free.
     high = np.asarray(picture)
@@ -361,31 +345,6 @@ def _read_deep(
         values = values[:, :, :3]
     key = picture.info.get("transparency")
     return _with_key(values, key) if channels == "RGB" else values
-
-
-def _repair_byte_order(picture: PIL.Image.Image) -> None:
-    """Read compressed TIFFs of the other byte order right, where Pillow swaps bytes twice.
-
-    libtiff hands values over in the machine's own order, but Pillow 13 still names the file's
-    order for signed and floating-point samples.
-    """
-    for rawmode in _rawmodes(picture):
-        match = re.fullmatch(r"([IF];(?:16|32))B?([SF])", str(rawmode))
-        if match and picture.tile[0][0] == "libtiff":  # type: ignore[attr-defined]
-            _set_rawmode(picture, f"{match.group(1)}N{match.group(2)}")
-
-
-def _rawmodes(picture: PIL.Image.Image) -> list[object]:
-    tiles = getattr(picture, "tile", [])
-    return [tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in tiles]
-
-
-def _set_rawmode(picture: PIL.Image.Image, new: str) -> None:
-    tiles: list[Any] = []
-    for codec, extents, offset, args in picture.tile:  # type: ignore[attr-defined]
-        changed = (new, *args[1:]) if isinstance(args, tuple) else new
-        tiles.append(PIL.ImageFile._Tile(codec, extents, offset, changed))
-    picture.tile = tiles  # type: ignore[attr-defined]
 
 
 def upright(values: NDArray[Any], picture: PIL.Image.Image) -> NDArray[Any]:

@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 from textsam.errors import ImageError
 
-__all__ = ["has_signed_bytes", "refuse_lost_channels", "refuse_lost_slices", "single_channel"]
+__all__ = ["has_signed_bytes", "refuse_lost_channels", "refuse_lost_slices", "refuse_split_alpha", "single_channel"]
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _IMAGE_DESCRIPTION = 270
 _STRIP_OFFSETS = 273
 _SAMPLES_PER_PIXEL = 277
+_PLANAR = 284
 _SAMPLE_FORMAT = 339
 _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
+_SEPARATE_PLANES = 2
 
 
 def refuse_lost_channels(picture: PIL.Image.Image, source: str) -> None:
@@ -36,6 +38,20 @@ def refuse_lost_channels(picture: PIL.Image.Image, source: str) -> None:
         raise ImageError(
             f"{source}: the TIFF has {stored} channels and no agreed meaning for "
             f"{stored - shown} of them; save the channel to segment, or red, green and blue, alone"
+        )
+
+
+def refuse_split_alpha(picture: PIL.Image.Image, source: str) -> None:
+    """Refuse a TIFF of grey and alpha in separate planes, which Pillow joins to wrong values.
+
+    Raises:
+        ImageError: it is one.
+    """
+    tags: Any = getattr(picture, "tag_v2", {})
+    if tags.get(_PLANAR) == _SEPARATE_PLANES and picture.mode in ("LA", "La"):
+        raise ImageError(
+            f"{source}: a TIFF of grey and alpha in separate planes cannot be read; save it with "
+            "interleaved channels (planar configuration 1), or as PNG"
         )
 
 
