@@ -50,6 +50,19 @@ def test_ybr_full_becomes_rgb(tmp_path: Path) -> None:
     assert pixels[7, 7].tolist() == [150, 150, 150]
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_colours_of_all_pixels_are_not_read_as_of_every_second(frames: int, tmp_path: Path) -> None:
+    pixels = np.stack([COLOURS] * frames)
+    path = save(tmp_path / "a.dcm", pixels, PhotometricInterpretation="YBR_FULL_422")
+    with pytest.raises(ImageError, match=r"a\.dcm: the header says YBR_FULL_422.*as RGB"):
+        open_dicom(path)
+    halves = pixels.reshape(-1)[: pixels.size // 3 * 2].tobytes()
+    path = save(
+        tmp_path / "b.dcm", pixels, PhotometricInterpretation="YBR_FULL_422", PixelData=halves
+    )
+    assert len(open_dicom(path)) == frames
+
+
 def test_colour_has_no_windows(tmp_path: Path) -> None:
     path = save(tmp_path / "a.dcm", COLOURS)
     with pytest.raises(ImageError, match="no window 1, a colour image has none"):

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from dicom_files import item, items, make, ramp, save
 from numpy.typing import NDArray
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from textsam.errors import ConfigError, ImageError
 from textsam.io.dicom import open_dicom
@@ -300,7 +305,14 @@ def test_values_in_the_upper_bits(tmp_path: Path, dtype: Any) -> None:
     # 12 bits up to bit 15; the lower four hold an overlay.
     stored = np.array([0, 1, 1000, 2047])
     words = (stored << 4 | np.array([0, 15, 15, 15])).astype(dtype)
-    path = save(tmp_path / "a.dcm", with_values(*words, dtype=dtype), BitsStored=12, HighBit=15)
+    pixels = with_values(*words, dtype=dtype)
+    path = save(tmp_path / "a.dcm", pixels, BitsStored=12, HighBit=15)
+    np.testing.assert_allclose(shown(path)[0, :4], stored / 2047 * 255, atol=1e-3)
+    # Run lengths are of bytes, and leave the bits where they are.
+    dataset = make(pixels)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.BitsStored = 12
+    dataset.save_as(path, enforce_file_format=True)
     np.testing.assert_allclose(shown(path)[0, :4], stored / 2047 * 255, atol=1e-3)
 
 
@@ -336,18 +348,20 @@ def test_constant_image_is_black(tmp_path: Path) -> None:
     assert (shown(save(tmp_path / "a.dcm", np.full((8, 8), 700, np.uint16))) == 0).all()
 
 
-def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
-    bits = np.random.default_rng(0).integers(0, 2, (2, 9, 9), dtype=np.uint8)
+# Frames of 81 bits, so that the second begins within a byte; of frames of 99 bits some end in the
+# byte that another begins in.
+@pytest.mark.parametrize("shape", [(2, 9, 9), (8, 9, 11)])
+def test_one_bit_is_black_and_white(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
     dataset = make(bits)
     dataset.BitsAllocated = dataset.BitsStored = 1
     dataset.HighBit = 0
-    # Frames of 81 bits, so the second begins within a byte.
     packed = np.packbits(bits.reshape(-1), bitorder="little").tobytes()
     dataset.PixelData = packed + b"\0" * (len(packed) % 2)
     path = tmp_path / "a.dcm"
     dataset.save_as(path, enforce_file_format=True)
     stack = open_dicom(path)
-    for number in (1, 0):
+    for number in reversed(range(len(bits))):
         np.testing.assert_array_equal(stack.read(number).pixels[..., 1], bits[number] * 255)
 
 

@@ -18,6 +18,7 @@ from textsam.io.limits import Limits
 __all__ = ["FrameReader", "check_decodable"]
 
 _RLE = "1.2.840.10008.1.2.5"
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NO_OFFSETS = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
 _END_OF_IMAGE_WITHIN = 64
 
@@ -106,7 +107,9 @@ class FrameReader:
         _check_codestream(data, layout, source)
         item = data + b"\0" * (len(data) % 2)
         buffer = _NO_OFFSETS + struct.pack("<HHL", 0xFFFE, 0xE000, len(item)) + item
-        return _decode(buffer, 0, layout, source, number_of_frames=1)
+        # Other compressions know of values alone, and not of where in a word they lie.
+        decode = _decode_words if layout.syntax == _RLE else _decode
+        return decode(buffer, 0, layout, source, number_of_frames=1)
 
 
 def _uncompressed(stream: BinaryIO, layout: PixelLayout, frame: int, source: str) -> NDArray[Any]:
@@ -114,17 +117,36 @@ def _uncompressed(stream: BinaryIO, layout: PixelLayout, frame: int, source: str
     stream.seek(0, 2)
     if stream.tell() < end:
         raise ImageError(f"{source}: the pixel data is truncated; copy or export the file again")
+    if layout.bits_allocated == 1 and layout.syntax != _BIG_ENDIAN:
+        return _single_bits(stream, layout, frame)
     stream.seek(layout.offset)
+    return _decode_words(stream, frame, layout, source)
+
+
+def _single_bits(stream: BinaryIO, layout: PixelLayout, frame: int) -> NDArray[np.uint8]:
+    """A frame of one bit a pixel, which may begin and end within a byte (PS3.5 8.1.1).
+
+    pydicom 3.0 refuses some of those.
+    """
+    first = frame * layout.stored_frame_bits
+    stream.seek(layout.offset + first // 8)
+    packed = stream.read((first % 8 + layout.stored_frame_bits + 7) // 8)
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+    bits = bits[first % 8 : first % 8 + layout.stored_frame_bits]
+    return bits.reshape(layout.rows, layout.columns)
+
+
+def _decode_words(
+    data: Any, frame: int, layout: PixelLayout, source: str, **options: Any
+) -> NDArray[Any]:
+    """Decode a frame of which all allocated bits are there, and keep the stored ones."""
     # Bits above the highest stored one may hold an overlay, and below the lowest nothing of use
     # (PS3.5 8.1.1); pydicom looks at the former only, and as if values began at bit 0.
-    shifted = not layout.floating and layout.high_bit != layout.bits_stored - 1
-    values = _decode(
-        stream, frame, layout, source, **({"correct_unused_bits": False} if shifted else {})
-    )
-    if shifted:
-        values = np.left_shift(values, layout.bits_allocated - 1 - layout.high_bit)
-        values = np.right_shift(values, layout.bits_allocated - layout.bits_stored)
-    return values
+    if layout.floating or layout.high_bit == layout.bits_stored - 1:
+        return _decode(data, frame, layout, source, **options)
+    values = _decode(data, frame, layout, source, correct_unused_bits=False, **options)
+    values = np.left_shift(values, layout.bits_allocated - 1 - layout.high_bit)
+    return np.right_shift(values, layout.bits_allocated - layout.bits_stored)
 
 
 def _check_codestream(data: bytes, layout: PixelLayout, source: str) -> None:

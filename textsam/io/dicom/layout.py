@@ -203,3 +203,11 @@ def _check_amount(layout: PixelLayout, source: str, limits: Limits) -> None:
             f"need {needed:,} bytes, the pixel data element has {layout.length:,}; the header is "
             "wrong: export the file again"
         )
+    full = layout.frames * values * layout.bits_allocated // 8
+    if layout.photometric == "YBR_FULL_422" and layout.length >= full:
+        # Left over from before the file was decompressed; read so, colours would be noise.
+        raise ImageError(
+            f"{source}: the header says YBR_FULL_422, which stores colours of every second pixel, "
+            "and the pixel data has those of all; the header is wrong: export the file again, as "
+            "RGB"
+        )
