@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -18,6 +19,7 @@ from scipy.ndimage import binary_erosion  # type: ignore[import-untyped]
 
 from textsam.errors import ConfigError, ImageError, TextSAMError
 from textsam.io.image import Image, Placement
+from textsam.io.open import open_stack
 from textsam.overlay import DEFAULT_COLOUR
 from textsam.result import Segmentation
 
@@ -74,6 +76,28 @@ def test_empty_mask() -> None:
     result = segmentation(np.zeros((10, 12), bool), spacing_mm=(1.0, 1.0))
     assert (result.box, result.centroid, result.area_px, result.area_mm2) == (None, None, 0, 0.0)
     assert result.found is False
+
+
+def test_area_of_slanted_pixels(tmp_path: Path) -> None:
+    # A gantry tilted by 30 degrees: each slice lies a little further to the front than the one
+    # before, so that rows and columns of sagittal slices are not perpendicular.
+    tilt = np.radians(30)
+    affine = np.diag([2.0, 1.5, 0.0, 1.0])
+    affine[:3, 2] = 4.0 * np.array([0.0, np.sin(tilt), np.cos(tilt)])
+    kind: Any = nibabel.Nifti1Image
+    kind(np.zeros((9, 10, 12), np.uint8), affine).to_filename(tmp_path / "tilted.nii")
+    for axis, pixel_mm2 in ((2, 2 * 1.5), (1, 2 * 4), (0, 1.5 * 4 * np.cos(tilt))):
+        image = open_stack(tmp_path / "tilted.nii", axis=axis)[0]
+        mask = np.ones(image.size_px, bool)
+        result = segmentation(mask, image=image)
+        assert result.area_mm2 == pytest.approx(mask.size * pixel_mm2)
+
+
+@pytest.mark.parametrize(("spacing", "told"), [((0.3, 0.7), 2.31), ((3e-4, 1e-3), 3.3e-6)])
+def test_area_in_json_has_no_digits_of_chance(spacing: tuple[float, float], told: float) -> None:
+    result = segmentation(block(), spacing_mm=spacing)
+    assert result.area_mm2 != told
+    assert result.to_dict()["area_mm2"] == told
 
 
 def test_area_without_spacing_is_unknown() -> None:

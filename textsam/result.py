@@ -127,7 +127,8 @@ class Segmentation:
         if self.image.spacing_mm is None:
             return None
         row_mm, column_mm = self.image.spacing_mm
-        return self.area_px * row_mm * column_mm
+        slant = 1.0 if self.image.placement is None else self.image.placement.slant
+        return self.area_px * row_mm * column_mm * slant
 
     def save(self, path: str | Path) -> Path:
         """Write the mask as an 8-bit grey PNG or TIFF, 0 outside and 255 inside; see `write_mask`.
@@ -171,7 +172,8 @@ class Segmentation:
         centroid_mm [x, y, z] in mm, to the patient's left, back and head, rounded to 3 digits, or
                     None where the mask is empty or the image's place in the patient is unknown
         area_px     int, pixels in the mask
-        area_mm2    float, or None where the pixel spacing is unknown
+        area_mm2    float, rounded to 9 significant digits, or None where the pixel spacing is
+                    unknown
         image       {"source": str, "index": int, "height": int, "width": int, "sha256": str}: the
                     number of the slice, page or frame in what was opened, a file or a series,
                     from 0; the hash is of the decoded pixels (`Image.sha256`), not of the file
@@ -185,6 +187,7 @@ class Segmentation:
             TextSAMError: `extra` holds something JSON cannot, such as an array.
         """
         box, centroid, centroid_mm = self.box, self.centroid, self.centroid_mm
+        area_mm2 = self.area_mm2
         placement = self.image.placement
         return {
             "prompt": self.prompt,
@@ -194,7 +197,7 @@ class Segmentation:
             "centroid": None if centroid is None else [round(value, 3) for value in centroid],
             "centroid_mm": None if centroid_mm is None else [round(v, 3) for v in centroid_mm],
             "area_px": self.area_px,
-            "area_mm2": self.area_mm2,
+            "area_mm2": None if area_mm2 is None else float(f"{area_mm2:.9g}"),
             "image": {
                 "source": self.image.source,
                 "index": 0 if placement is None else placement.index,

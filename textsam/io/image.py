@@ -69,6 +69,19 @@ class Placement:
         object.__setattr__(self, "affine_mm", affine)
 
     @property
+    def slant(self) -> float:
+        """Area of a pixel by the product of its sides: 1 for a rectangle, and where unknown.
+
+        Below 1 it is where rows and columns are not perpendicular, as in slices along the axis of a
+        volume that was scanned with a tilted gantry.
+        """
+        if self.affine_mm is None:
+            return 1.0
+        across, down = self.affine_mm[:3, 0], self.affine_mm[:3, 1]
+        sides = float(np.linalg.norm(across) * np.linalg.norm(down))
+        return float(np.linalg.norm(np.cross(across, down))) / sides
+
+    @property
     def index_in_file(self) -> int:
         """Number of the slice, page or frame in the file that `Image.source` names, from 0."""
         return self.index if self.frame is None else self.frame

@@ -54,8 +54,8 @@ _SEPARATE_PLANES = 2
 # would warn or raise first. Entered around headers alone, never around decoding.
 _header_unlimited = HeldSetting(PIL.Image, "MAX_IMAGE_PIXELS", None)
 
-# Pillow knows how to unpack unsigned values of 32 bits from the highest byte on, and has no entry for
-# TIFFs that hold them.
+# Pillow knows how to unpack unsigned values of 32 bits from the highest byte on, and has no entry
+# for TIFFs that hold them.
 _big_endian_uint32 = HeldSetting(
     PIL.TiffImagePlugin,
     "OPEN_INFO",

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from textsam.errors import ImageError
 
-__all__ = ["has_signed_bytes", "refuse_lost_channels", "refuse_lost_slices", "refuse_split_alpha", "single_channel"]
+__all__ = [
+    "has_signed_bytes",
+    "refuse_lost_channels",
+    "refuse_lost_slices",
+    "refuse_split_alpha",
+    "single_channel",
+]
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262

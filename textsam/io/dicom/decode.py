@@ -146,7 +146,7 @@ def _decode_words(
         return _decode(data, frame, layout, source, **options)
     values = _decode(data, frame, layout, source, correct_unused_bits=False, **options)
     values = np.left_shift(values, layout.bits_allocated - 1 - layout.high_bit)
-    return np.right_shift(values, layout.bits_allocated - layout.bits_stored)
+    return np.asarray(np.right_shift(values, layout.bits_allocated - layout.bits_stored))
 
 
 def _check_codestream(data: bytes, layout: PixelLayout, source: str) -> None:
