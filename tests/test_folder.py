@@ -35,6 +35,7 @@ from textsam.errors import ConfigError, DataError, ImageError, PromptError
 from textsam.folder import (
     FolderSummary,
     InputRecord,
+    LeftoverWarning,
     Listener,
     Options,
     OutputError,
@@ -506,6 +507,24 @@ def test_what_is_done_again_counts_though_the_clock_went_back(
     assert (again.done, again.failed) == (1, 0)
     assert [row["status"] for row in rows_of(again)] == ["done"]
     assert segment_folder(segmenter, source, "tumor", out, resume=True).skipped == 1
+
+
+def test_masks_of_pages_that_are_gone_are_warned_of(segmenter: Segmenter, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_pages(source / "a.tif", 4)
+    segment_folder(segmenter, source, "tumor", out)
+    write_pages(source / "a.tif", 2, seed=1)
+    with pytest.warns(LeftoverWarning, match=r"a\.tif has changed.*a_tumor_0002\.png and 1 more in"):
+        summary = segment_folder(segmenter, source, "tumor", out, resume=True)
+    assert [row["frame"] for row in rows_of(summary)] == ["0", "1"]
+    assert {"a_tumor_0002.png", "a_tumor_0003.png"} <= files_in(out)
+    # Neither an answer to another question nor an input that cannot be read makes them old.
+    (out / "a_tumor_0002.png").unlink()
+    (out / "a_tumor_0003.png").unlink()
+    segment_folder(segmenter, source, "tumor", out, Options(formats=("tiff",)), resume=True)
+    (source / "a.tif").rename(source / "b.tif")
+    (source / "a.tif").symlink_to(source / "gone.tif")
+    assert segment_folder(segmenter, source, "tumor", out, resume=True).failed == 1
 
 
 def test_a_run_is_not_begun_over_another(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from textsam.errors import OutputError
+    from textsam.folder.leftovers import LeftoverWarning
     from textsam.folder.listener import Listener
     from textsam.folder.manifest import InputRecord
     from textsam.folder.options import Options
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FolderSummary",
     "InputRecord",
+    "LeftoverWarning",
     "Listener",
     "Options",
     "OutputError",
@@ -35,6 +37,7 @@ __all__ = [
 _LAZY = {
     "FolderSummary": "textsam.folder.run",
     "InputRecord": "textsam.folder.manifest",
+    "LeftoverWarning": "textsam.folder.leftovers",
     "Listener": "textsam.folder.listener",
     "Options": "textsam.folder.options",
     "OutputError": "textsam.errors",

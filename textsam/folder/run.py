@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from textsam.errors import ConfigError, OutputError
 from textsam.folder.coco import write_run_coco
+from textsam.folder.leftovers import warn_of_leftovers
 from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord, Manifest, file_identity
 from textsam.folder.names import RASTER_ENDS, answer_name
@@ -105,6 +106,10 @@ def segment_folder(
         PromptError: a prompt that cannot be used.
         DataError: a damaged manifest.
         OutputError: outputs cannot be written any more; what was finished stays in the manifest.
+
+    Warns:
+        LeftoverWarning: with `resume`, of an input that has changed: outputs of the earlier run are
+            left that this one does not write again, such as masks of slices that are gone.
     """
     plan = make_plan(
         sources, prompts, out, options, recursive=recursive, series=series, shard=shard
@@ -157,6 +162,8 @@ def run_plan(
                 record.finished = math.nextafter(before.finished, math.inf)
             manifest.add(record)
             told.finished(record)
+            if before is not None:
+                warn_of_leftovers(before, record, plan.out)
             count[record.status] += 1
             images += len(record.results) // len(plan.prompts)
         summary = write_summary(
