@@ -325,8 +325,21 @@ def test_planes_that_pillow_cannot_join_are_not_called_damaged(tmp_path: Path) -
     )
     with pytest.raises(ImageError, match=r"a\.tif: a TIFF of grey and alpha in separate planes"):
         read_image(path)
-    with pytest.raises(ImageError, match="grey and alpha in separate planes"):
-        read_image(PIL.Image.open(path))
+    with PIL.Image.open(path) as picture, pytest.raises(ImageError, match="in separate planes"):
+        read_image(picture)
+
+
+@pytest.mark.parametrize("tile", [None, (2, 16, 16)])
+def test_a_page_that_is_a_volume_is_not_read_as_one_of_its_slices(
+    tile: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tif"
+    volume = ramp("uint8", 0, 250, (4, 32, 48))
+    tifffile.imwrite(path, volume, volumetric=True, tile=tile, photometric="minisblack")
+    with pytest.raises(ImageError, match=r"a\.tif: a TIFF page that is a volume of 4 slices.*each"):
+        read_image(path)
+    with PIL.Image.open(path) as picture, pytest.raises(ImageError, match="volume of 4 slices"):
+        read_image(picture)
 
 
 # --- rotation -------------------------------------------------------------------------------------

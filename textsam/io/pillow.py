@@ -33,6 +33,7 @@ from textsam.io.raw_modes import raw_modes_of, repair_byte_order, set_raw_mode
 from textsam.io.tiff import stream_of_page
 from textsam.io.tiff_samples import (
     has_signed_bytes,
+    refuse_depth,
     refuse_lost_channels,
     refuse_lost_slices,
     refuse_split_alpha,
@@ -143,6 +144,7 @@ def _checked(
 ) -> PIL.Image.Image:
     picture = _open(stream, source)
     check_size(picture.height, picture.width, source, max_pixels)
+    refuse_depth(picture, source)
     if directory is None:
         _refuse_pages(picture, source)
     return picture
@@ -176,6 +178,7 @@ def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
         ImageError: a mode without a faithful conversion, or data that cannot be decoded.
     """
     with _decoding_errors(source), _truncation_refused:
+        refuse_depth(picture, source)
         key = _key_of(picture)
         with _unmapped(picture):
             picture.load()

@@ -13,6 +13,7 @@ from textsam.errors import ImageError
 
 __all__ = [
     "has_signed_bytes",
+    "refuse_depth",
     "refuse_lost_channels",
     "refuse_lost_slices",
     "refuse_split_alpha",
@@ -26,6 +27,7 @@ _STRIP_OFFSETS = 273
 _SAMPLES_PER_PIXEL = 277
 _PLANAR = 284
 _SAMPLE_FORMAT = 339
+_IMAGE_DEPTH = 32997
 _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
 _SEPARATE_PLANES = 2
@@ -58,6 +60,22 @@ def refuse_split_alpha(picture: PIL.Image.Image, source: str) -> None:
         raise ImageError(
             f"{source}: a TIFF of grey and alpha in separate planes cannot be read; save it with "
             "interleaved channels (planar configuration 1), or as PNG"
+        )
+
+
+def refuse_depth(picture: PIL.Image.Image, source: str) -> None:
+    """Refuse a page that is a volume (tag ImageDepth), of which Pillow reads some slice or other.
+
+    Raises:
+        ImageError: it is one.
+    """
+    tags: Any = getattr(picture, "tag_v2", {})
+    slices = tags.get(_IMAGE_DEPTH, 1)
+    if slices != 1:
+        raise ImageError(
+            f"{source}: a TIFF page that is a volume of {slices} slices; save it with a page for "
+            "each, for example with tifffile.imwrite(new_path, tifffile.imread(path), "
+            'photometric="minisblack")'
         )
 
 
