@@ -515,7 +515,7 @@ def test_masks_of_pages_that_are_gone_are_warned_of(segmenter: Segmenter, tmp_pa
     segment_folder(segmenter, source, "tumor", out)
     write_pages(source / "a.tif", 2, seed=1)
     with pytest.warns(
-        LeftoverWarning, match=r"a\.tif has changed.*a_tumor_0002\.png and 1 more in"
+        LeftoverWarning, match=r"a\.tif has changed.*: a_tumor_0002\.png and 1 more;"
     ):
         summary = segment_folder(segmenter, source, "tumor", out, resume=True)
     assert [row["frame"] for row in rows_of(summary)] == ["0", "1"]

@@ -32,9 +32,9 @@ def warn_of_leftovers(before: InputRecord, now: InputRecord, out: Path) -> None:
     left = [name for name in before.outputs if name not in now.outputs and (out / name).is_file()]
     if not left:
         return
-    named = min(left) if len(left) == 1 else f"{min(left)} and {len(left) - 1} more"
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
     warn_caller(
-        f"{now.input} has changed since an earlier run, and {named} in {out}, written by that run, "
-        "is no answer to it any more; delete what you do not need",
+        f"{now.input} has changed since an earlier run, which left files in {out} that answer what "
+        f"it held before: {min(left)}{more}; delete those you do not need",
         LeftoverWarning,
     )
