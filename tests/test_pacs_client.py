@@ -248,6 +248,31 @@ def test_a_server_that_repeats_itself_comes_to_an_end(fake: Fake) -> None:
     assert len(fake.seen) == 2
 
 
+def test_a_match_that_comes_again_with_other_words_is_no_news(fake: Fake) -> None:
+    def answer(request: Request) -> Reply:
+        link = {"vr": "UR", "Value": [f"{fake.url}/{len(fake.seen)}"]}
+        listed = series_match() if request.path.endswith("/series") else instance_match()
+        return as_json([{**listed, "00081190": link}])
+
+    fake.answer = answer
+    client = client_of(fake)
+    assert len(client.series(STUDY)) == len(client.instances(STUDY, SERIES)) == 1
+    assert len(fake.seen) == 4
+
+
+def test_no_page_is_asked_for_that_archives_refuse(fake: Fake) -> None:
+    # Such as Azure's, which answers 400 where the limit is over 200.
+    uids = [f"1.2.{n}" for n in range(450)]
+    pages = paged(*(instance_match(uid) for uid in uids))
+
+    def answer(request: Request) -> Reply:
+        wanted = dict(pair.split("=") for pair in request.query.split("&"))
+        return pages(request) if int(wanted["limit"]) <= 200 else Reply(400)
+
+    fake.answer = answer
+    assert [e.sop_instance_uid for e in client_of(fake).instances(STUDY, SERIES)] == uids
+
+
 def test_an_endless_list_is_cut_off(fake: Fake) -> None:
     fake.answer = lambda _: as_json([instance_match(f"1.{len(fake.seen)}.{n}") for n in range(40)])
     with pytest.raises(PacsError, match="more than 100 entries"):

@@ -103,11 +103,11 @@ def test_a_deflated_file_is_not_inflated_by_fetching_it(fake: Fake, tmp_path: Pa
     [
         ('multipart/related; boundary="e:1"', b"--e:1\r\nA: b\r\n\r\n%b\r\n--e:1--"),
         ("multipart/related; boundary=e", b"before\r\n--e  \r\n\r\n%b\r\n--e--\r\nafter"),
-        ("Multipart/Related; type=x; BOUNDARY=e", b"\r\n--e\r\nA: b\r\n\r\n%b"),
+        ("Multipart/Related; type=x; BOUNDARY=e", b"\r\n--e\r\nA: b\r\n\r\n%b\r\n--e--"),
         ("multipart/related", b"%b"),
         ("application/dicom; transfer-syntax=*", b"%b"),
     ],
-    ids=["quoted", "padded", "endless", "no boundary", "as it is"],
+    ids=["quoted", "padded", "upper case", "no boundary", "as it is"],
 )
 def test_answers_that_hold_one_file(fake: Fake, tmp_path: Path, kind: str, body: bytes) -> None:
     content = ct_file() + b"\r\n--\r\n"
@@ -208,6 +208,23 @@ def test_a_download_that_breaks_off_is_tried_again(fake: Fake, tmp_path: Path) -
     assert len(fake.seen) == 2
 
 
+@pytest.mark.parametrize("lost", [1, 2, 8, 9, 500, len(ct_file()) + 9])
+def test_a_body_that_ends_before_its_parts_do_is_tried_again(
+    fake: Fake, tmp_path: Path, lost: int
+) -> None:
+    whole = multipart(ct_file())
+    # HTTP/1.0: the body ends with the connection, so nothing else tells that it broke.
+    half = Reply(200, whole.body[:-lost], {**whole.headers, "Content-Length": ""})
+    fake.answer = lambda _: half
+    with pytest.raises(PacsError, match=f"{INSTANCE}: no connection, or it broke off"):
+        client_of(fake).download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", 10**6)
+    assert list(tmp_path.iterdir()) == []
+    fake.seen.clear()
+    fake.answer = lambda _: half if len(fake.seen) == 1 else whole
+    client_of(fake, retries=1).download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", 10**6)
+    assert (tmp_path / "x.dcm").read_bytes() == ct_file()
+
+
 # Storing
 
 
@@ -245,6 +262,33 @@ def test_a_warning_is_handed_on(fake: Fake) -> None:
     }
     fake.answer = lambda _: as_json(stow_answer(stored=[item]))
     assert client_of(fake).store(dataset(), STUDY).warning == "B000"
+
+
+@pytest.mark.parametrize("kind", ["application/dicom+json; charset=utf-8", "Application/Json", ""])
+def test_a_report_is_read_whatever_stands_behind_its_type(fake: Fake, kind: str) -> None:
+    item = {
+        "00081155": {"vr": "UI", "Value": [INSTANCE]},
+        "00081196": {"vr": "US", "Value": [0xB000]},
+    }
+    warned = stow_answer(stored=[item])
+    fake.answer = lambda _: Reply(200, as_json(warned).body, {"Content-Type": kind})
+    # Without a type it could be anything.
+    assert client_of(fake).store(dataset(), STUDY).warning == ("B000" if kind else "")
+    fake.answer = lambda _: Reply(202, as_json(refused()).body, {"Content-Type": kind})
+    if kind:
+        with pytest.raises(PacsError, match="failed, reason 0122"):
+            client_of(fake).store(dataset(), STUDY)
+
+
+def refused() -> dict[str, Any]:
+    return stow_answer(failed=[failed_item(0x0122)])
+
+
+def test_an_object_the_archive_could_not_even_read(fake: Fake) -> None:
+    answer = {"0008119A": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xC000]}}]}}
+    fake.answer = lambda _: as_json(answer, 202)
+    with pytest.raises(PacsError, match=f"{INSTANCE} failed, reason C000 .not understood"):
+        client_of(fake).store(dataset(), STUDY)
 
 
 @pytest.mark.parametrize("status", [200, 202, 409])
@@ -292,6 +336,12 @@ def seg_matches(*uids: str, sop_class: str = SEG) -> list[dict[str, Any]]:
     matches = [instance_match(uid, sop_class) for uid in uids]
     for match in matches:
         match["0020000E"]["Value"] = [IDENTITY.series_uid]
+    return matches
+
+
+def told_twice(uid: str) -> list[dict[str, Any]]:
+    matches = seg_matches(uid, uid)
+    matches[1]["00081190"] = {"vr": "UR", "Value": ["https://other.example/1"]}
     return matches
 
 
@@ -346,11 +396,12 @@ def test_segmentations_that_appear_after_a_while(fake: Fake) -> None:
     [
         (archive_with([], SERIES), "of 2 segmentations that were sent, the archive lists 0"),
         (archive_with(seg_matches("2.25.71"), SERIES), "the archive lists 1"),
+        (archive_with(told_twice("2.25.71"), SERIES), "the archive lists 1"),
         (archive_with(seg_matches("2.25.71", "2.25.72", sop_class=CT)), "not as a segmentation"),
         (archive_with(seg_matches("2.25.71", "2.25.72"), "1.9"), "does not refer to series"),
         (archive_with(seg_matches("2.25.71", "2.25.72")), "does not refer to series"),
     ],
-    ids=["none", "one", "class", "other", "nothing"],
+    ids=["none", "one", "one twice", "class", "other", "nothing"],
 )
 def test_segmentations_that_are_not_there_as_sent(
     fake: Fake, answer: Callable[[Request], Reply], says: str

@@ -67,6 +67,11 @@ class SeriesEntry:
     modality: str
     instances: int
 
+    @property
+    def uid(self) -> str:
+        """What tells it from the others of a list."""
+        return self.series_uid
+
 
 @dataclass(frozen=True)
 class InstanceEntry:
@@ -83,6 +88,11 @@ class InstanceEntry:
     sop_class_uid: str
     series_uid: str
     frames: int
+
+    @property
+    def uid(self) -> str:
+        """What tells it from the others of a list."""
+        return self.sop_instance_uid
 
 
 def series_entry(item: Mapping[str, Any]) -> SeriesEntry:
@@ -112,10 +122,10 @@ def referenced_series(metadata: Mapping[str, Any]) -> frozenset[str]:
 
 
 def failures(answer: Dataset) -> list[str]:
-    """Reasons of the Failed SOP Sequence in the answer to a store request, [] for success."""
-    return [
-        _reason(int(item.get("FailureReason") or 0)) for item in answer.get("FailedSOPSequence", [])
-    ]
+    """Reasons why objects were not taken, in the answer to a store request; [] for success."""
+    # In the second is what the archive could not even tell the UID of.
+    sequences = [answer.get(name, []) for name in ("FailedSOPSequence", "OtherFailuresSequence")]
+    return [_reason(int(item.get("FailureReason") or 0)) for items in sequences for item in items]
 
 
 def warnings_of(answer: Dataset) -> list[str]:

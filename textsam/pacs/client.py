@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["PacsClient", "Stored", "check_uid", "connect"]
 
 T = TypeVar("T")
+Entry = TypeVar("Entry", SeriesEntry, InstanceEntry)
 
-_PAGE = 1000
+# The most that the pickiest archives take; others are not asked for more, as it is no faster.
+_PAGE = 200
 # Limits are on the images of a series, not on how many series a study has, old answers included.
 _MOST_SERIES = 20_000
 _CONNECT_S = 10.0
@@ -181,42 +183,39 @@ class PacsClient:
     def series(self, study_uid: str) -> list[SeriesEntry]:
         """The series of a study (QIDO-RS); an unknown study has none."""
         check_uid(study_uid, "study")
-        what = f"series of study {study_uid}"
-        found = self._search(
+        return self._search(
             lambda offset: self._web.search_for_series(study_uid, limit=_PAGE, offset=offset),
-            what,
+            series_entry,
+            f"series of study {study_uid}",
             _MOST_SERIES,
         )
-        return [self._read(partial(series_entry, item), what) for item in found]
 
     def instances(self, study_uid: str, series_uid: str) -> list[InstanceEntry]:
         """The instances of a series (QIDO-RS), at most `limits.max_images`."""
         check_uid(study_uid, "study")
         check_uid(series_uid, "series")
-        what = f"instances of series {series_uid}"
-        found = self._search(
+        return self._search(
             lambda offset: self._web.search_for_instances(
                 study_uid, series_uid, limit=_PAGE, offset=offset
             ),
-            what,
+            instance_entry,
+            f"instances of series {series_uid}",
         )
-        return [self._read(partial(instance_entry, item), what) for item in found]
 
     def find(self, study_uid: str, series_uid: str) -> list[InstanceEntry]:
         """The instances of a series that need not exist (QIDO-RS): [] where there is none."""
         check_uid(study_uid, "study")
         check_uid(series_uid, "series")
-        what = f"instances of series {series_uid}"
-        found = self._search(
+        entries = self._search(
             lambda offset: self._web.search_for_instances(
                 study_uid,
                 search_filters={"SeriesInstanceUID": series_uid},
                 limit=_PAGE,
                 offset=offset,
             ),
-            what,
+            instance_entry,
+            f"instances of series {series_uid}",
         )
-        entries = [self._read(partial(instance_entry, item), what) for item in found]
         # A server that does not know the filter lists the whole study.
         return [entry for entry in entries if entry.series_uid == series_uid]
 
@@ -329,28 +328,31 @@ class PacsClient:
     def _search(
         self,
         page: Callable[[int | None], list[dict[str, Any]]],
+        entry: Callable[[dict[str, Any]], Entry],
         what: str,
         most: int | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Entry]:
         """All pages of a list; a server that goes on and on does not keep us for ever.
 
         Args:
             page: asks for what follows on so many entries, None for the first.
+            entry: reads a match.
             what: the list, named in messages.
             most: entries; None for `limits.max_images`.
         """
         limit = self.limits.max_images if most is None else most
-        items: list[dict[str, Any]] = []
-        seen: set[str] = set()
+        # By UID: the same match can come twice, with other words about it, as where the list grows
+        # while it is read.
+        found: dict[str, Entry] = {}
         while True:
-            answer = self._ask(partial(page, len(items) or None), what)
+            answer = self._ask(partial(page, len(found) or None), what)
+            read = [self._read(partial(entry, item), what) for item in answer]
             # A page may be shorter than asked for, so only one without news is the last.
-            fresh = [item for item in answer if repr(item) not in seen]
+            fresh = {one.uid: one for one in read if one.uid not in found}
             if not fresh:
-                return items
-            seen.update(repr(item) for item in fresh)
-            items += fresh
-            if len(items) > limit:
+                return list(found.values())
+            found |= fresh
+            if len(found) > limit:
                 remedy = (
                     "raise --max-images (max_images of Limits)"
                     if most is None

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from email.message import Message
 from io import BytesIO
-from typing import TYPE_CHECKING
+
+import requests
 
 from textsam.io.dicom.meta import AFTER_PREFIX, read_meta
-
-if TYPE_CHECKING:
-    import requests
 
 __all__ = ["file_in", "uid_in"]
 
@@ -24,7 +22,7 @@ def file_in(response: requests.Response) -> memoryview:
 
     Raises:
         ValueError: another media type, or another number of files.
-        requests.RequestException: the body cannot be read to its end.
+        requests.RequestException: the body cannot be read to its end, or ends before its parts do.
     """
     kind = Message()
     kind["Content-Type"] = response.headers.get("Content-Type", "text/plain")
@@ -45,14 +43,20 @@ def _parts(body: bytes, edge: bytes) -> Iterator[memoryview]:
     """What lies between the edges, without the heads of the parts and without copies."""
     whole, delimiter = memoryview(body), b"\r\n" + edge
     at = 0 if body.startswith(edge) else body.find(delimiter)
-    while at >= 0:
+    if at < 0:
+        return
+    while True:
         at = body.index(edge, at) + len(edge)
         if body.startswith(b"--", at):
             return
-        start = body.index(_END_OF_HEAD, at) + len(_END_OF_HEAD)
+        head = body.find(_END_OF_HEAD, at)
+        start = head + len(_END_OF_HEAD)
         # The head of a part may be empty, and so may the part: the search begins before both.
-        at = body.find(delimiter, start - 2)
-        yield whole[start : at if at >= 0 else len(body)]
+        at = -1 if head < 0 else body.find(delimiter, start - 2)
+        if at < 0:
+            # A body whose length nobody announced ends with the connection, also where that broke.
+            raise requests.exceptions.ChunkedEncodingError("no closing delimiter")
+        yield whole[start:at]
 
 
 def uid_in(file: memoryview) -> str:

@@ -91,6 +91,11 @@ class GuardedSession(requests.Session):
         if declared > self._limit_bytes:
             response.close()
             raise _too_large(self.address, self._limit_bytes)
+        if request.method == "POST":
+            # dicomweb-client takes "application/dicom+json; charset=utf-8" for no report at all,
+            # and why an object was not taken would be lost.
+            kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            response.headers["Content-Type"] = kind
         response.raw = _Counted(response.raw, self._limit_bytes, self.address)
         self._unread = response
         return response
