@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("dicomweb_client")
 pytest.importorskip("highdicom")
 
+import json
+import re
 import tempfile
 import tracemalloc
 from io import BytesIO
@@ -35,12 +37,14 @@ from fake_pacs import (
     series_match,
 )
 from tiny import tiny_segmenter
+from typer.testing import CliRunner
 
+from textsam.cli import app
 from textsam.errors import ImageError, OutputError, PacsError
 from textsam.io.dicom import open_series
 from textsam.io.limits import Limits
 from textsam.io.seg_identity import SegIdentity
-from textsam.pacs import study
+from textsam.pacs import PacsClient, study
 from textsam.pacs.plan import Chosen, is_image_class, plan_study
 
 
@@ -463,6 +467,96 @@ def test_a_plan_takes_images_and_says_what_it_leaves(fake: Fake) -> None:
     assert "reports" in plan.skipped[0].reason
     assert "Basic Text SR Storage" in plan.skipped[1].reason
     assert plan_study(client_of(fake), STUDY, "1.1").skipped == ()
+
+
+def damaged_study(limits: Limits, fake: Fake) -> PacsClient:
+    """Six images in the first series, ten frames in the second, a list the archive fails at in the
+    third, one that lacks images in the fourth, one image in the fifth, a report in the sixth."""
+    counts = {"1.1": ("CT", 6), "1.2": ("US", 1), "1.3": ("CT", 1), "1.4": ("MR", 3)}
+    series = [series_match(uid, *about) for uid, about in counts.items()]
+    listed = answers(
+        [*series, series_match("1.5", "CT"), series_match("1.6", "SR")],
+        {
+            "1.1": [instance_match(f"1.1.{n}") for n in range(6)],
+            "1.2": [instance_match("1.2.1", frames=10)],
+            "1.4": [instance_match("1.4.1")],
+            "1.5": [instance_match("1.5.1")],
+        },
+    )
+
+    def answer(request: Request) -> Reply:
+        if "/series/1.3/" in request.path:
+            return Reply(500)
+        return Reply(404) if request.path.endswith("/1.5.1") else listed(request)
+
+    fake.answer = answer
+    return client_of(fake, limits=limits)
+
+
+REFUSED = {
+    "1.1": "more than 5 entries, the limit; raise --max-images",
+    "1.2": "series 1.2: the source holds 10 images, the limit is 5",
+    "1.3": "instances of series 1.3: HTTP 500",
+    "1.4": "series 1.4 has 3 instances, but the server lists 1",
+}
+
+
+def test_a_series_that_cannot_be_taken_does_not_keep_the_others(fake: Fake) -> None:
+    client = damaged_study(Limits(max_images=5), fake)
+    plan = plan_study(client, STUDY)
+    assert [one.series_uid for one in plan.chosen] == ["1.5"]
+    assert [one.series_uid for one in plan.skipped] == ["1.6"]
+    assert [(one.series_uid, one.modality) for one in plan.refused] == [
+        ("1.1", "CT"),
+        ("1.2", "US"),
+        ("1.3", "CT"),
+        ("1.4", "MR"),
+    ]
+    for one in plan.refused:
+        assert REFUSED[one.series_uid] in one.error
+        with pytest.raises(PacsError, match=re.escape(REFUSED[one.series_uid])):
+            plan_study(client, STUDY, one.series_uid)
+    told: list[str] = []
+    summary = study.segment_study(
+        tiny_segmenter(), client, STUDY, "tumor", on_series=lambda one: told.append(one.series_uid)
+    )
+    # The fifth was tried, and is not there.
+    assert [(one.series_uid, one.status, one.images) for one in summary.series] == [
+        *((uid, "failed", 0) for uid in REFUSED),
+        ("1.5", "failed", 1),
+    ]
+    assert told == [*REFUSED, "1.5"]
+    assert [one.error for one in summary.failed[:4]] == [one.error for one in plan.refused]
+    assert "HTTP 404" in summary.failed[4].error
+
+
+def test_the_command_says_which_series_it_would_not_take(fake: Fake) -> None:
+    damaged_study(Limits(), fake)
+    options = ["pacs", "--dicomweb", fake.url, "--study", STUDY, "--max-images", "5", "--dry-run"]
+    told = CliRunner().invoke(app, [*options, "tumor"])
+    assert told.exit_code == 1, told.output
+    assert "would segment CT 1.5: 1 image\n" in told.stdout
+    errors = told.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in errors] == [
+        ["error", f"series {uid}"] for uid in REFUSED
+    ]
+    for line, says in zip(errors, REFUSED.values(), strict=True):
+        assert says in line
+    told = CliRunner().invoke(app, [*options, "--json", "tumor"])
+    assert told.exit_code == 1
+    listed = json.loads(told.stdout)["series"]
+    assert {one["series_uid"]: one["status"] for one in listed} == {
+        "1.5": "would segment",
+        **dict.fromkeys(REFUSED, "failed"),
+    }
+    assert all((one["error"] is None) == (one["status"] != "failed") for one in listed)
+
+
+def test_an_archive_that_goes_away_is_no_fault_of_a_series(fake: Fake) -> None:
+    listed = answers([series_match("1.1"), series_match("1.2")], {"1.1": [instance_match("1.1.1")]})
+    fake.answer = lambda request: Reply(503) if "/1.2/" in request.path else listed(request)
+    with pytest.raises(PacsError, match="HTTP 503"):
+        plan_study(client_of(fake), STUDY)
 
 
 def test_a_series_fails_where_there_is_no_temporary_folder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from textsam.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from textsam.pacs.plan import Refused
     from textsam.pacs.summary import SeriesSummary
 
 __all__ = ["pacs"]
@@ -121,10 +122,10 @@ def pacs(
             if dry_run:
                 if as_json:
                     typer.echo(json.dumps(plan_to_dict(plan, client.address.label), indent=2))
-                    return
-                for chosen in plan.chosen:
+                for chosen in () if as_json else plan.chosen:
                     images = _count(chosen.frames)
                     typer.echo(f"would segment {chosen.modality} {chosen.series_uid}: {images}")
+                _end_with(plan.refused)
                 return
             from textsam.api import load_model
             from textsam.pacs import segment_study
@@ -152,9 +153,14 @@ def pacs(
             )
     if as_json:
         typer.echo(json.dumps(summary.to_dict(), indent=2))
-    for failed in summary.failed:
-        typer.echo(f"error: series {failed.series_uid}: {failed.error}", err=True)
-    if summary.failed:
+    _end_with(summary.failed)
+
+
+def _end_with(failed: Sequence[SeriesSummary | Refused]) -> None:
+    """Tell which series failed; exit with 1 where there is one."""
+    for one in failed:
+        typer.echo(f"error: series {one.series_uid}: {one.error}", err=True)
+    if failed:
         raise typer.Exit(EXIT_FAILED)
 
 

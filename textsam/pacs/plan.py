@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textsam.errors import PacsError
+from textsam.errors import LimitError, PacsError
 from textsam.pacs.answers import InstanceEntry, SeriesEntry
 from textsam.pacs.client import PacsClient, check_uid
+from textsam.pacs.guard import PassingError
 
-__all__ = ["Chosen", "Skipped", "StudyPlan", "plan_study"]
+__all__ = ["Chosen", "Refused", "Skipped", "StudyPlan", "plan_study"]
 
 # Objects that hold no images; their instances are not even listed.
 _NO_IMAGES = {
@@ -71,18 +72,35 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A series that may hold images and cannot be segmented.
+
+    Attributes:
+        series_uid: its UID.
+        modality: such as "CT".
+        error: why: more images than the limit, a list that lacks some, an archive that fails at it.
+    """
+
+    series_uid: str
+    modality: str
+    error: str
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """What would be done with a study.
 
     Attributes:
         study_uid: its UID.
         chosen: series to segment.
-        skipped: the others.
+        skipped: series, or parts of one, without images.
+        refused: series that fail before anything is fetched.
     """
 
     study_uid: str
     chosen: tuple[Chosen, ...]
     skipped: tuple[Skipped, ...]
+    refused: tuple[Refused, ...] = ()
 
 
 def plan_study(client: PacsClient, study_uid: str, series_uid: str | None = None) -> StudyPlan:
@@ -90,7 +108,8 @@ def plan_study(client: PacsClient, study_uid: str, series_uid: str | None = None
 
     A series is chosen when it holds instances of a class that is an image by its name in DICOM
     PS3.6 table A-1. Segmentations, reports, presentation states, structure sets and the like are
-    skipped, and so are classes this list does not have.
+    skipped, and so are classes this list does not have. A series that is over a limit, or that the
+    archive fails to list, does not keep the others from being chosen.
 
     Args:
         client: of the archive.
@@ -98,8 +117,8 @@ def plan_study(client: PacsClient, study_uid: str, series_uid: str | None = None
         series_uid: SeriesInstanceUID to take alone; None takes every series with images.
 
     Raises:
-        PacsError: the archive cannot be asked, has no such study or series, or nothing in it is an
-            image; the message says what was skipped.
+        PacsError: the archive cannot be asked, has no such study or series, nothing in it is an
+            image, or every series with images is refused; the message says why.
     """
     entries = client.series(check_uid(study_uid, "study"))
     if not entries:
@@ -117,18 +136,27 @@ def plan_study(client: PacsClient, study_uid: str, series_uid: str | None = None
             )
     chosen: list[Chosen] = []
     skipped: list[Skipped] = []
+    refused: list[Refused] = []
     for entry in entries:
-        images, reason = _images(client, study_uid, entry)
+        try:
+            images, reason = _images(client, study_uid, entry)
+        except PassingError:
+            raise  # not of this series: the archive is away
+        except (PacsError, LimitError) as error:
+            refused.append(Refused(entry.series_uid, entry.modality, str(error)))
+            continue
         if images:
             chosen.append(Chosen(entry.series_uid, entry.modality, tuple(images)))
         if reason:
             skipped.append(Skipped(entry.series_uid, entry.modality, reason))
+    if refused and not chosen:
+        raise PacsError("; ".join(one.error for one in refused))
     if not chosen:
         named = "; ".join(f"{s.modality or 'series'} {s.series_uid}: {s.reason}" for s in skipped)
         raise PacsError(
             f"{client.address.label}: study {study_uid} has no images to segment; skipped {named}"
         )
-    return StudyPlan(study_uid, tuple(chosen), tuple(skipped))
+    return StudyPlan(study_uid, tuple(chosen), tuple(skipped), tuple(refused))
 
 
 def is_image_class(sop_class_uid: str) -> bool:
@@ -152,6 +180,8 @@ def _images(
             f"but the server lists {len(instances)}; raise the limit on its search results"
         )
     images = [instance for instance in instances if is_image_class(instance.sop_class_uid)]
+    frames = sum(instance.frames for instance in images)
+    client.limits.check_images(frames, f"series {entry.series_uid}")
     others = sorted({i.sop_class_uid for i in instances} - {i.sop_class_uid for i in images})
     if not others:
         return images, "" if images else "has no instances"

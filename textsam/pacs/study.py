@@ -94,7 +94,8 @@ def segment_study(
 
     Raises:
         PromptError: a prompt that cannot be used.
-        PacsError: the archive cannot be asked for the study, or the study has no images.
+        PacsError: the archive cannot be asked for the study, or the study has no images that can
+            be segmented.
     """
     questions = segmenter.questions(prompts, strict=strict)
     words = tuple(question.asked for question in questions)
@@ -102,6 +103,12 @@ def segment_study(
     plan = plan_study(client, study_uid, series_uid)
     order = _Order(segmenter, client, study_uid, words, fractional, refine, window, crop, settings)
     done: list[SeriesSummary] = []
+    for refused in plan.refused:
+        done.append(
+            SeriesSummary(refused.series_uid, refused.modality, 0, "failed", error=refused.error)
+        )
+        if on_series is not None:
+            on_series(done[-1])
     for chosen in plan.chosen:
         began = time.perf_counter()
         try:

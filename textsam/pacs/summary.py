@@ -23,7 +23,7 @@ class SeriesSummary:
     Attributes:
         series_uid: of the images.
         modality: such as "US".
-        images: how many, each frame counted.
+        images: how many, each frame counted; 0 where it failed before they were known.
         status: "stored"; "already there", when this question had been answered before; "failed".
         seg_series_uid: the series of the segmentations, "" where it failed before it had one.
         seg_instance_uids: their UIDs.
@@ -56,7 +56,7 @@ class StudySummary:
         model: name of the base model.
         adapter: name of the adapter.
         fractional: whether probabilities were stored, not masks.
-        series: with images, in the archive's order.
+        series: with images, in the archive's order; those refused before any was fetched first.
         skipped: series, or parts of one, without images.
     """
 
@@ -119,8 +119,19 @@ def plan_to_dict(plan: StudyPlan, server: str) -> dict[str, Any]:
                 "modality": one.modality,
                 "images": one.frames,
                 "status": "would segment",
+                "error": None,
             }
             for one in plan.chosen
+        ]
+        + [
+            {
+                "series_uid": one.series_uid,
+                "modality": one.modality,
+                "images": 0,
+                "status": "failed",
+                "error": one.error,
+            }
+            for one in plan.refused
         ],
         "skipped": _skipped(plan.skipped),
     }
