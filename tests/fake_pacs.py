@@ -33,6 +33,7 @@ class Request:
     query: str
     headers: dict[str, str]
     body: bytes
+    port: int = 0  # of the client: one for each connection
 
 
 @dataclass
@@ -68,14 +69,17 @@ class Fake:
 
 
 @contextmanager
-def fake_server(certificate: Path | None = None) -> Iterator[Fake]:
+def fake_server(certificate: Path | None = None, *, keep_alive: bool = False) -> Iterator[Fake]:
     server: Fake
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
+
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            request = Request(self.command, path, query, dict(self.headers), body)
+            port = self.client_address[1]
+            request = Request(self.command, path, query, dict(self.headers), body, port)
             server.seen.append(request)
             reply = server.answer(request)
             self.send_response(reply.status)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -362,8 +364,6 @@ def test_an_answer_that_is_not_dicomweb(fake: Fake, reply: Reply) -> None:
 
 
 def test_nobody_listens() -> None:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -421,6 +421,41 @@ def test_a_certificate_that_is_given_is_trusted(certificate: Path) -> None:
     with fake_server(certificate) as fake:
         fake.answer = paged(series_match())
         assert [s.series_uid for s in client_of(fake, ca=certificate).series(STUDY)] == [SERIES]
+
+
+@pytest.mark.parametrize("form", ["der", "junk"])
+def test_certificates_that_cannot_be_read_are_not_blamed_on_the_server(
+    certificate: Path, tmp_path: Path, form: str
+) -> None:
+    file = tmp_path / "ca.cer"
+    pem = certificate.read_text(encoding="ascii")
+    der = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERT") :])
+    file.write_bytes(der if form == "der" else b"certificate")
+    with pytest.raises(ConfigError, match=r"ca\.cer holds no certificates in PEM.*openssl x509"):
+        connect("https://pacs.example", ca=file)
+
+
+def test_a_pause_in_the_middle_of_an_answer_is_called_one(tmp_path: Path) -> None:
+    given_up = threading.Event()
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            head = "HTTP/1.1 200 OK\r\nContent-Type: application/dicom\r\nContent-Length: 9999"
+            connection.sendall(f"{head}\r\n\r\nhalf".encode())
+            given_up.wait(120)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=answer)
+        serving.start()
+        client = client_at(f"http://127.0.0.1:{listener.getsockname()[1]}/x", timeout_s=0.2)
+        try:
+            with pytest.raises(PacsError, match=r"no answer in time.*--timeout-s"):
+                client.download(STUDY, SERIES, INSTANCE, tmp_path / "x.dcm", 10**6)
+        finally:
+            given_up.set()
+            serving.join()
 
 
 def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

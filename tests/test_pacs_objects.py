@@ -128,10 +128,41 @@ def test_a_file_that_does_not_say_what_it_is_can_be_told_later(fake: Fake, tmp_p
     fake.answer = lambda _: multipart(target.getvalue())
     client = client_of(fake)
     client.download(STUDY, SERIES, INSTANCE, path, 10**6)
-    study._check_same(client, open_series([path]))
+    place = str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID)
+    study._check_same(client, open_series([path]), *place)
     other = path.rename(tmp_path / "1.2.999.dcm")
     with pytest.raises(PacsError, match=rf"instance 1\.2\.999 says that it is {INSTANCE};"):
-        study._check_same(client, open_series([other]))
+        study._check_same(client, open_series([other]), *place)
+
+
+def test_a_file_of_another_study_or_series_is_not_segmented(fake: Fake) -> None:
+    """Its segmentation would be sent there, with the name of whoever is examined there."""
+    source = dataset()
+    for place, keyword in (
+        ((str(source.StudyInstanceUID), SERIES), "SeriesInstanceUID"),
+        ((STUDY, str(source.SeriesInstanceUID)), "StudyInstanceUID"),
+    ):
+        archive = StudyOfOne(*place)
+        fake.answer = archive
+        (done,) = study.segment_study(tiny_segmenter(), client_of(fake), place[0], "tumor").series
+        assert (
+            f"{INSTANCE} says that its {keyword} is {source[keyword].value} and not" in done.error
+        )
+        assert archive.stored == []
+
+
+def test_objects_are_not_sent_over_a_connection_from_before_the_model_worked() -> None:
+    source = dataset()
+    place = str(source.StudyInstanceUID), str(source.SeriesInstanceUID)
+    with fake_server(keep_alive=True) as fake:
+        fake.answer = archive = StudyOfOne(*place)
+        (done,) = study.segment_study(tiny_segmenter(), client_of(fake), place[0], "tumor").series
+    assert (done.status, done.error) == ("stored", "")
+    assert [one.SOPInstanceUID for one in archive.stored] == list(done.seg_instance_uids)
+    at = [request.method for request in fake.seen].index("POST")
+    before, after = ({r.port for r in part} for part in (fake.seen[:at], fake.seen[at:]))
+    assert len(before) == len(after) == 1  # else there would be nothing to see
+    assert before != after
 
 
 def test_a_download_that_is_not_multipart(fake: Fake, tmp_path: Path) -> None:
@@ -437,6 +468,37 @@ def test_segmentations_that_are_not_there_as_sent(
 )
 def test_image_classes(name: str, uid: str, image: bool) -> None:
     assert is_image_class(uid) is image, name
+
+
+class StudyOfOne:
+    """An archive with one CT image, which takes what is sent to it."""
+
+    def __init__(self, study_uid: str, series_uid: str) -> None:
+        self._path = f"/dw/studies/{study_uid}"
+        self._series_uid = series_uid
+        self.stored: list[pydicom.Dataset] = []
+
+    def __call__(self, request: Request) -> Reply:
+        if request.method == "POST":
+            body = request.body[request.body.index(b"\r\n\r\n") + 4 :]
+            self.stored.append(pydicom.dcmread(BytesIO(body[: body.rindex(b"\r\n--")])))
+            return as_json({})
+        match request.path.removeprefix(self._path).split("/")[1:]:
+            case ["series"]:
+                return paged(series_match(self._series_uid))(request)
+            case ["series", _, "instances"]:
+                return paged(instance_match())(request)
+            case ["series", _, "instances", _]:
+                return multipart(ct_file())
+            case ["instances"]:
+                matches = [instance_match(d.SOPInstanceUID, SEG) for d in self.stored]
+                for one, stored in zip(matches, self.stored, strict=True):
+                    one["0020000E"]["Value"] = [str(stored.SeriesInstanceUID)]
+                return paged(*matches)(request)
+            case ["series", _, "instances", uid, "metadata"]:
+                (found,) = (d for d in self.stored if uid == d.SOPInstanceUID)
+                return as_json([{"00081115": found.to_json_dict()["00081115"]}])
+        return Reply(404)
 
 
 def answers(

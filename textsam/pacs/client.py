@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -106,8 +107,8 @@ def connect(
         raise ConfigError(f"timeout_s is {timeout_s!r}; give seconds above 0 and below 86400")
     if retries < 0:
         raise ConfigError(f"retries is {retries}; give 0 or more")
-    if ca is not None and not Path(ca).is_file():
-        raise ConfigError(f"the certificate file {ca} does not exist; give a PEM file")
+    if ca is not None:
+        _check_certificates(Path(ca))
     try:
         from dicomweb_client import DICOMwebClient
     except ImportError as error:
@@ -133,6 +134,20 @@ def connect(
     return PacsClient(
         web, session, timeout_s=timeouts_s, retries=retries, limits=limits or Limits()
     )
+
+
+def _check_certificates(ca: Path) -> None:
+    if not ca.is_file():
+        raise ConfigError(f"the certificate file {ca} does not exist; give a PEM file")
+    try:
+        # Here, as a connection would call the server's certificate the bad one.
+        ssl.create_default_context(cafile=str(ca))
+    except OSError as error:
+        raise ConfigError(
+            f"the certificate file {ca} holds no certificates in PEM, which begin with '-----BEGIN "
+            f"CERTIFICATE-----' ({error.strerror or error}); one in DER is converted by `openssl "
+            "x509 -inform der -in FILE -out FILE.pem`"
+        ) from error
 
 
 class PacsClient:

@@ -8,6 +8,8 @@ from time import sleep
 from typing import TypeVar
 
 import requests
+from requests.exceptions import ChunkedEncodingError
+from urllib3.exceptions import ReadTimeoutError
 
 from textsam.errors import PacsError, TextSAMError
 from textsam.pacs.address import PASSWORD, TOKEN, USER, Address
@@ -60,12 +62,14 @@ def ask(address: Address, login: bool, call: Callable[[], T], what: str) -> T:
             f"{label}: the server's certificate is not trusted, or it does not speak TLS; give the "
             "file of certificates it is signed with as --ca (ca=…)"
         ) from error
-    except requests.Timeout as error:
-        raise PassingError(
-            f"{label}: {what}: no answer in time; see whether the archive is up, or wait longer "
-            "with --timeout-s (timeout_s=…)"
-        ) from error
-    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+    except (requests.Timeout, requests.ConnectionError, ChunkedEncodingError) as error:
+        # requests calls a pause in the middle of an answer a broken connection.
+        paused = bool(error.args) and isinstance(error.args[0], ReadTimeoutError)
+        if paused or isinstance(error, requests.Timeout):
+            raise PassingError(
+                f"{label}: {what}: no answer in time; see whether the archive is up, or wait "
+                "longer with --timeout-s (timeout_s=…)"
+            ) from error
         raise PassingError(
             f"{label}: {what}: no connection, or it broke off; check the address and that the "
             "archive is up"

@@ -146,7 +146,7 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
     with temporary_folder("textsam-pacs-", _no_folder) as folder:
         paths = _download(order, chosen, folder)
         stack = open_series(paths, limits=client.limits, window=order.window, crop=order.crop)
-        _check_same(client, stack)
+        _check_same(client, stack, order.study_uid, chosen.series_uid)
         identity = seg_identity(
             stack,
             order.prompts,
@@ -196,15 +196,25 @@ def _download(order: _Order, chosen: Chosen, folder: Path) -> list[Path]:
     return paths
 
 
-def _check_same(client: PacsClient, stack: DicomStack) -> None:
-    """Raise PacsError unless the files hold what they were fetched as: the SEG will refer to it."""
+def _check_same(client: PacsClient, stack: DicomStack, study_uid: str, series_uid: str) -> None:
+    """Raise PacsError unless the files hold what they were fetched as.
+
+    The SEG will refer to the instance, and takes its study, and the patient, from the file.
+    """
+    where = {"SeriesInstanceUID": series_uid, "StudyInstanceUID": study_uid}
     for path, header in zip(stack.paths, stack.headers, strict=True):
+        what = f"{client.address.label}: what the archive sends as instance {path.stem} says that"
+        remedy = "look whether the archive changes what is stored"
         uid = header.get("SOPInstanceUID", "")
         if uid != path.stem:
-            raise PacsError(
-                f"{client.address.label}: what the archive sends as instance {path.stem} says that "
-                f"it is {uid or 'nothing'}; look whether the archive changes what is stored"
-            )
+            raise PacsError(f"{what} it is {uid or 'nothing'}; {remedy}")
+        for keyword, asked in where.items():
+            uid = header.get(keyword, "")
+            if uid != asked:
+                raise PacsError(
+                    f"{what} its {keyword} is {uid or 'empty'} and not {asked}, and so would be "
+                    f"that of its segmentation; {remedy}"
+                )
 
 
 def _segment_and_store(
@@ -228,6 +238,9 @@ def _segment_and_store(
                 settings=order.settings,
             )
         )
+    # The model may have taken an hour: a connection from before can have been dropped meanwhile by
+    # a firewall without a word, and an object is sent once.
+    order.client.close()
     stored = [
         order.client.store(dataset, order.study_uid)
         for dataset in datasets
