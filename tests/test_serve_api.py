@@ -237,6 +237,44 @@ def test_request_without_a_file(client: TestClient) -> None:
     assert error_of(client.post("/segment", data={"prompts": "tumor"})) == (422, "RequestError")
 
 
+@pytest.mark.parametrize("disposition", ["", "; filename*=UTF-8''%e2%82%ac.dcm"])
+def test_a_file_without_a_name_is_told_as_one_sent_as_text(
+    client: TestClient, disposition: str
+) -> None:
+    """Such as by `curl -F file=scan.dcm`, without its @."""
+    body = (
+        b'--e\r\nContent-Disposition: form-data; name="prompts"\r\n\r\ntumor\r\n'
+        + f'--e\r\nContent-Disposition: form-data; name="file"{disposition}'.encode()
+        + b"\r\n\r\nscan.dcm\r\n--e--\r\n"
+    )
+    kind = {"Content-Type": "multipart/form-data; boundary=e"}
+    refused = client.post("/segment", content=body, headers=kind)
+    assert error_of(refused) == (422, "RequestError")
+    assert "file is text; send it as a file" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("application/json; charset=utf-8", "it is application/json; send a form, multipart/"),
+        ("image/png", "it is image/png; send a form"),
+        ("application/x-www-form-urlencoded", "it is application/x-www-form-urlencoded; send"),
+        ("", "it is of no type; send a form"),
+    ],
+)
+def test_what_is_no_form_is_told_by_its_type(client: TestClient, kind: str, said: str) -> None:
+    refused = client.post("/segment", content=png(), headers={"Content-Type": kind})
+    assert error_of(refused) == (422, "RequestError")
+    assert said in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/segment/", "/health/", "/prompts/"])
+def test_no_address_leads_to_another(client: TestClient, path: str) -> None:
+    for answer in (client.get(path), client.post(path, files={"file": ("a.png", png())})):
+        assert not answer.history
+        assert error_of(answer) == (404, "RequestError")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
 def test_file_types_are_told_by_content(client: TestClient, kind: str) -> None:
     response = client.post(

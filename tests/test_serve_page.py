@@ -429,6 +429,22 @@ def test_images_can_be_dropped_and_pasted(browser: Any, server: str, way: str) -
 
 
 @pytest.mark.slow
+def test_of_several_dropped_files_it_is_said_which_is_taken(browser: Any, server: str) -> None:
+    open_page(browser, server)
+    browser.execute_script(
+        "const transfer = new DataTransfer();"
+        "for (const name of ['first.dcm', 'second.dcm'])"
+        "  transfer.items.add(new File([new Uint8Array(9)], name));"
+        "const event = new DragEvent('drop', { dataTransfer: transfer, bubbles: true });"
+        "document.getElementById('drop').dispatchEvent(event);"
+    )
+    wait(browser, lambda b: by_id(b, "no-preview").is_displayed())
+    assert by_id(browser, "file-name").text.startswith("first.dcm")
+    said = by_id(browser, "status").text
+    assert said == "Of the 2 files only first.dcm is taken: one image at a time."
+
+
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(browser: Any, segmenter: Segmenter, tmp_path: Path) -> None:
     file = tmp_path / "scan.png"
     file.write_bytes(encoded(picture()))

@@ -54,6 +54,8 @@ def create_app(worker: Worker, settings: ServeSettings, folder: Path) -> FastAPI
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # To http:// also where a proxy gave out https://: uploads and tokens would follow it.
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.worker = worker

@@ -67,7 +67,7 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
         response_class=Response,
         responses=_ANSWERS,
         # Here, so that a field that is missing for being in the address is not all that is said.
-        dependencies=[Depends(_check_address)],
+        dependencies=[Depends(_check_address), Depends(_check_form)],
     )
     async def segment(
         request: Request,
@@ -157,6 +157,22 @@ def _check_address(request: Request) -> None:
             known = ", ".join(sorted(_ONCE | _REPEATABLE))
             wrong = f"there is no {name[:40]!r}, in the address or the form; give fields of {known}"
         raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
+
+
+async def _check_form(request: Request) -> None:
+    """Refuse what is no form with a file in it, of which all fields would be called missing.
+
+    Raises:
+        Refusal: 422, another media type, or a file that was sent as text.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        wrong = f"it is {kind[:40] or 'of no type'}; send a form, multipart/form-data"
+    elif isinstance((await request.form()).get("file"), str):
+        wrong = "file is text; send it as a file, with a file name (curl -F file=@scan.dcm)"
+    else:
+        return
+    raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
 
 
 def _check_fields(names: Sequence[str], answer_format: str) -> None:

@@ -90,6 +90,13 @@ async function choose(file) {
   at("words").focus();
 }
 
+function take(files) {
+  choose(files[0]);
+  if (files.length > 1) {
+    tell(`Of the ${files.length} files only ${nameOf(files[0])} is taken: one image at a time.`);
+  }
+}
+
 // Whether a browser shows the file as the model sees it: files of 8 bits a channel.
 async function looksTheSame(file) {
   let head;
@@ -333,7 +340,7 @@ function takeDrops() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     targets.forEach((target) => target.classList.remove("over"));
-    choose(event.dataTransfer.files[0]);
+    take(event.dataTransfer.files);
   });
   for (const target of targets) {
     target.addEventListener("dragenter", () => target.classList.add("over"));
@@ -343,8 +350,7 @@ function takeDrops() {
 
 takeDrops();
 document.addEventListener("paste", (event) => {
-  const [file] = event.clipboardData.files;
-  if (file) choose(file);
+  take(event.clipboardData.files);
 });
 at("file").addEventListener("change", () => choose(at("file").files[0]));
 at("other").addEventListener("click", otherImage);
