@@ -305,6 +305,16 @@ def test_a_series_is_found_even_where_the_filter_is_ignored(fake: Fake, with_fil
     assert client.find(STUDY, "1.2.77") == []
 
 
+def test_a_list_of_the_whole_study_is_not_held_to_the_limit_of_a_series(fake: Fake) -> None:
+    """What a server lists that does not know the filter."""
+    others = [instance_match(f"1.9.{n}") for n in range(5)]
+    for other in others:
+        other["0020000E"]["Value"] = ["1.2.3.9"]
+    fake.answer = paged(*others, instance_match())
+    (entry,) = client_of(fake, limits=Limits(max_images=2)).find(STUDY, SERIES)
+    assert entry.sop_instance_uid == INSTANCE
+
+
 # Failures
 
 
@@ -475,6 +485,18 @@ def test_questions_are_put_again_and_then_given_up(fake: Fake, pauses: list[floa
     with pytest.raises(PacsError, match="503"):
         client_of(fake, retries=2).series(STUDY)
     assert len(fake.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "pause"), [("7", 7.0), ("0", 0.5), ("9999", 60.0), ("soon", 0.5), ("", 0.5)]
+)
+def test_a_busy_server_is_left_alone_as_long_as_it_asks(
+    fake: Fake, pauses: list[float], told: str, pause: float
+) -> None:
+    busy = Reply(429, b"", {"Retry-After": told})
+    fake.answer = lambda _: busy if len(fake.seen) == 1 else as_json([])
+    assert client_of(fake, retries=1).series(STUDY) == []
+    assert pauses == [pause]
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])

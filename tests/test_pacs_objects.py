@@ -151,6 +151,20 @@ def test_a_file_of_another_study_or_series_is_not_segmented(fake: Fake) -> None:
         assert archive.stored == []
 
 
+def test_what_an_archive_spoilt_is_not_taken_for_done_by_the_next_run(fake: Fake) -> None:
+    source = dataset()
+    place = str(source.StudyInstanceUID), str(source.SeriesInstanceUID)
+    fake.answer = archive = StudyOfOne(*place)
+    archive.spoilt = True
+    for _ in range(2):
+        (done,) = study.segment_study(tiny_segmenter(), client_of(fake), place[0], "tumor").series
+        assert (done.status, len(archive.stored)) == ("failed", 1)
+        assert f"does not refer to series {place[1]}" in done.error
+    archive.spoilt = False
+    (done,) = study.segment_study(tiny_segmenter(), client_of(fake), place[0], "tumor").series
+    assert (done.status, done.error, len(archive.stored)) == ("already there", "", 1)
+
+
 def test_objects_are_not_sent_over_a_connection_from_before_the_model_worked() -> None:
     source = dataset()
     place = str(source.StudyInstanceUID), str(source.SeriesInstanceUID)
@@ -475,6 +489,7 @@ class StudyOfOne:
 
     def __init__(self, study_uid: str, series_uid: str) -> None:
         self._path = f"/dw/studies/{study_uid}"
+        self.spoilt = False
         self._series_uid = series_uid
         self.stored: list[pydicom.Dataset] = []
 
@@ -497,7 +512,8 @@ class StudyOfOne:
                 return paged(*matches)(request)
             case ["series", _, "instances", uid, "metadata"]:
                 (found,) = (d for d in self.stored if uid == d.SOPInstanceUID)
-                return as_json([{"00081115": found.to_json_dict()["00081115"]}])
+                kept = {} if self.spoilt else {"00081115": found.to_json_dict()["00081115"]}
+                return as_json([kept])
         return Reply(404)
 
 

@@ -42,7 +42,7 @@ Entry = TypeVar("Entry", SeriesEntry, InstanceEntry)
 # The most that the pickiest archives take; others are not asked for more, as it is no faster.
 _PAGE = 200
 # Limits are on the images of a series, not on how many series a study has, old answers included.
-_MOST_SERIES = 20_000
+_MOST_ENTRIES = 20_000
 _CONNECT_S = 10.0
 _MULTIPART_BYTES = 64 * 1024
 _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -202,7 +202,7 @@ class PacsClient:
             lambda offset: self._web.search_for_series(study_uid, limit=_PAGE, offset=offset),
             series_entry,
             f"series of study {study_uid}",
-            _MOST_SERIES,
+            _MOST_ENTRIES,
         )
 
     def instances(self, study_uid: str, series_uid: str) -> list[InstanceEntry]:
@@ -230,6 +230,7 @@ class PacsClient:
             ),
             instance_entry,
             f"instances of series {series_uid}",
+            max(self.limits.max_images, _MOST_ENTRIES),
         )
         # A server that does not know the filter lists the whole study.
         return [entry for entry in entries if entry.series_uid == series_uid]

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 # Not now, but perhaps in a moment.
 _PASSING = frozenset({408, 429, 502, 503, 504})
+_LONGEST_WAIT_S = 60.0
 _REMEDIES = {
     400: "the server does not understand the request; check that it speaks DICOMweb (QIDO-RS, "
     "WADO-RS and STOW-RS)",
@@ -33,7 +34,15 @@ _REMEDIES = {
 
 
 class PassingError(PacsError):
-    """A failure that may be over in a moment: no connection, no answer in time, server busy."""
+    """A failure that may be over in a moment: no connection, no answer in time, server busy.
+
+    Attributes:
+        wait_s: how long the server asks to be left alone, in seconds; 0 where it does not say.
+    """
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
 
 
 def ask(address: Address, login: bool, call: Callable[[], T], what: str) -> T:
@@ -56,7 +65,9 @@ def ask(address: Address, login: bool, call: Callable[[], T], what: str) -> T:
     except requests.HTTPError as error:
         code = 0 if error.response is None else error.response.status_code
         message = f"{label}: {what}: HTTP {code}{_phrase(code)}; {_remedy(code, login)}"
-        raise (PassingError if code in _PASSING else PacsError)(message) from error
+        if code in _PASSING:
+            raise PassingError(message, _wait_s(error.response)) from error
+        raise PacsError(message) from error
     except requests.exceptions.SSLError as error:
         raise PacsError(
             f"{label}: the server's certificate is not trusted, or it does not speak TLS; give the "
@@ -85,13 +96,22 @@ def ask(address: Address, login: bool, call: Callable[[], T], what: str) -> T:
 def ask_again(
     address: Address, login: bool, call: Callable[[], T], what: str, *, retries: int
 ) -> T:
-    """`ask`, and after a `PassingError` again up to `retries` times, with growing pauses."""
+    """`ask`, and after a `PassingError` again up to `retries` times.
+
+    Pauses grow, and are at least as long as the server asks for, up to a minute.
+    """
     for attempt in range(retries):
         try:
             return ask(address, login, call, what)
-        except PassingError:
-            sleep(0.5 * 2**attempt)
+        except PassingError as error:
+            sleep(max(0.5 * 2**attempt, min(error.wait_s, _LONGEST_WAIT_S)))
     return ask(address, login, call, what)
+
+
+def _wait_s(response: requests.Response | None) -> float:
+    """Seconds in Retry-After (RFC 9110 10.2.3); 0 for none, or for a date."""
+    told = "" if response is None else response.headers.get("Retry-After", "").strip()
+    return float(told) if told.isascii() and told.isdecimal() else 0.0
 
 
 def _phrase(code: int) -> str:

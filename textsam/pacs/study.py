@@ -69,7 +69,7 @@ def segment_study(
     Each series is fetched into a temporary folder, which is removed again. A series is stored when
     every image in it has been answered, and not at all otherwise; its SEG objects form one new
     series of the same study, with one segment per prompt. What is not in the images is stored too,
-    as an empty segment. After storing, the archive is asked whether it lists the objects as
+    as an empty segment. In the end, the archive is asked whether it lists the objects as
     segmentations that refer to the series.
 
     The UIDs follow from the images, the prompts, the adapter and its settings, so the same question
@@ -164,11 +164,12 @@ def _segment_series(order: _Order, chosen: Chosen) -> SeriesSummary:
             seg_series_uid=identity.series_uid,
             seg_instance_uids=identity.instance_uids,
         )
-        if not missing:
-            return summary
-        found, warnings = _segment_and_store(order, stack, missing)
+        if missing:
+            found, warnings = _segment_and_store(order, stack, missing)
+            summary = replace(summary, status="stored", found=found, warnings=warnings)
+    # Also of what was there: the run that sent it may have failed at this.
     _confirm(client, order.study_uid, chosen, identity)
-    return replace(summary, status="stored", found=found, warnings=warnings)
+    return summary
 
 
 def _no_folder(error: OSError) -> OutputError:
