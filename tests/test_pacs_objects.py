@@ -46,6 +46,7 @@ from textsam.io.limits import Limits
 from textsam.io.seg_identity import SegIdentity
 from textsam.pacs import PacsClient, study
 from textsam.pacs.plan import Chosen, is_image_class, plan_study
+from textsam.pacs.session import MAX_ANSWER_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -424,6 +425,14 @@ def test_segmentations_that_are_there(fake: Fake) -> None:
         f"/dw/studies/{STUDY}/series/2.25.7/instances/{uid}/metadata"
         for uid in IDENTITY.instance_uids
     ]
+
+
+def test_a_segmentation_of_many_images_may_say_much_about_itself(fake: Fake) -> None:
+    metadata = {"00081115": {"vr": "SQ", "Value": [{"0020000E": {"vr": "UI", "Value": [SERIES]}}]}}
+    reply = as_json([metadata])
+    reply.body += b" " * MAX_ANSWER_BYTES
+    fake.answer = lambda _: reply
+    assert client_of(fake).referenced_series(STUDY, "2.25.7", "2.25.71") == {SERIES}
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -27,7 +27,7 @@ from textsam.pacs.answers import (
 )
 from textsam.pacs.guard import ask, ask_again
 from textsam.pacs.parts import file_in, uid_in
-from textsam.pacs.session import GuardedSession
+from textsam.pacs.session import MAX_ANSWER_BYTES, GuardedSession
 from textsam.quiet import quiet
 
 if TYPE_CHECKING:
@@ -240,11 +240,13 @@ class PacsClient:
     ) -> frozenset[str]:
         """UIDs of the series an instance refers to, by its metadata (WADO-RS)."""
         what = f"metadata of instance {sop_instance_uid}"
-        answer = self._ask(
-            lambda: self._web.retrieve_instance_metadata(study_uid, series_uid, sop_instance_uid),
-            what,
-        )
-        return self._read(partial(referenced_series, answer), what)
+
+        def fetch() -> dict[str, Any]:
+            # A segmentation has about a kilobyte for each prompt and image.
+            with self._session.at_most(max(self.limits.max_inflated_bytes, MAX_ANSWER_BYTES)):
+                return self._web.retrieve_instance_metadata(study_uid, series_uid, sop_instance_uid)
+
+        return self._read(partial(referenced_series, self._ask(fetch, what)), what)
 
     def download(
         self, study_uid: str, series_uid: str, sop_instance_uid: str, path: Path, room_bytes: int
