@@ -23,6 +23,7 @@ from textsam.pacs.client import PacsClient, connect
 
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
 CT = "1.2.840.10008.5.1.4.1.1.2"
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SECRET_NAME = "Doe^Jane"
 
 
@@ -190,3 +191,36 @@ def ct_file(uid: str = INSTANCE) -> bytes:
     target = BytesIO()
     dataset.save_as(target)
     return target.getvalue()
+
+
+class StudyOfOne:
+    """An archive with one CT image, which takes what is sent to it."""
+
+    def __init__(self, study_uid: str, series_uid: str) -> None:
+        self._path = f"/dw/studies/{study_uid}"
+        self.spoilt = False
+        self._series_uid = series_uid
+        self.stored: list[pydicom.Dataset] = []
+
+    def __call__(self, request: Request) -> Reply:
+        if request.method == "POST":
+            body = request.body[request.body.index(b"\r\n\r\n") + 4 :]
+            self.stored.append(pydicom.dcmread(BytesIO(body[: body.rindex(b"\r\n--")])))
+            return as_json({})
+        match request.path.removeprefix(self._path).split("/")[1:]:
+            case ["series"]:
+                return paged(series_match(self._series_uid))(request)
+            case ["series", _, "instances"]:
+                return paged(instance_match())(request)
+            case ["series", _, "instances", _]:
+                return multipart(ct_file())
+            case ["instances"]:
+                matches = [instance_match(d.SOPInstanceUID, SEG) for d in self.stored]
+                for one, stored in zip(matches, self.stored, strict=True):
+                    one["0020000E"]["Value"] = [str(stored.SeriesInstanceUID)]
+                return paged(*matches)(request)
+            case ["series", _, "instances", uid, "metadata"]:
+                (found,) = (d for d in self.stored if uid == d.SOPInstanceUID)
+                kept = {} if self.spoilt else {"00081115": found.to_json_dict()["00081115"]}
+                return as_json([kept])
+        return Reply(404)
