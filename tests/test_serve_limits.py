@@ -180,6 +180,22 @@ def test_full_queue(segmenter: Segmenter) -> None:
         assert queue_of(client)["waiting"] == 0
 
 
+@pytest.mark.parametrize("path", ["/segment%0a", "/segment%0A%0A", "/segment%00", "/Segment"])
+def test_no_other_way_to_write_the_address_passes_by_a_full_queue(
+    segmenter: Segmenter, path: str
+) -> None:
+    held = Held(segmenter)
+    with served(held, queue=1) as client, ThreadPoolExecutor(3) as pool:
+        taken = [pool.submit(ask, client, png(seed)) for seed in range(2)]
+        wait_until(lambda: queue_of(client) == {"waiting": 1, "working": 1, "capacity": 1})
+        file = {"file": ("a.png", png())}
+        other = pool.submit(client.post, path, files=file, data={"prompts": "tumor"})
+        wait_until(lambda: other.done() or queue_of(client)["waiting"] == 2)
+        held.release.set()
+        assert error_of(other.result()) == (404, "RequestError")
+        assert [future.result().status_code for future in taken] == [200] * 2
+
+
 def test_refused_requests_give_their_place_back(segmenter: Segmenter) -> None:
     with served(segmenter, queue=1) as client:
         for _ in range(5):

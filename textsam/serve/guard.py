@@ -23,10 +23,12 @@ class Guard:
       server on loopback by a name of its own that resolves to 127.0.0.1 (DNS rebinding).
     * Origin: a browser says which page sends a request; pages of other sites are refused, as a form
       could otherwise be sent from anywhere.
+    * Path: those with a line break at their end are nowhere. The router takes "/segment\\n" for
+      "/segment", and what counts requests by their path does not.
     * Authorization: "Bearer TOKEN", compared in constant time, for all paths but `open_paths`.
 
     Raises (to the outer middleware):
-        Refusal: 400, 403 or 401.
+        Refusal: 400, 403, 404 or 401.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_host(headers)
             self._check_origin(headers)
+            if scope["path"].endswith("\n"):
+                raise Refusal(404, "RequestError", "Not Found")
             if self._token is not None and scope["path"] not in self._open_paths:
                 self._check_token(headers, self._token)
         await self._app(scope, receive, send)
