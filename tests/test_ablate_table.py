@@ -270,6 +270,37 @@ def test_each_set_has_a_table_and_a_plot_of_its_own(one: Written) -> None:
     assert {path.name for path in one.plan.folder.glob("*.png")} == {"ranks-1.png", "ranks-2.png"}
 
 
+def test_seeds_that_were_not_asked_are_told(two: Written) -> None:
+    # The adapter of seed 1 does not know the word of the second set.
+    hd95 = {"hd95_px": [3.0, "inf"]}
+    two.finish("1", 0, [0.5, 0.7], more=hd95)
+    two.finish("1", 0, [0.2, 0.0], dataset="usgra", more=hd95)
+    two.finish("1", 1, [0.5, 0.7], more=hd95)
+    two.finish("2", 0, [0.5, 0.7], more=hd95)
+    two.finish("2", 1, [0.5, 0.7], more=hd95)
+    text = two.table()
+    assert text.split("no figure:**")[1].split("**Not finished")[0].split("\n") == [
+        *("", ""),
+        "- usgra, tumor: 1, seed 1",
+        "- usgra, tumor: two | all, seeds 0, 1",
+        *("", ""),
+    ]
+    rows = {(row["dataset"], row["cell"]): row for row in two.csv()}
+    assert (rows["usgra", "1"]["dice_values"], rows["usgra", "1"]["missed"]) == ("2", "1")
+    assert (rows["usgra", "1"]["seeds"], rows["usgra", "1"]["unasked_seeds"]) == ("0 1", "1")
+    # What was not asked was not missed.
+    assert (rows["usgra", "2"]["unasked_seeds"], rows["usgra", "2"]["missed"]) == ("0 1", "")
+    assert (rows["busi", "2"]["unasked_seeds"], rows["busi", "2"]["missed"]) == ("", "2")
+
+
+def test_names_that_are_no_text_are_read(one: Written) -> None:
+    # As the evaluation writes a name that is no UTF-8: its bytes.
+    one.finish("1", 0, [0.5, 0.7])
+    path = one.plan.cells["1", 0].folder / "cases.csv"
+    path.write_bytes(path.read_bytes().replace(b"case0", b"case\xff"))
+    assert one.row("1")[2:5] == ["2", "1/1", "60.00 ± 10.00"]
+
+
 def test_a_plot_of_a_table_with_other_groups_does_not_stay(one: Written) -> None:
     one.table()  # nothing is finished: one plot
     others = {"ranks-old.png", "mine.png"}

@@ -66,14 +66,18 @@ class Row:
         cell: its name.
         figures: metric -> figure; empty if no seed is finished.
         seeds: finished.
+        unasked: those of them that have no case of the concept, as their adapter does not know it;
+            no figure is over them.
         missing: seed -> what is known of it.
-        missed: empty answers of all finished seeds, which have no HD95; None without that metric.
+        missed: empty answers of all seeds that were asked, which have no HD95; None without that
+            metric, or if none was asked.
         trainable_parameters: of its adapter, or None.
     """
 
     cell: str
     figures: Mapping[str, Figure]
     seeds: tuple[int, ...]
+    unasked: tuple[int, ...]
     missing: Mapping[int, str]
     missed: int | None
     trainable_parameters: int | None
@@ -168,7 +172,8 @@ def _read(path: Path) -> _Cases:
     values: dict[tuple[str, str], dict[str, Values]] = {}
     missed: Counter[tuple[str, str]] = Counter()
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # A file name need not be valid UTF-8; its bytes are kept.
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             metrics = tuple(name for name in reader.fieldnames or () if _METRIC.match(name))
             for row in reader:
@@ -255,7 +260,9 @@ def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
         rows = []
         for cell_settings in plan.ablation.cells:
             name = cell_settings.name
-            own = _by_metric(found.get(name, {}), key)
+            done = found.get(name, {})
+            asked = {seed: cases for seed, cases in done.items() if key in cases.values}
+            own = _by_metric(asked, key)
             against: dict[str, dict[int, Values]] = {}
             if plan.ablation.reference not in (None, name):
                 against = _by_metric(found.get(str(plan.ablation.reference), {}), key)
@@ -267,9 +274,11 @@ def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
                         for metric in metrics
                         if metric in own
                     },
-                    seeds=tuple(sorted(found.get(name, {}))),
+                    seeds=tuple(sorted(done)),
+                    # With nothing asked anywhere there is no concept that could be unknown.
+                    unasked=tuple(sorted(done.keys() - asked.keys())) if key[0] else (),
                     missing=dict(sorted(missing.get(name, {}).items())),
-                    missed=_missed(found.get(name, {}), key),
+                    missed=_missed(asked, key),
                     trainable_parameters=parameters.get(name),
                 )
             )

@@ -125,6 +125,18 @@ def markdown_table(plan: Plan, groups: Sequence[Group], command: str = "") -> st
         for row in groups[0].rows
         for seed, why in row.missing.items()
     ]
+    unasked = [
+        f"- {group.dataset}, {group.concept}: {cells_title(plan, row.cell)}, "
+        f"{'seed' if len(row.unasked) == 1 else 'seeds'} {', '.join(map(str, row.unasked))}"
+        for group in groups
+        for row in group.rows
+        if row.unasked
+    ]
+    if unasked:
+        parts.append(
+            "**Not asked, as the adapter does not know the word, and in no figure:**\n\n"
+            + "\n".join(unasked)
+        )
     if missing:
         parts.append("**Not finished:**\n\n" + "\n".join(missing))
     parts.append(" ".join(_notes(plan, groups)))
@@ -230,7 +242,7 @@ def csv_table(plan: Plan, groups: Sequence[Group]) -> str:
     cells = {cell.name: cell for cell in plan.ablation.cells}
     metrics = list(dict.fromkeys(metric for group in groups for metric in group.metrics))
     head = ["cell", "label", "dataset", "concept", "trainable_parameters", "seeds", "missing_seeds"]
-    head.append("missed")
+    head += ["unasked_seeds", "missed"]
     for metric in metrics:
         name = f"{metric}_percent" if is_percent(metric) else metric
         head += [f"{name}_{part}" for part in ("mean", "std_cases", "std_seeds")]
@@ -248,6 +260,7 @@ def csv_table(plan: Plan, groups: Sequence[Group]) -> str:
                 row.trainable_parameters,
                 " ".join(map(str, row.seeds)),
                 " ".join(map(str, row.missing)),
+                " ".join(map(str, row.unasked)),
                 row.missed,
             ]
             for metric in metrics:
