@@ -16,6 +16,7 @@ from tiny import tiny_model, write_images_and_masks
 from textsam import api
 from textsam.adapters import AdapterConfig
 from textsam.data.selection import Selection
+from textsam.inference.refinement import RefineWith
 from textsam.inference.segmenter import Segmenter
 
 
@@ -121,7 +122,7 @@ def test_what_the_check_only_remarks_is_said_on_standard_error(
         size = mask.size
     for name in ("000.png", "001.png"):
         Image.new("L", size, 0).save(data / "masks" / name)
-    (data / "images/002.png").write_bytes((data / "images/000.png").read_bytes())
+    (data / "images/003.png").write_bytes((data / "images/001.png").read_bytes())
     options = ("--worst", "0", "--negatives", "0")
     call = ("evaluate", data, "--concept", "tumor", *options)
     done = run(*call, "-o", tmp_path / "all")
@@ -133,7 +134,8 @@ def test_what_the_check_only_remarks_is_said_on_standard_error(
     done = run(*call, "-o", tmp_path / "two", "--limit", "2")
     assert done.exit_code == 0, done.output
     assert [row["kind"] for row in rows(tmp_path / "two")] == ["absent_annotated", "present"]
-    Image.new("L", size, 0).save(data / "masks" / "002.png")
+    # Of four images a limit of two keeps the second and the last.
+    Image.new("L", size, 0).save(data / "masks" / "003.png")
     done = run(*call, "-o", tmp_path / "healthy", "--limit", "2")
     assert done.exit_code == 0, done.output
     assert "empty-class (1)" in done.stderr
@@ -231,6 +233,91 @@ def test_folders_called_as_one_trained_on_are_told(
     assert ("trained on" in done.stderr) == warned
 
 
+@pytest.mark.parametrize("way", ["folder", "link", "part", "coco"])
+def test_what_a_manifest_tells_of_images_given_otherwise(
+    loaded: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """An adapter trained on a manifest's split meets the same images without the manifest."""
+    scans = tmp_path / "root/scans"
+    data = scans / "test" if way == "part" else scans
+    write_images_and_masks(data, 4)
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
+    split = {"train": ["000", "002", "003"], "val": ["001"]}
+    for name, content in (("manifest", {"scans": entry}), ("splits", {"scans": split})):
+        (tmp_path / f"root/{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    own = Selection(set="scans", split="train", limit=2).model_dump()
+    knows(monkeypatch, {"train": [own, Selection(set="other", split="train").model_dump()]})
+    call: tuple[str | Path, ...] = ("evaluate", data, "--concept", "tumor")
+    if way == "link":
+        (tmp_path / "mine").symlink_to(data)
+        call = ("evaluate", tmp_path / "mine", "--concept", "tumor")
+    elif way == "part":
+        call = ("evaluate", scans, "--split", "test", "--concept", "tumor")
+    elif way == "coco":
+        done = run("data", "convert", data, "--concept", "tumor", "-o", tmp_path / "some.json")
+        assert done.exit_code == 0, done.output
+        call = ("evaluate", "--coco", f"mine={tmp_path / 'some.json'},{data}")
+    done = run(*call, "--worst", "0", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "'tiny' was trained on 2 of these 4 images, e.g. " in done.stderr
+    assert "may have been" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("manifest", "splits", "warned"),
+    [
+        (None, None, True),
+        ("[]", "{}", True),
+        ('{"name": "a web page"}', "{}", True),
+        ('{"scans": {"modality": "CT", "classes": {"255": "tumor"}, "terms": "x"}}', "{}", True),
+        (
+            '{"scans": {"modality": "CT", "classes": {"255": "tumor"}, "terms": "x"}}',
+            '{"scans": {"train": ["003"], "test": ["000", "001", "002"]}}',
+            False,
+        ),
+    ],
+    ids=["none", "no object", "another's", "other splits", "knows"],
+)
+def test_a_folder_called_as_a_set_trained_on_is_told_where_no_manifest_tells_more(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    manifest: str | None,
+    splits: str | None,
+    warned: bool,
+) -> None:
+    for name, content in (("manifest", manifest), ("splits", splits)):
+        if content is not None:
+            (tmp_path / f"{name}.json").write_text(content, encoding="utf-8")
+    knows(monkeypatch, {"train": [Selection(set="scans", split="train").model_dump()]})
+    done = run("evaluate", data, "--concept", "tumor", "--worst", "0", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert ("may have been trained on 4 of these 4 images" in done.stderr) == warned
+    assert ("was trained on 1 of these 4 images, e.g. scans/003" in done.stderr) != warned
+
+
+@pytest.mark.parametrize(("split", "warned"), [(None, True), ("train", False)])
+def test_a_set_called_as_a_folder_trained_on_is_told(
+    loaded: list[dict[str, Any]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    split: str | None,
+    warned: bool,
+) -> None:
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
+    for name, content in (("manifest", entry), ("splits", {"test": ["000", "001"]})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"scans": content}), encoding="utf-8")
+    knows(monkeypatch, {"train_folders": [{"folder": "scans", "concept": "tumor", "split": split}]})
+    done = run("evaluate", tmp_path, "--set", "scans/test", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert ("may have been trained on 2 of these 2 images" in done.stderr) == warned
+
+
 def knows(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Any]) -> None:
     """Loaded is an adapter with this on record of the data it was trained on."""
     config = AdapterConfig(
@@ -284,7 +371,7 @@ def test_coco_files_give_the_figures_of_their_masks(
         ((), {0: "present", 1: "absent_annotated", 2: "present", 3: "present"}),
         (("--not-exhaustive",), {0: "present", 2: "present", 3: "present"}),
         (("--crowd", "unknown"), {0: "present", 1: "absent_annotated", 3: "present"}),
-        (("--limit", "2"), {0: "present", 2: "present"}),
+        (("--limit", "2"), {1: "absent_annotated", 3: "present"}),
     ],
 )
 def test_what_a_coco_file_says(
@@ -334,6 +421,41 @@ def test_faults_of_coco_files_are_listed(
         assert f"\n{kind}: " in done.stderr, done.stderr
     assert loaded == []
     assert not out.exists()
+
+
+def test_a_limit_keeps_the_same_images_of_a_folder_and_of_a_set(
+    loaded: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    write_images_and_masks(tmp_path / "scans", 7)
+    stems = [f"{number:03d}" for number in range(7)]
+    entry = {"modality": "breast ultrasound", "classes": {"255": "tumor"}, "terms": "made up"}
+    for name, content in (("manifest", entry), ("splits", {"test": stems})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"scans": content}), encoding="utf-8")
+    evaluated(tmp_path / "scans", tmp_path / "folder", "--limit", "3", "--worst", "0")
+    done = run("evaluate", tmp_path, "--set", "scans/test", "--limit", "3", "-o", tmp_path / "set")
+    assert done.exit_code == 0, done.output
+    kept = [{row["stem"] for row in rows(tmp_path / name)} for name in ("folder", "set")]
+    # The middles of three stretches of seven.
+    assert kept == [{"001", "003", "005"}] * 2
+
+
+def test_random_points_an_adapter_asks_for_have_the_seed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AdapterConfig(
+        name="tiny", preset="lite", prompts=("tumor",), refine=1, refine_with=RefineWith.BOX_5POINTS
+    )
+    segmenter = Segmenter(tiny_model(), config, device=torch.device("cpu"))
+    monkeypatch.setattr(api, "load_model", lambda *_, **__: segmenter)
+    told = evaluated(data, tmp_path / "own", "--seed", "3")
+    assert "refine as the adapter asks with box+5points, prompts text, seed 3;" in told
+    evaluated(data, tmp_path / "named", "--seed", "3", "--refine-with", "box+5points")
+    evaluated(data, tmp_path / "other", "--seed", "4", "--refine-with", "box+5points")
+
+    def areas(out: Path) -> list[str]:
+        return [row["area_px"] for row in rows(out)]
+
+    assert areas(tmp_path / "own") == areas(tmp_path / "named") != areas(tmp_path / "other")
 
 
 def test_what_refinement_takes_needs_a_refinement(
@@ -410,7 +532,7 @@ def test_compare(loaded: list[dict[str, Any]], data: Path, tmp_path: Path) -> No
     done = run("evaluate", "--compare", tmp_path / "a", tmp_path / "few", "-o", tmp_path / "d")
     assert done.exit_code == 1
     assert "error: the two evaluations are not of the same cases; only in" in done.stderr
-    assert "scans/001 tumor" in done.stderr
+    assert "scans/000 tumor" in done.stderr
     assert not (tmp_path / "d").exists()
 
 

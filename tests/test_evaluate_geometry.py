@@ -273,10 +273,20 @@ def test_another_protocol_is_not_resumed(samples: list[Sample], tmp_path: Path) 
             evaluate(Fake({}), samples, out=tmp_path, progress=False, **change)  # type: ignore[arg-type]
 
 
-def test_nothing_to_take_geometry_from(make: Store) -> None:
-    empty = [make(tumor=NOTHING)]
+def test_nothing_to_take_geometry_from(make: Store, tmp_path: Path) -> None:
+    empty = [make(tumor=NOTHING), make(tumor=NOTHING, polyp=NOTHING)]
+    for out in (None, tmp_path / "out"):
+        with pytest.raises(DataError, match="none of the 3 masks has a pixel"):
+            evaluate(Fake({}), empty, out=out, prompts="geometry", progress=False)
+    # Told before anything was done.
+    assert not (tmp_path / "out").exists()
+    # What the adapter does not know is not asked, so that it gives nothing to point at.
+    other = [make(tumor=NOTHING, scar=square(5, 5))]
     with pytest.raises(DataError, match="none of the 1 masks has a pixel"):
-        evaluate(Fake({}), empty, out=None, prompts="geometry", progress=False)
+        evaluate(Fake({}), other, out=None, prompts="geometry", progress=False)
+    shown = [*empty, make(tumor=square(5, 5))]
+    summary = evaluate(Fake({}), shown, out=None, prompts="geometry", progress=False)
+    assert (summary.images, summary.unasked_images) == (1, 2)
     normal = [make(absent=("tumor",))]
     with pytest.raises(DataError, match="nothing can be asked"):
         evaluate(Fake({}), normal, out=None, prompts="geometry", progress=False)

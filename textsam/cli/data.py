@@ -159,6 +159,7 @@ def quality(
         from textsam.data.coco import samples_from_coco
         from textsam.data.manifest import MANIFEST_NAME
         from textsam.data.quality import assess, write_report
+        from textsam.data.selection import spread
         from textsam.data.sources import PARTS, samples_of
         from textsam.data.survey import samples_in_folder, samples_in_root
 
@@ -173,8 +174,7 @@ def quality(
             samples = samples_in_root(data, sets or ())
         else:
             samples = samples_in_folder(data, concept[0] if concept else "object")
-        if limit is not None and limit < len(samples):
-            samples = [samples[(2 * i + 1) * len(samples) // (2 * limit)] for i in range(limit)]
+        samples = spread(samples, limit)
         report = assess(samples, settings, kinds=kind or (), pictures=pictures, progress=True)
         path = write_report(report, out)
     typer.echo(f"{report.images} images, {report.masks} masks, {len(report.findings)} findings")

@@ -214,15 +214,12 @@ def evaluate(
             authors_frame=True if authors_frame else None,
             views=looks,
         )
-        source: Path | dict[str, Path]
-        if data is None:
-            source = {name: Path(file.annotations) for name, file in files.items()}
-        elif sets:
-            source = data
-        else:
-            folder = data if split is None else data / split
-            source = dict.fromkeys((sample.dataset for sample in samples), folder)
-        say_trained_on(segmenter.config, source, samples)
+        say_trained_on(
+            segmenter.config,
+            samples,
+            root=data if sets else None,
+            files={name: Path(file.annotations) for name, file in files.items()},
+        )
         if refine is None:
             own = segmenter.config
             refines = not protocol.geometric and bool(own.refine or any(own.refine_for.values()))

@@ -55,12 +55,13 @@ def samples_in_folder(
 ) -> list[Sample]:
     """The samples of a plain folder; what is wrong goes to `problems`."""
     from textsam.data.folder import samples_from_folder
+    from textsam.data.selection import spread
 
     with problems.source(folder):
         samples = samples_from_folder(
             folder, concept, split=split, modality=modality, problems=problems
         )
-        return _spread(samples, limit)
+        return spread(samples, limit)
     return []
 
 
@@ -69,12 +70,13 @@ def samples_in_coco(
 ) -> list[Sample]:
     """The samples of COCO files, under their names; what is wrong goes to `problems`."""
     from textsam.data.coco import samples_from_coco
+    from textsam.data.selection import spread
 
     samples: list[Sample] = []
     for name, selection in files.items():
         with problems.source(selection.annotations):
             found = samples_from_coco(".", selection, dataset=name, problems=problems)
-            samples += _spread(found, limit)
+            samples += spread(found, limit)
     return samples
 
 
@@ -114,32 +116,31 @@ def say_unknown_modalities(samples: Sequence[Sample]) -> None:
 
 
 def say_trained_on(
-    adapter: AdapterConfig, source: Path | Mapping[str, Path], samples: Sequence[Sample]
+    adapter: AdapterConfig,
+    samples: Sequence[Sample],
+    *,
+    root: Path | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> None:
     """Warn of images to evaluate on that the adapter was, or may have been, trained on.
 
     Args:
         adapter: to be evaluated.
-        source: root of the manifest that the samples come from; or, for each set, its plain folder
-            with `images/` or its COCO file.
         samples: to be evaluated.
+        root: of the manifest that they come from, if they do.
+        files: set -> the COCO file that its samples come from.
     """
-    from textsam.evaluate.seen import perhaps_trained_on, trained_on
+    from textsam.evaluate.seen import seen_in_training
 
-    if isinstance(source, Path):
-        seen, was, why = trained_on(adapter.training, source, samples), "was", ""
-    else:
-        seen, was = perhaps_trained_on(adapter.training, source, samples), "may have been"
-        why = " (by the name of their folder or COCO file)"
-    if seen:
-        typer.echo(
-            f"warning: {adapter.name!r} {was} trained on {len(seen)} of these {len(samples)} "
-            f"images, e.g. {seen[0]}{why}; what it does on them says nothing about others",
-            err=True,
-        )
-
-
-def _spread(samples: list[Sample], limit: int | None) -> list[Sample]:
-    if limit is None or limit >= len(samples):
-        return samples
-    return [samples[i * len(samples) // limit] for i in range(limit)]
+    seen = seen_in_training(adapter.training, samples, root=root, files=files)
+    by_name = " (by the name of their folder or COCO file)"
+    for names, was, why in (
+        (seen.surely, "was", ""),
+        (seen.perhaps, "may have been", by_name),
+    ):
+        if names:
+            typer.echo(
+                f"warning: {adapter.name!r} {was} trained on {len(names)} of these {len(samples)} "
+                f"images, e.g. {names[0]}{why}; what it does on them says nothing about others",
+                err=True,
+            )

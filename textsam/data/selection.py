@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 from pydantic import Field, field_validator
 
 from textsam.errors import ConfigError
 from textsam.sections import Section
 
-__all__ = ["Selection", "kept", "place_of", "selection_of"]
+__all__ = ["Selection", "kept", "place_of", "selection_of", "spread"]
+
+_Item = TypeVar("_Item")
 
 
 class Selection(Section):
@@ -64,10 +68,11 @@ def selection_of(text: str, limit: int | None = None) -> Selection:
     return Selection(set=name, split=split, part=(low, high), limit=limit)
 
 
-def _spread(stems: list[str], limit: int | None) -> list[str]:
-    if limit is None or limit >= len(stems):
-        return stems
-    return [stems[(2 * i + 1) * len(stems) // (2 * limit)] for i in range(limit)]
+def spread(items: Sequence[_Item], limit: int | None) -> list[_Item]:
+    """At most this many, evenly spread: the middles of as many stretches. None keeps all."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[(2 * i + 1) * len(items) // (2 * limit)] for i in range(limit)]
 
 
 def place_of(stem: str) -> float:
@@ -79,4 +84,4 @@ def kept(stems: list[str], selection: Selection) -> list[str]:
     """The stems of a split that a selection wants, in their order."""
     low, high = selection.part
     stems = [s for s in stems if s.startswith(selection.prefix) and low <= place_of(s) < high]
-    return _spread(stems, selection.limit)
+    return spread(stems, selection.limit)

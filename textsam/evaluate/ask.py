@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -19,7 +19,14 @@ from textsam.evaluate.plan import Question
 from textsam.metrics import dice, hd95, iou, nsd, nsd_slab
 from textsam.result import Segmentation
 
-__all__ = ["TOLERANCE_PX", "Asked", "SegmentsByGeometry", "SegmentsByWord", "ask"]
+__all__ = [
+    "TOLERANCE_PX",
+    "Asked",
+    "SegmentsByGeometry",
+    "SegmentsByWord",
+    "ask",
+    "refuse_without_geometry",
+]
 
 TOLERANCE_PX = 3.0
 
@@ -157,6 +164,30 @@ def ask(
         asked.truths.append(query.truth)
         asked.answers.append(np.zeros_like(query.truth) if answer is None else answer.mask)
     return asked
+
+
+def refuse_without_geometry(asked: Iterable[tuple[Sample, Sequence[Question]]]) -> None:
+    """Refuse images of which not one shows what is asked: there would be nothing to point at.
+
+    They are read up to the first one that does.
+
+    Args:
+        asked: each image with its questions.
+
+    Raises:
+        DataError: no mask has a pixel, or a file cannot be used.
+    """
+    empty = 0
+    for sample, questions in asked:
+        _, masks = load_sample(sample)
+        for concept in (name for question in questions for name in question.annotated):
+            if masks[concept].any():
+                return
+            empty += 1
+    raise DataError(
+        f"none of the {empty} masks has a pixel, so there is no point and no box to give; "
+        "evaluate with text, or on images that show something"
+    )
 
 
 def _queries(

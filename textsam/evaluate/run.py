@@ -10,14 +10,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from textsam.data.sample import Sample
-from textsam.evaluate.ask import TOLERANCE_PX, Asked, SegmentsByWord, ask
+from textsam.evaluate.ask import (
+    TOLERANCE_PX,
+    Asked,
+    SegmentsByWord,
+    ask,
+    refuse_without_geometry,
+)
 from textsam.evaluate.cases import SUMMARY_FILE, Case, CaseFile, ImageKey
 from textsam.evaluate.options import shifts_of, tolerance_of, whole_number
 from textsam.evaluate.plan import Plan, Prompts, Protocol, make_plan
 from textsam.evaluate.row_file import digests_of
 from textsam.evaluate.summary import EvaluationSummary, summarise
 from textsam.evaluate.worst import WORST_FILE, WorstCases, cases_per_group
-from textsam.inference.refinement import refine_with_of
+from textsam.inference.refinement import RefineWith, refine_with_of
 from textsam.inference.settle import Settle
 from textsam.io.atomic import write_json
 
@@ -60,7 +66,8 @@ def evaluate(
             the segmenter must take it then.
         refine_with: what refinement takes from a mask, see `RefineWith` in
             `textsam.inference.refinement`; None is the default of the segmenter, which must take
-            `refine_with` and `seed` otherwise.
+            `refine_with` and `seed` otherwise. Random points that an adapter asks for are drawn by
+            `seed`, too.
         negatives: how many prompts that the modality cannot show are asked per image, at most; none
             with geometry.
         seed: of the choice of those prompts, of points and boxes, and of random refinement points.
@@ -89,10 +96,14 @@ def evaluate(
         negatives = 0
         refine = refine or 0
     options: dict[str, Any] = {"refine": refine}
+    if refine_with is None:
+        refine_with = _random_of(segmenter)
     if refine_with is not None:
         refine_with = refine_with_of(refine_with).value
         options.update(refine_with=refine_with, seed=seed)
     plan = make_plan(samples, segmenter.prompts, protocol, negatives, seed)
+    if protocol.geometric:
+        refuse_without_geometry(plan.images.values())
     settings = _settings(segmenter, protocol, refine, refine_with, negatives, seed)
     settings["slab_tolerance_px"] = slab_tolerance_px
     shown_as = segmenter.adapter_name if progress else None
@@ -172,6 +183,12 @@ def _bar(shown: bool) -> Progress:
         console=Console(stderr=True),
         disable=not shown,
     )
+
+
+def _random_of(segmenter: SegmentsByWord) -> RefineWith | None:
+    """What the adapter itself asks refinement to take, where that draws points by a seed."""
+    own = getattr(getattr(segmenter, "config", None), "refine_with", None)
+    return own if isinstance(own, RefineWith) and own.random_points else None
 
 
 def _settings(

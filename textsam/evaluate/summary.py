@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import textsam
-from textsam.errors import DataError
 from textsam.evaluate.caption import who_and_how
 from textsam.evaluate.cases import Case, ImageKey, Kind, slab_title
 from textsam.evaluate.tables import markdown
@@ -195,16 +194,13 @@ def summarise(
     skipped: Mapping[str, int],
     unasked_images: int,
 ) -> EvaluationSummary:
-    """Summarise cases of at least one image; the order of the cases does not matter.
+    """Summarise cases; their order does not matter.
 
     Args:
-        cases: of an evaluation.
+        cases: of an evaluation, of at least one image that was asked something.
         settings: what the cases depend on.
         skipped: "set/concept" -> images in which it was not asked.
         unasked_images: images that have no case.
-
-    Raises:
-        DataError: nothing was asked, as no mask has a pixel to take geometry from.
     """
     present: dict[tuple[str, str, float], list[Case]] = defaultdict(list)
     absent: dict[tuple[str, Kind], list[Case]] = defaultdict(list)
@@ -218,11 +214,6 @@ def summarise(
             present[case.dataset, case.concept, shift].append(case)
         else:
             absent[case.dataset, case.kind].append(case)
-    if not seconds:
-        raise DataError(
-            f"none of the {len(cases)} masks has a pixel, so there is no point and no box to give; "
-            "evaluate with text, or on images that show something"
-        )
     kinds: dict[Kind, list[Case]] = defaultdict(list)
     for (_, kind), group in sorted(absent.items()):
         kinds[kind] += group
