@@ -257,6 +257,26 @@ def test_box_shifts_are_paired_and_not_pooled(samples: list[Sample], tmp_path: P
     assert "| bus | tumor | Dice % | 20 | 4 |" in found.table()
 
 
+def test_pairs_left_out_are_told_by_shift(samples: list[Sample], tmp_path: Path) -> None:
+    for name, known in (("a", 6), ("b", 2)):
+        evaluate(
+            Fake({(n, ""): square(10, 11) for n in range(known)}),
+            samples,
+            out=tmp_path / name,
+            prompts="geometry",
+            box_shifts=(0, 0.2),
+            progress=False,
+            worst=0,
+        )
+    text = compared(tmp_path / "a", tmp_path / "b").table()
+    told = text.split("as an answer is empty: ")[1]
+    assert told == (
+        "bus/tumor at shift 0 % (2), bus/tumor at shift 20 % (2), other/tumor at shift 0 % (2), "
+        "other/tumor at shift 20 % (2), all sets/all concepts at shift 0 % (4), "
+        "all sets/all concepts at shift 20 % (4).\n"
+    )
+
+
 def test_cases_without_a_partner_are_named(samples: list[Sample], tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", samples[:3], OFF_A), run(tmp_path / "b", samples[1:5], OFF_B)
     with pytest.raises(DataError) as error:

@@ -232,7 +232,7 @@ def evaluate(
             from textsam.evaluate.faithfulness import SegmenterTexts, measure_faithfulness
             from textsam.evaluate.faithfulness_table import faithfulness_table
 
-            texts = SegmenterTexts(segmenter, refine)
+            texts = SegmenterTexts(segmenter, refine, seed=seed)
             typer.echo(faithfulness_table(measure_faithfulness(texts, samples, out=out, seed=seed)))
             return
         summary = run_evaluation(

@@ -165,7 +165,9 @@ class EvaluationComparison:
         left_out = [row for row in self.rows if row.left_out]
         if left_out:
             names = ", ".join(
-                f"{row.dataset or 'all sets'}/{row.concept or 'all concepts'} ({row.left_out})"
+                f"{row.dataset or 'all sets'}/{row.concept or 'all concepts'}"
+                + ("" if row.box_shift is None else f" at shift {100 * row.box_shift:g} %")
+                + f" ({row.left_out})"
                 for row in left_out
             )
             parts.append(f"Left out of HD95, as an answer is empty: {names}.")

@@ -77,11 +77,13 @@ class SegmenterTexts:
     Args:
         segmenter: with its adapter.
         refine: refinement passes; None takes what the adapter asks for.
+        seed: of random points, where the adapter's refinement takes some.
     """
 
-    def __init__(self, segmenter: Segmenter, refine: int | None = None) -> None:
+    def __init__(self, segmenter: Segmenter, refine: int | None = None, *, seed: int = 0) -> None:
         self._segmenter = segmenter
         self._refine = refine
+        self._seed = seed
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ class SegmenterTexts:
         questions = [Question(text, concept, text) for text, concept in texts]
         passes = self._segmenter.passes(questions, self._refine)
         prepared = self._segmenter.prepare(image)
-        return self._segmenter.answer([prepared], questions, passes)[0]
+        return self._segmenter.answer([prepared], questions, passes, seed=self._seed)[0]
 
 
 def measure_faithfulness(
