@@ -461,6 +461,41 @@ def test_all_slices(session: Session) -> None:
     ]
 
 
+def test_a_slice_that_fails_leaves_the_others_their_labels(session: Session) -> None:
+    volume = blobs(4, 40, 60).astype(np.float32)
+    volume[2, 3, 4] = np.nan
+    session.viewer.add_image(volume, name="ct", contrast_limits=(0, 255))
+    session.widget.every.value = True
+    session.run("lung, tumor")
+    ((severity, message),) = session.told
+    assert severity == "error"
+    told = "1 of 4 slices failed and have no labels; the first: ct [2, 0, 0]: 1 of 2,400 values"
+    assert message.startswith(told)
+    layer = labels_of(session)
+    for number in (0, 1, 3):
+        wanted = join_masks(expected(volume[number], "lung", "tumor"))
+        assert wanted.any()
+        assert np.array_equal(layer.data[number], wanted), number
+    assert not layer.data[2].any()
+    assert layer.features["failed_planes"].tolist() == [1, 1]
+    record = layer.metadata["textsam"]
+    assert [plane["index"] for plane in record["planes"]] == [[0, 0, 0], [1, 0, 0], [3, 0, 0]]
+    assert [plane["index"] for plane in record["failed"]] == [[2, 0, 0]]
+    assert record["failed"][0]["error"].startswith("ct [2, 0, 0]: 1 of 2,400 values are NaN")
+    assert "1 of 4 slices failed and have no labels" in session.widget.status.value
+
+
+def test_of_slices_that_all_fail_there_is_no_layer(session: Session) -> None:
+    volume = np.full((3, 40, 60), np.nan)
+    session.viewer.add_image(volume, name="ct", contrast_limits=(0, 1))
+    session.widget.every.value = True
+    session.run("lung")
+    ((severity, message),) = session.told
+    assert (severity, message[:21]) == ("error", "3 of 3 slices failed ")
+    assert "ct [0, 0, 0]: 2,400 of 2,400 values are NaN" in message
+    assert [layer.name for layer in session.viewer.layers] == ["ct"]
+
+
 def test_another_side_of_a_volume_and_a_flat_layer_beside_it(session: Session) -> None:
     volume = blobs(24, 40, 60)
     session.viewer.add_image(volume, name="ct")

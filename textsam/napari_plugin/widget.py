@@ -185,18 +185,24 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
 
     def _finish(self, layer: Image, planes: Planes, prompts: list[str], outcome: Outcome) -> None:
         if outcome.error is not None:
-            show_error(str(outcome.error))
+            show_error(_told(outcome, len(planes.planes)))
             return
         result = _labels_layer(layer, planes, prompts, outcome)
         self._viewer.add_layer(result)
         self._answered = True
         table = result.features
-        self.status.value = "\n".join(
+        lines = [
             f"{row.prompt}: {row.area_px} px, score {row.score:.2f}"
             if row.found
             else f"{row.prompt}: not found (score {row.score:.2f})"
             for row in table.itertuples()
-        )
+        ]
+        if outcome.failed:
+            # Where there is no label nothing was found, or nothing was looked at.
+            count = f"{len(outcome.failed)} of {len(planes.planes)}"
+            lines.append(f"{count} slices failed and have no labels")
+            show_error(_told(outcome, len(planes.planes)))
+        self.status.value = "\n".join(lines)
         if not table["found"].any():
             show_info(f"nothing found in {layer.name}: {', '.join(prompts)}")
 
@@ -208,11 +214,36 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
             self.status.value = ""
 
 
+def _told(outcome: Outcome, planes: int) -> str:
+    """What went wrong, and of several slices in how many."""
+    if not outcome.failed or planes == 1:
+        return str(outcome.error)
+    first = next(iter(outcome.failed.values()))
+    return f"{len(outcome.failed)} of {planes} slices failed and have no labels; the first: {first}"
+
+
 def _labels_layer(layer: Image, planes: Planes, prompts: list[str], outcome: Outcome) -> Labels:
     """The answers as a layer that lies over the image, wherever that lies in the world."""
     block = np.zeros(planes.shape, dtype=np.uint16)
-    for number, answers in enumerate(outcome.answers):
+    for number, answers in outcome.answers.items():
         planes.put(block, number, join_masks(answers))
+    table = features(prompts, list(outcome.answers.values()))
+    record: dict[str, Any] = {
+        "model": outcome.model,
+        "planes": [
+            {
+                "index": list(planes.planes[number].index),
+                "results": [a.to_dict() for a in answers],
+            }
+            for number, answers in outcome.answers.items()
+        ],
+    }
+    if outcome.failed:
+        table["failed_planes"] = [len(outcome.failed)] * len(prompts)
+        record["failed"] = [
+            {"index": list(planes.planes[number].index), "error": str(error)}
+            for number, error in outcome.failed.items()
+        ]
     return Labels(
         block,
         name=f"{layer.name}: {', '.join(prompts)}",
@@ -223,17 +254,9 @@ def _labels_layer(layer: Image, planes: Planes, prompts: list[str], outcome: Out
         affine=layer.affine,
         units=layer.units,
         axis_labels=layer.axis_labels,
-        features=features(prompts, outcome.answers),
+        features=table,
         colormap=DirectLabelColormap(color_dict=colours(len(prompts))),
-        metadata={
-            "textsam": {
-                "model": outcome.model,
-                "planes": [
-                    {"index": list(plane.index), "results": [a.to_dict() for a in answers]}
-                    for plane, answers in zip(planes.planes, outcome.answers, strict=True)
-                ],
-            }
-        },
+        metadata={"textsam": record},
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,12 +28,14 @@ class Outcome:
 
     Attributes:
         model: preset and adapter, as text.
-        answers: per plane, one per prompt; empty after an error.
+        answers: number of a plane -> its answers, one per prompt; empty after an error.
+        failed: number of a plane -> why it has no answers.
         error: what stopped the run, or None.
     """
 
     model: str
-    answers: list[list[Segmentation]]
+    answers: Mapping[int, Sequence[Segmentation]] = field(default_factory=dict)
+    failed: Mapping[int, TextSAMError] = field(default_factory=dict)
     error: TextSAMError | None = None
 
 
@@ -83,20 +85,25 @@ def segment_planes(
 ) -> Generator[int, None, Outcome]:
     """Segment planes, yielding how many are done, from 0 when the model is loaded.
 
-    Errors of the family `TextSAMError` are part of the outcome: they are for the user to read.
+    Errors of the family `TextSAMError` are part of the outcome: they are for the user to read. A
+    plane that fails leaves the others their answers; where all fail, so does the run.
     """
     name = preset
     try:
         segmenter = load_segmenter(preset, adapter)
         name = f"{segmenter.preset} / {segmenter.adapter_name}"
         yield 0
-        answers: list[list[Segmentation]] = []
+        answers: dict[int, Sequence[Segmentation]] = {}
+        failed: dict[int, TextSAMError] = {}
         readers = [plane.read for plane in planes.planes]
         for answer in segmenter.segment_batch(readers, list(prompts), refine=refine):
             if answer.error is not None:
-                raise answer.error
-            answers.append(list(answer.answers))
-            yield len(answers)
+                failed[answer.index] = answer.error
+            else:
+                answers[answer.index] = answer.answers
+            yield answer.index + 1
     except TextSAMError as error:
-        return Outcome(name, [], error)
-    return Outcome(name, answers)
+        return Outcome(name, error=error)
+    if not answers:
+        return Outcome(name, failed=failed, error=next(iter(failed.values())))
+    return Outcome(name, answers, failed)
