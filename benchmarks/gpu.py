@@ -9,7 +9,8 @@ Here, once (wheels of what the GPU machine lacks, the packed data, split into pa
     python benchmarks/gpu.py pack --data data --config configs/generalist.yaml \
         --config configs/busi.yaml --native busi --to gpu_pack
 
-There, one command per part, and then this one until it exits with 0; with 75 something is left:
+There, one command per part, and then this one until it exits with 0; with 75 something is left, and
+with anything else something has failed: the last line tells what.
 
     python3 benchmarks/gpu.py receive gpu_pack/part-0
     python3 benchmarks/gpu.py session --minutes 9 --out OUT --train configs/generalist.yaml \
@@ -187,7 +188,14 @@ def _interrupted(command: list[str], minutes: float) -> int:
 
 
 def session(arguments: argparse.Namespace) -> int:
-    """Do what is left of everything, in order, until the time is up."""
+    """Do what is left of everything, in order, until the time is up.
+
+    What fails is told and left for the next session, and the others go on; of a training that
+    failed nothing can be finished.
+
+    Returns:
+        The status of the first that failed, else 75 where something is left, else 0.
+    """
     deadline = time.monotonic() + 60 * arguments.minutes
     script = [sys.executable, str(Path(__file__).resolve())]
     out = ["--out", arguments.out]
@@ -203,22 +211,38 @@ def session(arguments: argparse.Namespace) -> int:
     works += [(f"methods {name}", ["methods", name, *out]) for name in arguments.methods]
     marks = PLACE / "done"
     marks.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, int] = {}
+    left = False
     for name, command in works:
         mark = marks / quote(name, safe="")  # a path of many folders as one name
         if mark.exists():
+            continue
+        if command[0] == "finish" and f"train {command[1]}" in failed:
+            print(f"left: {name}, as its training failed")
             continue
         minutes = (deadline - time.monotonic()) / 60
         # Less than this would go into loading the model.
         if minutes < 0.75:
             print(f"left: {name} and what follows")
-            return UNFINISHED
+            left = True
+            break
         timed = [] if command[0] == "finish" else ["--minutes", f"{minutes:.2f}"]
         print(f"{name}: {minutes:.1f} minutes", flush=True)
         code = subprocess.run([*script, *command, *timed], check=False).returncode
+        if code == UNFINISHED:
+            print(f"{name}: unfinished")
+            left = True
+            break
         if code:
-            print(f"{name}: " + ("unfinished" if code == UNFINISHED else f"failed with {code}"))
-            return code
-        mark.touch()
+            print(f"{name}: failed with {code}", flush=True)
+            failed[name] = code
+        else:
+            mark.touch()
+    if failed:
+        print("failed: " + ", ".join(f"{name} ({code})" for name, code in failed.items()))
+        return next(iter(failed.values()))
+    if left:
+        return UNFINISHED
     print("nothing is left")
     return 0
 

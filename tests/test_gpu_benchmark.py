@@ -137,6 +137,40 @@ def test_a_session_goes_on_where_the_last_one_stopped(
     assert len(done) == 5, "too little time to begin"
 
 
+def test_a_work_that_fails_does_not_keep_the_others_from_being_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = works_done(tmp_path, monkeypatch, [3, -9, 0, 0, 0, 1, 0, 0, 75])
+    options = argparse.Namespace(
+        minutes=9.0,
+        out="OUT",
+        without_busi=False,
+        train=["a.yaml", "b.yaml"],
+        ablate=["c.yaml"],
+        methods=[],
+    )
+    assert gpu.session(options) == 3
+    assert [command[:2] for command in done] == [
+        ["busi", "--out"],
+        ["train", "a.yaml"],  # and nothing to finish
+        ["train", "b.yaml"],
+        ["finish", "b.yaml"],
+        ["ablate", "c.yaml"],
+    ]
+    told = capsys.readouterr().out.splitlines()
+    assert "left: finish a.yaml, as its training failed" in told
+    assert told[-1] == "failed: busi (3), train a.yaml (-9)"
+    # The next session tries again what failed, and does nothing else.
+    assert gpu.session(options) == 1
+    assert [command[:2] for command in done[5:]] == [
+        ["busi", "--out"],
+        ["train", "a.yaml"],
+        ["finish", "a.yaml"],
+    ]
+    assert capsys.readouterr().out.splitlines()[-1] == "failed: busi (1)"
+    assert gpu.session(options) == 75, "what was left is no failure"
+
+
 def test_a_session_tells_works_of_one_file_name_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
