@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import time
 import traceback
 import warnings
@@ -13,6 +12,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Literal
+
+from textsam.train.memory import resident_peak_mib
 
 MEMORY_BYTES = 2 * 1024**3
 TIMEOUT_S = 20.0
@@ -69,22 +70,6 @@ def read_one(path: Path) -> tuple[Outcome, str]:
         return "crash", traceback.format_exc(limit=-4)
 
 
-def rss_mib() -> int:
-    """The most memory this process has held, in MiB; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not `ru_maxrss`, which on Linux a new process inherits from the one that started it.
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) // 1024
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak // (1024**2 if sys.platform == "darwin" else 1024))
-
-
 def _serve(pipe: Connection, memory_bytes: int) -> None:
     # libtiff writes a line on each damage it finds.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -107,7 +92,9 @@ def _serve(pipe: Connection, memory_bytes: int) -> None:
     while (path := pipe.recv()) is not None:
         began = time.process_time()
         outcome, words = read_one(path)
-        pipe.send((outcome, words, rss_mib(), time.process_time() - began))
+        # 0 where the system does not say.
+        peak_mib = int(resident_peak_mib() or 0)
+        pipe.send((outcome, words, peak_mib, time.process_time() - began))
 
 
 class Worker:

@@ -185,6 +185,16 @@ def test_the_peak_is_what_the_system_says() -> None:
     assert before == pytest.approx(int(line.split()[1]) / 1024, rel=0.01)
 
 
+def test_memory_on_a_cpu_is_asked_without_torch() -> None:
+    # A reader of files with a limit on memory asks, too, and is not to hold PyTorch.
+    code = (
+        "import sys; from textsam.train.memory import resident_peak_mib; resident_peak_mib(); "
+        "print('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     config = run_config(write_data(tmp_path), batch_size=3)
     built = tiny_model(architecture_from(config))

@@ -1,14 +1,16 @@
-"""How much memory a training process has needed so far."""
+"""How much memory a process has needed so far; torch is imported where a GPU is asked alone."""
 
 from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-__all__ = ["peak_memory_mib"]
+__all__ = ["peak_memory_mib", "resident_peak_mib"]
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
@@ -19,10 +21,21 @@ def peak_memory_mib(device: torch.device) -> float | None:
             elsewhere the resident memory of the process, libraries included.
 
     Returns:
-        None on Windows without psutil (extra `train`): nothing else there knows.
+        None as of `resident_peak_mib`.
     """
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
+    return resident_peak_mib()
+
+
+def resident_peak_mib() -> float | None:
+    """The most resident memory this process has held, libraries included, in MiB.
+
+    Returns:
+        None on Windows without psutil (extra `train`): nothing else there knows.
+    """
     if sys.platform == "win32":
         if find_spec("psutil") is None:
             return None
