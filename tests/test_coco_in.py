@@ -274,6 +274,26 @@ def test_crowds_can_be_left_unknown_and_the_report_says_so(tmp_path: Path) -> No
         coco_to_set({"train": only}, tmp_path / "root", "made", terms="x", source=tmp_path)
 
 
+def test_an_annotation_too_small_for_a_pixel_is_told(tmp_path: Path) -> None:
+    what = content()
+    add = what["annotations"].append
+    speck = [10.1, 10.1, 10.3, 10.1, 10.3, 10.3]
+    add({"id": 10, "image_id": 2, "category_id": 9, "segmentation": [speck]})
+    add({"id": 11, "image_id": 4, "category_id": 9, "segmentation": [speck]})
+    add({"id": 12, "image_id": 4, "category_id": 9, "segmentation": [speck, speck]})
+    add({"id": 13, "image_id": 1, "category_id": 3, "segmentation": [speck]})  # beside a large one
+    write(tmp_path, what)
+    problems = Problems("train")
+    samples = samples_from_coco(tmp_path, ALL, problems=problems)
+    (told,) = problems.found
+    assert (told.kind, told.part) == ("pixelless-annotation", "train")
+    assert told.message.startswith("2 image(s) have annotations of 'x' that are too small")
+    assert "e.g. 2.png" in told.message
+    assert not DataReport((told,), {}).errors
+    assert not load_sample(samples[1])[1]["x"].any()
+    assert len(samples_from_coco(tmp_path, ALL)) == 4, "a remark, no fault"
+
+
 def test_every_fault_of_a_file_is_in_one_report(tmp_path: Path) -> None:
     what = content(count=8)
     what["categories"].pop()

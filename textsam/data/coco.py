@@ -19,7 +19,14 @@ from textsam.data.named import ConceptName, unaskable
 from textsam.data.problems import WARNINGS, Problems
 from textsam.data.sample import CocoTarget, Sample
 from textsam.errors import DataError
-from textsam.io.coco_shapes import ShapeError, exceeds_limit, is_closed, merged, rles_of
+from textsam.io.coco_shapes import (
+    ShapeError,
+    covers_a_pixel,
+    exceeds_limit,
+    is_closed,
+    merged,
+    rles_of,
+)
 from textsam.sections import Section
 
 __all__ = ["CocoSelection", "samples_from_coco"]
@@ -116,6 +123,7 @@ class _Reader:
         """One per image that is there."""
         sizes, names = self._image_entries()
         drawn = self._drawn(sizes)
+        self._tell_pixelless(names, drawn)
         unknown = self._crowds(sizes) if self.selection.crowd == "unknown" else set()
         concepts = tuple(dict.fromkeys(self.concepts.values()))
         samples: list[Sample] = []
@@ -142,6 +150,23 @@ class _Reader:
                     )
                 )
         return samples
+
+    def _tell_pixelless(
+        self, names: Mapping[int, str], drawn: Mapping[int, Mapping[str, Sequence[bytes]]]
+    ) -> None:
+        """Tell, by concept, where something is annotated and the mask is empty all the same."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for number, name in names.items():
+            for concept, codes in drawn.get(number, {}).items():
+                if not covers_a_pixel(codes):
+                    found[concept].append(name)
+        for concept, images in sorted(found.items()):
+            self._add(
+                "pixelless-annotation",
+                f"{len(images)} image(s) have annotations of {concept!r} that are too small to "
+                f"cover a pixel, and count as not showing it, e.g. {images[0]}; draw them larger, "
+                "or leave these images out",
+            )
 
     def _crowds(self, sizes: Mapping[int, tuple[int, int]]) -> set[tuple[int, str]]:
         """Image and concept wherever there is a crowd of it; told by concept."""

@@ -52,6 +52,7 @@ Kind = Literal[
     "odd-mask-values",
     "repeated-image",
     "crowd-left-out",
+    "pixelless-annotation",
     "unknown-modality",
     "unsupported-file",
 ]
@@ -85,6 +86,7 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "odd-mask-values": "0/255 masks with values between, as JPEG leaves them",
         "repeated-image": "one image, by its pixels, under two names in one part",
         "crowd-left-out": "concepts that are not asked where a crowd of them is",
+        "pixelless-annotation": "annotated concepts without a pixel, which count as absent",
         "unknown-modality": "kinds of image of which it is not known what cannot be in them",
         "unsupported-file": "files beside images or masks that are left out for their suffix",
     }
@@ -97,6 +99,7 @@ WARNINGS: frozenset[Kind] = frozenset(
         "odd-mask-values",
         "repeated-image",
         "crowd-left-out",
+        "pixelless-annotation",
         "patient-left-out",
         "unknown-modality",
         "unsupported-file",
