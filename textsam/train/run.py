@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.data import DataLoader, Dataset
 
 from textsam.adapters import CONFIG_FILE, AdapterConfig
 from textsam.checkpoint import record_of, save_adapter
 from textsam.config import TrainConfig
-from textsam.data.dataset import TrainDataset, TrainItem
+from textsam.data.dataset import TrainItem
 from textsam.errors import ConfigError, TextSAMError
 from textsam.io.atomic import told_as_output
 from textsam.io.lock import locked
 from textsam.model.tuning import trainable_parameters, trainable_state
+from textsam.train.loading import loaded, readers_told
 from textsam.train.log import RunLog
 from textsam.train.losses import LossParts
 from textsam.train.memory import peak_memory_mib
@@ -36,36 +35,6 @@ from textsam.train.validate import Validation, validate
 __all__ = ["Run", "architecture_from", "batch_loss", "batches_at", "fit", "setup", "train"]
 
 _LOCK_FILE = ".train.lock"
-
-
-class _Keyed(Dataset["tuple[Key, TrainItem] | TextSAMError"]):
-    """Items with their keys, which seed what the training step draws.
-
-    What is wrong with one is handed on as an item: of an exception in a worker PyTorch makes one
-    whose message is a traceback.
-    """
-
-    def __init__(self, items: TrainDataset) -> None:
-        self.items = items
-
-    def __getitem__(self, key: Key) -> tuple[Key, TrainItem] | TextSAMError:
-        try:
-            return key, self.items[key]
-        except TextSAMError as error:
-            return error
-
-
-def _as_is(batch: list[tuple[Key, TrainItem] | TextSAMError]) -> list[Any]:
-    return batch
-
-
-def _sound(batches: Iterable[list[Any]]) -> Iterator[list[tuple[Key, TrainItem]]]:
-    """The batches, up to one with an item that could not be made; raises what is wrong with it."""
-    for batch in batches:
-        for item in batch:
-            if isinstance(item, TextSAMError):
-                raise item
-        yield batch
 
 
 def _adapter_config(run: Run, step: int) -> AdapterConfig:
@@ -161,7 +130,8 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
         ConfigError: several processes that do not see the same state of the run, or another run in
             its folder.
         OutputError: a file cannot be written; what was saved before stays.
-        TextSAMError: a loss that is no number, of a step or of a validation.
+        TextSAMError: a loss that is no number, of a step or of a validation; a process that loads
+            images has ended.
     """
     config, state, processes = run.config, run.state, run.processes
     _begin_together(run)
@@ -182,7 +152,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
         console=Console(stderr=True),
         disable=not (progress and processes.is_main),
     )
-    with _alone(run), bar, _log_of(run) as log:
+    with _alone(run), bar, readers_told(config.workers), _log_of(run) as log:
         task = bar.add_task(config.name, total=total, completed=state.step, status="")
         side_until = state.step
         while state.step < last:
@@ -247,14 +217,9 @@ def batches_at(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
     run.built.set_side(side_px)
     run.train_set.size_px = side_px
     whole = run.order.batches(config.batch_size, run.state.step * config.accumulate)
-    loader = DataLoader(
-        _Keyed(run.train_set),
-        # A slice of the same keys whatever the number of processes: so are prompts and changes.
-        batch_sampler=(list(run.processes.share_of(batch)) for batch in whole),
-        num_workers=config.workers,
-        collate_fn=_as_is,
-    )
-    return _sound(loader)
+    # A slice of the same keys whatever the number of processes: so are prompts and changes.
+    own = (list(run.processes.share_of(batch)) for batch in whole)
+    return loaded(run.train_set, own, workers=config.workers)
 
 
 def batch_loss(
