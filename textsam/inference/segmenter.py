@@ -11,15 +11,13 @@ from typing import Any, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from textsam.adapters import AdapterConfig
 from textsam.errors import PromptError
+from textsam.inference.answered import answered, sides_for
 from textsam.inference.batch import BatchAnswer, batches
-from textsam.inference.decoded import cut_out
 from textsam.inference.encoded import means_of
 from textsam.inference.forked import do_without_lost_threads
-from textsam.inference.kinds import UNLOOKED
 from textsam.inference.manual import manual_geometry, per_prompt
 from textsam.inference.passes import Refine, passes_for
 from textsam.inference.prepare import ImageLike, Prepared, prepare
@@ -28,8 +26,6 @@ from textsam.inference.refine import Geometry
 from textsam.inference.refinement import RefineWith, refine_with_of
 from textsam.inference.settle import Settle
 from textsam.inference.sides import Sides
-from textsam.inference.verdict import verdict
-from textsam.inference.view import Asked
 from textsam.inference.views import Views
 from textsam.model.build import BuiltModel
 from textsam.result import Segmentation
@@ -349,57 +345,22 @@ class Segmenter:
             B lists of C results.
         """
         do_without_lost_threads()
-        config = self.config
-        gives = config.refine_with if refine_with is None else refine_with
+        gives = self.config.refine_with if refine_with is None else refine_with
         geometry = list(manual) if manual is not None else [None] * len(questions)
-        sides = [self.sides_px(question) for question in questions]
-        own = (self.own_side_px,)
-        with torch.inference_mode():
-            looks = [UNLOOKED for _ in images]
-            embeddings = None
-            if config.kinds is not None:
-                embeddings = self._sides.encodings.embed(images)
-                looks = [config.kinds.look(mean) for mean in means_of(embeddings, images)]
-            asked = Asked(
-                texts=[question.text for question in questions],
-                tokens=[self._token(question) for question in questions],
-                geometry=geometry,
-                passes=passes,
-                gives=gives,
-                threshold=config.mask_threshold,
-                authors_frame=config.authors_frame,
-                seed=seed,
-            )
-            answers = self._sides.decode(images, asked, sides, embeddings)
-        # Validation has shown where to cut what a word asks for, not what a point or a box does.
-        cuts = [config.cut if own is None else None for own in geometry]
-        return [
-            [
-                verdict(
-                    config,
-                    image,
-                    question,
-                    cut_out(answers[row][i], cuts[i], config.mask_threshold),
-                    refined=passes[i],
-                    gives=gives,
-                    # Whoever shows a place has said what kind of thing to look for there.
-                    look=look if geometry[i] is None else UNLOOKED,
-                    views=str(self.views),
-                    sides_px=sides[i] if sides[i] != own else (),
-                )
-                for i, question in enumerate(questions)
-            ]
-            for row, (image, look) in enumerate(zip(images, looks, strict=True))
-        ]
+        return answered(
+            self._sides,
+            self.config,
+            images,
+            questions,
+            geometry=geometry,
+            passes=passes,
+            gives=gives,
+            seed=seed,
+        )
 
     def sides_px(self, question: Question) -> tuple[int, ...]:
         """The sides of the model's square at which the adapter wants a question answered."""
-        return self.config.sides_for.get(question.concept or "", (self.own_side_px,))
-
-    def _token(self, question: Question) -> Tensor | None:
-        if question.text is None or not self.built.model.takes_text:
-            return None
-        return self._sides.encodings.token(question.text)
+        return sides_for(self.config, question, self.own_side_px)
 
     def mean_embedding(self, image: ImageLike) -> NDArray[np.float64]:
         """(256,) mean of an image's embedding, by which kinds of image are told apart.
