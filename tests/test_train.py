@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from runs import ONLY_FLIPS, begin, learned, log_rows, logged, run_config, same, train, write_data
 from safetensors.torch import load_file
-from tiny import tiny_model
+from tiny import tiny_model, write_images_and_masks
 from torch import Tensor
 
 from textsam.adapters import read_adapter_config
@@ -342,6 +342,26 @@ def test_an_image_that_breaks_after_the_check_is_told_as_ever(root: Path, worker
         fit(run)
     assert "Traceback" not in str(caught.value)
     assert "000" in str(caught.value) or "images" in str(caught.value)
+
+
+def test_spellings_of_one_word_are_one_concept(root: Path) -> None:
+    write_images_and_masks(root / "elsewhere", 4, seed=5)
+    data = {
+        "root": str(root),
+        "train_folders": [
+            {"folder": ".", "split": "train", "concept": "tumor"},
+            {"folder": "elsewhere", "concept": "Tumours"},
+        ],
+        "val_folders": [{"folder": ".", "split": "val", "concept": "tumour"}],
+    }
+    run = begin(run_config(root, data=data))
+    # "tumour" asked of the adapter is "tumor", so the other could never be asked for.
+    assert run.vocabulary == ("tumor",)
+    assert {t.concept for s in run.train_set.samples for t in s.targets} == {"tumor"}
+    item = run.val_set[run.val_keys[0]]
+    assert item.concepts[0] == item.prompts[0] == "tumor", "asked as it will be used"
+    fit(run, progress=False)
+    assert read_adapter_config(run.folder / "best").prompts == ("tumor",)
 
 
 def test_no_step_is_no_step(root: Path) -> None:

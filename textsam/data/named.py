@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
+from textsam.data.sample import Sample
 from textsam.errors import PromptError
-from textsam.prompts import canonical, normalise
+from textsam.prompts import canonical, canonical_key, normalise
 
-__all__ = ["ConceptName", "by_prompt", "unaskable"]
+__all__ = ["ConceptName", "by_prompt", "named_by", "unaskable", "words_of"]
 
 
 def unaskable(name: str) -> str:
@@ -48,3 +50,44 @@ def by_prompt(
         name = canonical(concept, prompts) or concept
         named[name] = named[name] | mask if name in named else mask
     return named
+
+
+def words_of(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """The concepts annotated in samples, in order; of several spellings of one word the first.
+
+    "tumour" beside "tumor" could never be asked for: whatever an adapter is asked, it takes the
+    first of its words that is meant.
+    """
+    words: dict[str, str] = {}
+    for concept in dict.fromkeys(target.concept for own in samples for target in own.targets):
+        words.setdefault(canonical_key(concept), concept)
+    return tuple(words.values())
+
+
+def named_by(samples: Iterable[Sample], words: Sequence[str]) -> list[Sample]:
+    """Samples with their concepts called as an adapter of these words understands them.
+
+    Args:
+        samples: of any spelling.
+        words: of the adapter. A concept that is none of them keeps its name.
+    """
+    spelt = {canonical_key(word): word for word in reversed(words)}
+    names: dict[str, str] = {}
+
+    def named(concept: str) -> str:
+        if concept not in names:
+            names[concept] = canonical(concept, words) or concept
+        return names[concept]
+
+    def absent(concept: str) -> str:
+        # That a synonym is not there, perhaps a narrower one, says less of the word.
+        return spelt.get(canonical_key(concept), concept)
+
+    return [
+        replace(
+            sample,
+            targets=tuple(replace(own, concept=named(own.concept)) for own in sample.targets),
+            absent=tuple(dict.fromkeys(map(absent, sample.absent))),
+        )
+        for sample in samples
+    ]

@@ -22,6 +22,7 @@ from textsam.config import TrainConfig, without_effect
 from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset
+from textsam.data.named import named_by, words_of
 from textsam.data.sample import Sample
 from textsam.data.sources import checked_data, write_stamp
 from textsam.errors import ConfigError
@@ -197,11 +198,10 @@ def setup(
     processes.check_batch(config.batch_size)
     device = processes.device
     checked = checked_data(config.data, folder)
-    train_samples, val_samples = checked.parts["train"], checked.parts["val"]
+    vocabulary = words_of(checked.parts["train"])
+    parts = {part: named_by(samples, vocabulary) for part, samples in checked.parts.items()}
+    train_samples, val_samples = parts["train"], parts["val"]
     _check_modalities(config.augment.no_up, train_samples)
-    vocabulary = tuple(
-        dict.fromkeys(target.concept for sample in train_samples for target in sample.targets)
-    )
     if built is None:
         torch.manual_seed(config.seed)
         backbone, encoder = load_parts(
@@ -263,7 +263,7 @@ def setup(
         base=base[preset(config.preset).image_weights],
         text_encoder=_text_identity(config.preset, text_encoder),
         authors_frame=authors_frame,
-        parts=checked.parts,
+        parts=parts,
         contents=checked.contents,
         init_adapter=init_digest,
         unlabelled=unlabelled,
