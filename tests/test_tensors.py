@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,40 @@ def test_not_a_mapping_of_tensors(tmp_path: Path, content: object, message: str)
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=message):
         load_tensors(tmp_path / "w.pth")
+
+
+def test_a_storage_that_lacks_in_an_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    # The storage's key stands in the object and, last, in the list of what follows.
+    key = re.findall(rb"cpu.*?X\x0b?.*?([0-9]{6,})", content, re.DOTALL)[0]
+    cut = content.rindex(key)
+    path.write_bytes(content[:cut] + key[::-1] + content[cut + len(key) :])
+    with pytest.raises(WeightsError, match=r"PyTorch cannot read it.*fetch it again") as caught:
+        load_tensors(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (b"PK\x01\x02", {6: 99}),  # a version of the format nobody has yet
+        (b"PK\x06\x07", {16: 7}),  # one of several disks
+    ],
+)
+def test_a_damaged_directory_of_a_zip(tmp_path: Path, place: bytes, value: dict[int, int]) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(example(), path)
+    content = bytearray(path.read_bytes())
+    for offset, byte in value.items():
+        content[content.index(place) + offset] = byte
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"not a checkpoint written by torch\.save") as caught:
+        load_tensors(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_name_too_long_for_a_file_is_said() -> None:
+    with pytest.raises(WeightsError, match=r"cannot be read \(File name too long\)"):
+        load_tensors("w" * 300 + ".pth")

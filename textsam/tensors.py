@@ -63,12 +63,17 @@ def load_tensors(path: str | Path, *, key: str | None = None) -> dict[str, Tenso
 
 
 def _check_is_file(path: Path) -> None:
-    if not path.exists():
-        raise WeightsError(f"{path}: no such weight file. Check the path.")
-    if not path.is_file():
-        raise WeightsError(f"{path}: a weight file is expected, this is a folder.")
-    with path.open("rb") as stream:
-        head = stream.read(64)
+    try:
+        if not path.exists():
+            raise WeightsError(f"{path}: no such weight file. Check the path.")
+        if not path.is_file():
+            raise WeightsError(f"{path}: a weight file is expected, this is a folder.")
+        with path.open("rb") as stream:
+            head = stream.read(64)
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}). Check the path and its permissions."
+        ) from error
     if not head:
         raise WeightsError(f"{path}: the file is empty. Fetch it again.")
     if head.startswith(b"version https://git-lfs"):
@@ -95,7 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> object:
     import torch
 
-    is_zip = zipfile.is_zipfile(path)
+    is_zip = _is_zip(path)
     _refuse_code(path, is_zip)
     try:
         # mmap needs the zip format.
@@ -106,12 +111,19 @@ def _read_torch(path: Path) -> object:
             f"{path}: holds objects other than tensors, or is damaged; it is not read. Save the "
             "weights alone (a dict of names to tensors) as .safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a damaged file PyTorch raises whatever it stumbles over
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{path}: PyTorch cannot read it ({reason}). It was cut short or damaged: fetch it "
             "again."
         ) from error
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True  # a damaged one, which reading it says
 
 
 def _refuse_code(path: Path, is_zip: bool) -> None:
@@ -125,7 +137,7 @@ def _refuse_code(path: Path, is_zip: bool) -> None:
         )
     try:
         names = _zip_names(path) if is_zip else _pickle_names(path)
-    except (ValueError, EOFError, zipfile.BadZipFile, UnicodeDecodeError, IndexError) as error:
+    except Exception as error:  # as of what a damaged one makes zipfile and pickletools do
         raise WeightsError(
             f"{path}: not a checkpoint written by torch.save ({error}). It was cut short or is "
             "another kind of file: fetch it again."
