@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from textsam.adapters import (
 from textsam.checkpoint import architecture_of, load_adapter, record_of, save_adapter
 from textsam.errors import AdapterError, OutputError, WeightsError
 from textsam.model.build import Architecture
+from textsam.model.state import load_exactly
 from textsam.model.tuning import Tuning, trainable_state
 from textsam.weights.checksum import sha256_of
 
@@ -154,6 +156,19 @@ def reshape(state: dict[str, Tensor]) -> None:
     state["context.tokens"] = torch.zeros(8, 16)
 
 
+def quantise(state: dict[str, Tensor]) -> None:
+    state["adapter.fc2.bias"] = state["adapter.fc2.bias"].to(torch.int8)
+
+
+def double(state: dict[str, Tensor]) -> None:
+    state["adapter.fc2.bias"] = state["adapter.fc2.bias"].to(torch.complex64)
+
+
+def run_away(state: dict[str, Tensor]) -> None:
+    state["adapter.fc2.bias"][3] = torch.nan
+    state["adapter.fc1.bias"][0] = torch.inf
+
+
 def spoil_all(state: dict[str, Tensor]) -> None:
     drop(state)
     add(state)
@@ -166,6 +181,9 @@ def spoil_all(state: dict[str, Tensor]) -> None:
         (drop, ["1 missing: adapter.fc1.weight"]),
         (add, ["1 unknown: context.deep.9"]),
         (reshape, ["1 of another shape: context.tokens is (8, 16), expected (4, 16)"]),
+        (quantise, ["1 of another kind: adapter.fc2.bias is torch.int8, expected torch.float32"]),
+        (double, ["1 of another kind: adapter.fc2.bias is torch.complex64, expected"]),
+        (run_away, ["2 with NaN or infinite values: adapter.fc1.bias, adapter.fc2.bias"]),
         (spoil_all, ["1 missing: adapter.fc1", "1 unknown: context.deep.9", "context.tokens is"]),
     ],
 )
@@ -184,6 +202,34 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(
         assert message in str(raised.value)
     after = other.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.ones(3).to(torch.uint8), "weight is torch.uint8, expected torch.float32"),
+        (torch.ones(3).to_sparse(), "weight is sparse, expected torch.float32"),
+        (torch.ones(3, device="meta"), "weight is empty of values, expected torch.float32"),
+        (torch.tensor([1.0, torch.nan, 2.0]), "1 with NaN or infinite values: weight"),
+    ],
+)
+def test_base_weights_are_finite_floating_numbers(values: Tensor, message: str) -> None:
+    module = torch.nn.BatchNorm1d(3)
+    state = {**module.state_dict(), "weight": values}
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        load_exactly(module, state, source="w.pth")
+    assert torch.equal(module.weight, torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.float8_e4m3fn])
+def test_base_weights_of_any_floating_type_are_taken(dtype: torch.dtype) -> None:
+    module = torch.nn.BatchNorm1d(3)
+    # Its counter of batches is a whole number, and made floating like the rest here.
+    state = {name: tensor.to(dtype) for name, tensor in module.state_dict().items()}
+    state["weight"] = torch.tensor([0.5, 2.0, -1.0]).to(dtype)
+    load_exactly(module, state, source="w.pth")
+    assert torch.equal(module.weight, torch.tensor([0.5, 2.0, -1.0]))
+    assert int(module.num_batches_tracked) == 0
 
 
 def test_an_adapter_of_another_rank_is_refused(folder: Path) -> None:

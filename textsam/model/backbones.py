@@ -95,7 +95,7 @@ class Backbone:
         """Load the base weights of all three parts, exactly.
 
         Raises:
-            WeightsError: names or shapes differ.
+            WeightsError: names, shapes or kinds of number differ, or numbers are not finite.
         """
         parts = nn.ModuleDict(
             {

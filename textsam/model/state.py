@@ -1,4 +1,4 @@
-"""Load a state dict exactly: every key used, every key present, every shape right, or an error."""
+"""Load a state dict exactly: all keys used and there, all shapes and values right, or an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def _listed(names: Iterable[str], limit: int = 8) -> str:
 
 
 def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Say how `given` differs from `expected` in names and shapes; empty when it does not."""
+    """Say how `given` differs from `expected` in names, shapes and kinds of number.
+
+    Empty when it does not, and its numbers are all finite.
+    """
     problems = []
     if missing := expected.keys() - given.keys():
         problems.append(f"{len(missing)} missing: {_listed(missing)}")
@@ -32,7 +35,39 @@ def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
     ]
     if wrong:
         problems.append(f"{len(wrong)} of another shape: {_listed(wrong)}")
+    # Whole numbers in place of weights are the steps of a quantised model, and of no use as weights.
+    other = [
+        f"{name} is {_kind(given[name])}, expected {_kind(own)}"
+        for name, own in expected.items()
+        if name in given and not _fits(given[name], own)
+    ]
+    if other:
+        problems.append(f"{len(other)} of another kind: {_listed(other)}")
+    elif broken := [name for name in expected.keys() & given.keys() if not _finite(given[name])]:
+        problems.append(f"{len(broken)} with NaN or infinite values: {_listed(broken)}")
     return problems
+
+
+def _fits(given: Tensor, own: Tensor) -> bool:
+    """Whether a tensor's numbers are what another's can take: of any floating type for its own."""
+    plain = given.layout == torch.strided and not given.is_quantized and not given.is_meta
+    # Counters, as of a batch norm, may have been made floating with all the rest.
+    return plain and (given.is_floating_point() or not own.is_floating_point())
+
+
+def _kind(tensor: Tensor) -> str:
+    special = (
+        ("quantised", tensor.is_quantized),
+        ("sparse", tensor.layout != torch.strided),
+        ("empty of values", tensor.is_meta),
+    )
+    return next((name for name, holds in special if holds), str(tensor.dtype))
+
+
+def _finite(tensor: Tensor) -> bool:
+    # PyTorch cannot ask that of 8-bit numbers.
+    wide = tensor if tensor.element_size() > 1 else tensor.float()
+    return bool(wide.isfinite().all())
 
 
 def load_exactly(
@@ -42,7 +77,7 @@ def load_exactly(
     source: str,
     error: type[TextSAMError] = WeightsError,
 ) -> None:
-    """Copy `state` into `module`, refusing anything missing, left over or of another shape.
+    """Copy `state` into `module`, refusing what is missing, left over, of another shape or broken.
 
     Args:
         module: whose `state_dict()` names are expected.

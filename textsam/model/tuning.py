@@ -99,7 +99,8 @@ def load_trainable(model: TextSAM, state: dict[str, Tensor], *, source: str) -> 
     """Load an adapter's tensors into a tuned model, exactly.
 
     Raises:
-        AdapterError: names or shapes differ; nothing is loaded then.
+        AdapterError: names, shapes or kinds of number differ, or numbers are not finite; nothing is
+            loaded then.
     """
     own = trainable_parameters(model)
     if problems := differences({name: p.detach() for name, p in own.items()}, state):
