@@ -464,6 +464,25 @@ def test_a_checked_file_is_not_hashed_again_until_it_changes(
     assert hashed == [path, path]
 
 
+def test_what_takes_the_place_of_a_file_while_it_is_hashed_was_not_checked(
+    toy: WeightEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(GOOD)
+    honest = checksum.sha256_of
+
+    def slow(given: Path) -> str:
+        digest = honest(given)
+        put(BAD)
+        os.utime(given, ns=(1, 1))
+        return digest
+
+    monkeypatch.setattr(checksum, "sha256_of", slow)
+    assert weights.resolve("toy", download=False) == path
+    monkeypatch.setattr(checksum, "sha256_of", honest)
+    with pytest.raises(WeightsError, match="damaged"):
+        weights.resolve("toy", download=False)
+
+
 def test_a_downloaded_file_is_remembered_as_checked(
     toy: WeightEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,8 +536,9 @@ def test_an_unknown_digest_is_recorded_and_then_required(
 
     path.unlink()
     server.files["/vocab.txt"] = b"one\nTWO\n"
-    with pytest.raises(WeightsError, match="wrong checksum"):
+    with pytest.raises(WeightsError, match="wrong checksum") as caught:
         weights.resolve("toy", progress=False)
+    assert f"first use, in {record}; remove that to accept another version" in str(caught.value)
     record.unlink()
     assert weights.resolve("toy", progress=False).read_bytes() == b"one\nTWO\n"
 
@@ -530,7 +550,11 @@ def test_a_file_of_unknown_digest_put_by_hand_is_recorded(
     path = put(b"by hand")
     assert weights.verify("toy")[0].status == "recorded"
     path.write_bytes(b"changed!")
-    assert weights.verify("toy")[0].status == "corrupt"
+    (result,) = weights.verify("toy")
+    assert result.status == "corrupt"
+    assert result.detail.endswith("(vocab.txt.sha256 beside it)")
+    with pytest.raises(WeightsError, match=r"as in vocab\.txt\.sha256; remove that for another"):
+        weights.resolve("toy")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"abc  vocab.txt\n"])
@@ -799,6 +823,25 @@ def test_cli_verify(toy: WeightEntry) -> None:
     assert bad.stderr.startswith("error: 1 of 1 files missing or damaged")
     (record,) = json.loads(bad.stdout)
     assert (record["name"], record["status"]) == ("toy", "corrupt")
+
+
+def test_cli_verify_sees_a_folder_of_which_a_part_was_copied(
+    monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    digest = hashlib.sha256(b"{}").hexdigest()
+    files = (WeightFile("config.json", 2, digest), WeightFile("model.bin", len(GOOD), SHA))
+    register(monkeypatch, make(*files), make(WeightFile("other.pth", 2, digest), name="other"))
+    folder = home / "weights" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(b"{}")
+    result = CliRunner().invoke(app, ["verify"])
+    assert result.exit_code == 1
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["ok", "toy/config.json:"],
+        ["missing", "toy/model.bin:"],
+    ]
+    assert "1 of 2 files missing or damaged" in result.stderr
+    assert "other" not in result.stderr
 
 
 def test_cli_verify_says_how_to_mend_a_package(carried: Path) -> None:

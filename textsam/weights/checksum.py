@@ -132,17 +132,19 @@ def check_file(
     if not rehash and expected is not None and _remembered(path, markers) == expected:
         return "ok", f"sha256 {expected} (checked before, unchanged since)"
     try:
+        state = _state(path)  # of what is hashed, should another take its place meanwhile
         actual = sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error}); check its permissions") from error
     if expected is None:
         record(path, actual)
-        remember(path, actual, markers)
+        _note(path, state, actual, markers)
         return "recorded", f"no published checksum; sha256 {actual} recorded as the one to expect"
     if actual != expected:
         forget(path, markers)
-        return "corrupt", f"{path} has sha256 {actual}, expected {expected}"
-    remember(path, actual, markers)
+        source = f" ({record_path(path).name} beside it)" if file.sha256 is None else ""
+        return "corrupt", f"{path} has sha256 {actual}, expected {expected}{source}"
+    _note(path, state, actual, markers)
     return "ok", f"sha256 {actual}"
 
 
@@ -177,10 +179,14 @@ def remember(path: Path, digest: str, markers: Path) -> None:
     A cache folder that cannot be written to is no reason to stop: the file was checked, and will
     be checked again next time. This is logged.
     """
+    _note(path, _state(path), digest, markers)
+
+
+def _note(path: Path, state: dict[str, object], digest: str, markers: Path) -> None:
     marker = _marker(path, markers)
     try:
         with atomic_path(marker) as temporary:
-            temporary.write_text(json.dumps({**_state(path), "sha256": digest}), encoding="utf-8")
+            temporary.write_text(json.dumps({**state, "sha256": digest}), encoding="utf-8")
     except OSError as error:
         _log.warning("cannot write %s (%s); %s is hashed at every start", marker, error, path.name)
 

