@@ -35,7 +35,7 @@ def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
     ]
     if wrong:
         problems.append(f"{len(wrong)} of another shape: {_listed(wrong)}")
-    # Whole numbers in place of weights are the steps of a quantised model, and of no use as weights.
+    # Whole numbers where weights should be are the steps of a quantised model.
     other = [
         f"{name} is {_kind(given[name])}, expected {_kind(own)}"
         for name, own in expected.items()
