@@ -230,6 +230,23 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
     assert [link for link in local if link and not (path.parent / link).exists()] == []
 
 
+def test_source_archive_has_what_documents_and_tests_lead_to() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    # These the backend adds by itself.
+    archived = {name.strip("/") for name in included} | {"README.md", "LICENSE", "pyproject.toml"}
+    named: set[str] = set()
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)\s:#]+)[)#]", path.read_text(encoding="utf-8")):
+            target = (path.parent / link).resolve()
+            named.add(target.relative_to(ROOT).parts[0])
+    for path in (ROOT / "tests").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        named |= set(re.findall(r'(?:ROOT|parents\[1\]|parent\.parent) / "([^"]+)"', text))
+    assert {"docs", "benchmarks", "configs"} <= named
+    assert {name for name in named - archived - {".git"} if (ROOT / name).exists()} == set()
+
+
 # Written so that this file does not hold them itself.
 FORBIDDEN = [
     "/" + "work/",
