@@ -127,6 +127,14 @@ def test_vocabulary_alone_is_enough(snapshot: Path, tmp_path: Path) -> None:
             lambda f: (f / "open_clip_config.json").write_text("[]"),
             r"open_clip_config\.json holds no settings; download it again",
         ),
+        (
+            lambda f: (f / "open_clip_config.json").write_text('{"model_cfg": null}'),
+            r"open_clip_config\.json: model_cfg holds no settings; download it again",
+        ),
+        (
+            lambda f: (f / "open_clip_config.json").write_text('{"model_cfg": {"text_cfg": "x"}}'),
+            r"open_clip_config\.json: text_cfg holds no settings; download it again",
+        ),
         (lambda _: None, r"no open_clip_pytorch_model\.bin"),
         (
             lambda f: save_file(
@@ -153,6 +161,9 @@ def test_refusals_name_what_is_wrong(
         ("config.json", b'{"hidden_size": 384', "is not JSON"),
         ("config.json", b"\xff\xfe", "is not JSON"),
         ("config.json", b"7", "holds no settings"),
+        ("config.json", b'{"hidden_size": "wide"}', "does not describe a BERT"),
+        ("config.json", b'{"hidden_act": "nope"}', "does not describe a BERT"),
+        ("config.json", b'{"num_attention_heads": 7}', "does not describe a BERT"),
     ],
 )
 def test_a_damaged_file_beside_weights_is_named(

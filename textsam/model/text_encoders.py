@@ -237,8 +237,15 @@ def load_minilm(folder: str | Path) -> TextEncoder:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise WeightsError(f"{folder} has no config.json; give the folder of all-MiniLM-L6-v2")
-    config = BertConfig(**_settings_in(config_path))
-    bert = BertModel(config, add_pooling_layer=False)
+    settings = _settings_in(config_path)
+    try:
+        config = BertConfig(**settings)
+        bert = BertModel(config, add_pooling_layer=False)
+    except Exception as error:  # the package checks little, and stumbles in many ways
+        raise WeightsError(
+            f"{config_path} does not describe a BERT ({' '.join(str(error).split())}); download it "
+            "again"
+        ) from error
     state = load_tensors(folder / "model.safetensors")
     # The pooler and the position buffer are stored with the weights but not used by mean pooling.
     unused = {"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"}
@@ -270,7 +277,11 @@ def load_biomedclip(folder: str | Path) -> TextEncoder:
             f"{folder} has no open_clip_config.json; give the folder of a BiomedCLIP snapshot "
             "(open_clip_config.json, open_clip_pytorch_model.bin, tokenizer.json)"
         )
-    text_config = _settings_in(config_path).get("model_cfg", {}).get("text_cfg", {})
+    text_config: Any = _settings_in(config_path)
+    for part in ("model_cfg", "text_cfg"):
+        text_config = text_config.get(part, {})
+        if not isinstance(text_config, dict):
+            raise WeightsError(f"{config_path}: {part} holds no settings; download it again")
     expected = {"hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler"}
     for key, value in expected.items():
         if text_config.get(key) != value:
