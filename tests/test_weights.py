@@ -315,6 +315,19 @@ def test_a_redirect_to_no_host_is_one_of_the_failures(toy: WeightEntry, server: 
         weights.resolve("toy", progress=False)
 
 
+def test_missing_certificates_are_no_fault_of_the_folder(
+    toy: WeightEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = WeightFile("toy.pth", len(GOOD), SHA, ("https://127.0.0.1:9/toy.pth",))
+    register(monkeypatch, make(file))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    with pytest.raises(WeightsError, match=r"fetching toy\.pth failed") as caught:
+        weights.resolve("toy", progress=False)
+    assert "invalid path: /nowhere/ca.pem" in str(caught.value)
+    assert "REQUESTS_CA_BUNDLE" in str(caught.value)
+    assert "Free some space" not in str(caught.value)
+
+
 def test_no_server_names_file_size_place_licence_and_url(
     monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
@@ -541,6 +554,18 @@ def test_an_unknown_digest_is_recorded_and_then_required(
     assert f"first use, in {record}; remove that to accept another version" in str(caught.value)
     record.unlink()
     assert weights.resolve("toy", progress=False).read_bytes() == b"one\nTWO\n"
+
+
+def test_an_empty_file_is_never_trusted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["/vocab.txt"] = b""
+    register(monkeypatch, make(WeightFile("vocab.txt", urls=(f"{server.url}/vocab.txt",))))
+    with pytest.raises(WeightsError, match="the server answered with an empty file"):
+        weights.resolve("toy", progress=False)
+    path = put(b"")
+    assert leftovers(path) == set()
+    assert weights.verify("toy")[0].detail == f"{path} is empty"
+    server.files["/vocab.txt"] = b"one\n"
+    assert weights.resolve("toy", progress=False).read_bytes() == b"one\n"
 
 
 def test_a_file_of_unknown_digest_put_by_hand_is_recorded(

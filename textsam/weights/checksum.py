@@ -128,6 +128,8 @@ def check_file(
     size = path.stat().st_size
     if file.size_bytes is not None and size != file.size_bytes:
         return "corrupt", f"{path} has {size} bytes, expected {file.size_bytes}"
+    if not size:
+        return "corrupt", f"{path} is empty"
     expected = expected_sha256(file, path)
     if not rehash and expected is not None and _remembered(path, markers) == expected:
         return "ok", f"sha256 {expected} (checked before, unchanged since)"

@@ -180,6 +180,10 @@ def _stream(
         response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
     except (requests.RequestException, ValueError) as error:  # the latter of a redirect's host
         raise _RefusedError(_short(error)) from error
+    except OSError as error:  # of no connection, but of certificates that are not there
+        raise _RefusedError(
+            f"{error}; correct the environment variable REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE"
+        ) from error
     with response:
         if response.status_code == 416 and present:
             part.unlink()
@@ -204,6 +208,9 @@ def _stream(
     if expected is not None and present > expected:
         part.unlink()
         raise _RefusedError(f"more than the expected {expected} bytes came")
+    if not present:  # of a file whose size nobody knows, it would be trusted from now on
+        part.unlink()
+        raise _RefusedError("the server answered with an empty file")
     return digest.hexdigest()
 
 
