@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -387,6 +388,11 @@ DAMAGE = {
         WeightsError,
         "decoder.onnx is not an ONNX graph",
     ),
+    "side of another": (
+        lambda f: rewrite(f, side_px=read_record(f).side_px + 32),
+        WeightsError,
+        r"encoder\.onnx takes squares of \d+ px, export\.json beside it says \d+",
+    ),
     "not tokens": (
         lambda f: forge(f, "tokens.safetensors", b"no tokens"),
         WeightsError,
@@ -497,6 +503,19 @@ def test_the_current_folder_is_no_target(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(ConfigError, match="is the current folder; give a folder to make in it"):
             export_onnx(standard_segmenter(), target)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_onnx_cannot_be_given_are_said(folder: Path, tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(ConfigError, match="name that is no UTF-8"):
+        export_onnx(standard_segmenter(), named)
+    assert list(tmp_path.iterdir()) == []
+    try:
+        shutil.copytree(folder, named)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    with pytest.raises(ConfigError, match=r"caf\\udce9.* has a name that is no UTF-8"):
+        OnnxSegmenter(named)
 
 
 def test_a_link_to_an_empty_folder_stays_and_leads_to_the_export(

@@ -16,6 +16,7 @@ from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sig
 from textsam.export.record import (
     DECODER_FILE,
     ENCODER_FILE,
+    RECORD_FILE,
     TOKENS_FILE,
     ExportRecord,
     check_files,
@@ -76,7 +77,7 @@ class OnnxSegmenter:
     Raises:
         AdapterError: not an exported folder, or its record is damaged.
         WeightsError: a file is missing, damaged or of another export.
-        ConfigError: threads or providers that cannot be used.
+        ConfigError: threads or providers that cannot be used, or a name that is no UTF-8.
         TextSAMError: onnxruntime is not installed.
     """
 
@@ -102,6 +103,8 @@ class OnnxSegmenter:
             }
             for name in (ENCODER_FILE, DECODER_FILE)
         )
+        for side_px, encoder in self._encoders.items():
+            _check_side(folder / self.record.graph_file(ENCODER_FILE, side_px), encoder, side_px)
         self._last: dict[int, tuple[str, _Embedded]] = {}
 
     @property
@@ -296,6 +299,16 @@ def _region(image: Image) -> tuple[slice, slice]:
         return slice(None), slice(None)
     x_min, y_min, x_max, y_max = image.region_px
     return slice(y_min, y_max + 1), slice(x_min, x_max + 1)
+
+
+def _check_side(path: Path, encoder: Any, side_px: int) -> None:
+    """Refuse a graph of another square than the record says: the record has no checksum."""
+    takes = encoder.get_inputs()[0].shape
+    if takes[-2:] != [side_px, side_px]:
+        raise WeightsError(
+            f"{path} takes squares of {takes[-1]} px, {RECORD_FILE} beside it says {side_px}; copy "
+            "the folder again, or export the model again"
+        )
 
 
 def _read_tokens(path: Path, record: ExportRecord) -> NDArray[np.float32]:

@@ -8,7 +8,22 @@ from typing import Any
 
 from textsam.errors import ConfigError, TextSAMError, WeightsError
 
-__all__ = ["open_session"]
+__all__ = ["check_name", "open_session"]
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that ONNX and ONNX Runtime, which take UTF-8 alone, cannot be given.
+
+    Raises:
+        ConfigError: a name in it is no UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{str(path)!r} has a name that is no UTF-8, which ONNX Runtime cannot open; give a "
+            "folder of another name"
+        ) from error
 
 
 def open_session(
@@ -26,7 +41,8 @@ def open_session(
 
     Raises:
         TextSAMError: onnxruntime is not installed.
-        ConfigError: a number of threads under 1, or a provider this onnxruntime does not have.
+        ConfigError: a number of threads under 1, a provider this onnxruntime does not have, or a
+            name that is no UTF-8.
         WeightsError: the file is missing or is not an ONNX graph that can be run.
     """
     try:
@@ -37,6 +53,7 @@ def open_session(
             "running ONNX files needs onnxruntime, which is not installed: pip install "
             '"textsam[export]", or pip install onnxruntime'
         ) from error
+    check_name(Path(path))
     options = onnxruntime.SessionOptions()
     if threads is not None:
         if not (isinstance(threads, int) and threads >= 1):

@@ -29,7 +29,7 @@ from textsam.export.record import (
     graph_file,
     write_record,
 )
-from textsam.export.session import open_session
+from textsam.export.session import check_name, open_session
 from textsam.inference.refinement import RefineWith
 from textsam.inference.segmenter import Segmenter
 from textsam.model.build import BuiltModel
@@ -312,9 +312,11 @@ def check_target(target: Path) -> None:
     """Refuse to write over what is there.
 
     Raises:
-        ConfigError: there is something else than an empty folder, or it is the current folder.
+        ConfigError: there is something else than an empty folder, it is the current folder, or a
+            name in its path is no UTF-8.
     """
     target = target.resolve()
+    check_name(target)
     if target == Path.cwd():
         raise ConfigError(f"{target} is the current folder; give a folder to make in it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
