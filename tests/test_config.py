@@ -298,10 +298,20 @@ def test_a_setting_given_twice_is_refused(tmp_path: Path, more: str, words: str)
     assert words in refusal(path)
 
 
-def test_a_setting_given_twice_on_the_command_line_is_refused(tmp_path: Path) -> None:
-    assignment = "optim={lr: 1.0e-4, lr: 1.0e-5}"
+@pytest.mark.parametrize(
+    "assignment", ["optim={lr: 1.0e-4, lr: 1.0e-5}", "optim={cells: {}, lr: 1.0e-4, lr: 1.0e-5}"]
+)
+def test_a_setting_given_twice_on_the_command_line_is_refused(
+    tmp_path: Path, assignment: str
+) -> None:
     message = refusal(write(tmp_path), assignment)
     assert message.startswith(f"--set {assignment!r}: 'lr' is given twice; what the first says")
+
+
+def test_a_setting_given_twice_in_a_file_with_braces_in_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "run-{}.yaml"
+    path.write_text("seed: 1\nseed: 2\n", encoding="utf-8")
+    assert refusal(path).startswith(f"{path}, line 2: 'seed' is given twice")
 
 
 def test_what_is_written_once_and_referred_to_is_not_given_twice(tmp_path: Path) -> None:

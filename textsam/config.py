@@ -226,7 +226,7 @@ def _override(settings: dict[str, Any], assignment: str) -> None:
     if not separator or not path.strip():
         raise ConfigError(f"--set {assignment!r}: write it as a.b=value")
     try:
-        value = yaml_value(text, f"--set {assignment!r}")
+        value = yaml_value(text, lambda _: f"--set {assignment!r}")
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {assignment!r}: the value is not YAML ({error})") from error
     *parents, last = path.strip().split(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_sections(path: Path, missing: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(missing)
     try:
-        settings = yaml_value(path.read_text(encoding="utf-8"), f"{path}, line {{}}")
+        settings = yaml_value(path.read_text(encoding="utf-8"), lambda line: f"{path}, line {line}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
@@ -44,12 +45,12 @@ def read_sections(path: Path, missing: str) -> dict[str, Any]:
     return settings
 
 
-def yaml_value(text: str, where: str) -> Any:
+def yaml_value(text: str, where: Callable[[int], str]) -> Any:
     """What a text in YAML says.
 
     Args:
         text: YAML.
-        where: the name for messages; "{}" in it becomes the number of a line.
+        where: the name for messages, of the number of a line.
 
     Raises:
         ConfigError: a mapping has a key twice.
@@ -60,7 +61,7 @@ def yaml_value(text: str, where: str) -> Any:
     if found := _given_twice(yaml.compose(text, Loader=yaml.SafeLoader)):
         line, key = found
         raise ConfigError(
-            f"{where.replace('{}', str(line))}: {key!r} is given twice; what the first says would "
+            f"{where(line)}: {key!r} is given twice; what the first says would "
             "be lost: make them one"
         )
     return yaml.safe_load(text)

@@ -18,12 +18,14 @@ from textsam.cli.pacs import pacs
 from textsam.cli.saliency import saliency
 from textsam.cli.segment import segment
 from textsam.cli.serve import serve
+from textsam.cli.streams import Commands
 from textsam.cli.train import average, calibrate, convert, train
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="textsam",
+    cls=Commands,
     help="Segment medical images by words. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -15,7 +15,6 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from textsam import __version__
-from textsam.errors import OutputError
 from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord
 from textsam.folder.plan import Input, Plan
@@ -166,7 +165,7 @@ def _print(
         "warnings": list(warned),
     }
     lists = {"results": results, "failures": failures}
-    write_object(partial(_echo, stream=sys.stdout, nl=False), head, lists)
+    write_object(partial(typer.echo, nl=False), head, lists)
 
 
 def _results(out: Path, records: Iterable[InputRecord]) -> Iterator[dict[str, Any]]:
@@ -187,28 +186,9 @@ def say(text: str, stream: TextIO | None) -> None:
 
     File names may hold bytes that are no characters, characters the stream cannot carry, line ends,
     and orders to a terminal. A stream that whoever started the process has closed is None.
-
-    Raises:
-        OutputError: the stream takes nothing, such as a file on a full disk.
     """
     if stream is None:
         return
     shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     encoding = stream.encoding or "utf-8"
-    _echo(shown.encode(encoding, "backslashreplace").decode(encoding), stream=stream)
-
-
-def _echo(text: str, *, stream: TextIO | None, nl: bool = True) -> None:
-    """Print, and tell a stream that takes nothing, such as a file on a full disk, as an output.
-
-    Raises:
-        OutputError: it is so.
-        BrokenPipeError: nobody reads any more; the command then ends without a word.
-    """
-    try:
-        typer.echo(text, file=stream, nl=nl)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        name = "standard error" if stream is sys.stderr else "standard output"
-        raise OutputError.of(Path(name), error) from error
+    typer.echo(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream)
