@@ -331,6 +331,23 @@ def test_what_is_written_once_and_referred_to_is_not_given_twice(tmp_path: Path)
     assert (settings["c"], settings["d"]) == ({"x": 1, "y": 2}, {1: "x", "1": "y"})
 
 
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("optim.rl=1", "optim.rl: unknown; known are lr, lr_encoder, lr_text,"),
+        ("optim.lr_encodr=1", "optim.lr_encodr: unknown; did you mean lr_encoder?"),
+        ("optm.lr=1", "optm: unknown; did you mean optim?"),
+        ("data.zzz=1", "data.zzz: unknown; known are root, train, val, train_folders,"),
+        ("progressive=[{side_pxx: 112, share: 0.5}]", "side_pxx: unknown; did you mean side_px?"),
+        ("self_prompt.distillation.zzz=1", "zzz: unknown; known are weight, temperature"),
+    ],
+)
+def test_a_misspelt_setting_is_told_with_those_there_are(
+    tmp_path: Path, assignment: str, words: str
+) -> None:
+    assert words in refusal(write(tmp_path), assignment)
+
+
 def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:
     message = refusal(tmp_path / "none.yaml")
     assert str(tmp_path / "none.yaml") in message

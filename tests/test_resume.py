@@ -192,6 +192,20 @@ def test_resuming_with_other_settings_is_refused(root: Path, changes: dict[str, 
     assert begin(run_config(root)).state.step == run.state.step == 3
 
 
+def test_a_refusal_names_the_settings_that_differ(root: Path) -> None:
+    run = train(run_config(root), stop_after=1)
+    told = r"\(seed was 0 and is 1; optim\.lr was 0\.001 and is 0\.002\); use the same"
+    with pytest.raises(ConfigError, match=told):
+        begin(run_config(root, seed=1, optim={"lr": 2e-3}))
+    path = run.folder / "state.pt"
+    content = torch.load(path, weights_only=True)
+    del content["settings"]  # as an earlier version wrote it
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match="with other settings; use the same configuration"):
+        begin(run_config(root, seed=1))
+    assert begin(run_config(root)).state.settings["seed"] == 0
+
+
 def test_the_command_names_the_adapters_that_are_there(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from textsam.adapters import (
     read_adapter_config,
 )
 from textsam.caller import warn_caller
+from textsam.changes import changes_between
 from textsam.checkpoint import save_adapter
 from textsam.errors import AdapterError, ConfigError, TextSAMWarning
 from textsam.tensors import load_tensors
@@ -82,14 +83,15 @@ def average_adapters(
         check_tensors(folder, configs[-1])
     old, new = configs
     for name in ("preset", "architecture", "base", "score", "refine_with", "authors_frame"):
-        before, after = getattr(old, name), getattr(new, name)
+        before, after = ({name: config.model_dump(mode="json")[name]} for config in configs)
         if name == "architecture":
             # No number depends on the side: a training may go on at another one.
-            before = before.model_copy(update={"side_px": after.side_px})
+            before[name]["side_px"] = after[name]["side_px"]
         if before != after:
+            told = changes_between(before, after)
             raise AdapterError(
-                f"{first} and {second} differ in {name} ({before} and {after}); average adapters "
-                "of which one goes on from the other"
+                f"{first} and {second} differ in {name} ({told}); average adapters of which one "
+                "goes on from the other"
             )
     start, end = (load_tensors(folder / TENSORS_FILE) for folder in folders)
     odd = sorted(

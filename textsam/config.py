@@ -257,5 +257,5 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:
-        problems = invalid_fields(error, "configuration")
+        problems = invalid_fields(error, "configuration", model=TrainConfig)
         raise ConfigError(f"{path}: {problems}") from error

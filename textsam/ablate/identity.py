@@ -1,10 +1,10 @@
-"""What a result depends on, as JSON and as one digest; and what differs between two of these."""
+"""What a result depends on, as JSON and as one digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from textsam.presets import preset
 from textsam.weights import entry
 from textsam.weights.checksum import sha256_of, sha256_of_folder
 
-__all__ = ["Facts", "base_facts", "changes_between", "digest_of", "training_facts"]
+__all__ = ["Facts", "base_facts", "digest_of", "training_facts"]
 
 Facts = dict[str, Any]
 """JSON types; two results of equal facts are interchangeable."""
@@ -57,32 +57,3 @@ def training_facts(
 def digest_of(facts: Facts) -> str:
     """64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _leaves(facts: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(facts, dict):
-        for name, value in facts.items():
-            yield from _leaves(value, f"{path}.{name}" if path else name)
-    else:
-        yield path, facts
-
-
-def changes_between(before: Facts, now: Facts, most: int = 4) -> str:
-    """What differs, in words: "tuning.rank was 4 and is 8; …"."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
-    nothing = object()
-    names = [n for n in {**old, **new} if old.get(n, nothing) != new.get(n, nothing)]
-    told = [_change(name, old, new) for name in names[:most]]
-    if len(names) > most:
-        told.append(f"and {len(names) - most} more")
-    return "; ".join(told)
-
-
-def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    if name not in old:
-        return f"{name} is {new[name]!r} and was not there"
-    if name not in new:
-        return f"{name} was {old[name]!r} and is no longer there"
-    if isinstance(old[name], str) and len(old[name]) == 64:
-        return f"{name}: the files are others"
-    return f"{name} was {old[name]!r} and is {new[name]!r}"

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from textsam.ablate.engines import Engine, InProcess
-from textsam.ablate.identity import changes_between
 from textsam.ablate.job import (
     CELL_FILE,
     Outcome,
@@ -24,6 +23,7 @@ from textsam.ablate.plot import draw_plot
 from textsam.ablate.results import groups_of
 from textsam.ablate.spec import read_ablation
 from textsam.ablate.table import csv_table, markdown_table
+from textsam.changes import changes_between
 from textsam.data.sources import write_stamp
 from textsam.errors import ConfigError
 from textsam.evaluate.cases import CASES_FILE, HEADER_FILE

@@ -214,5 +214,5 @@ def read_ablation(path: str | Path, changes: Mapping[str, Any] | None = None) ->
     try:
         return AblationConfig.model_validate({**settings, **(changes or {})})
     except ValidationError as error:
-        problems = invalid_fields(error, "ablation")
+        problems = invalid_fields(error, "ablation", model=AblationConfig)
         raise ConfigError(f"{path}: {problems}") from error

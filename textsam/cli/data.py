@@ -335,7 +335,7 @@ def _thresholds(texts: list[str] | None) -> QualitySettings:
         return QualitySettings.model_validate(values)
     except ValidationError as error:
         known = ", ".join(QualitySettings.model_fields)
-        problems = invalid_fields(error, "threshold")
+        problems = invalid_fields(error, "threshold", model=QualitySettings)
         raise ConfigError(f"--threshold: {problems}; the thresholds are {known}") from error
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,6 +110,7 @@ class Run:
             )
         self.config = self.config.model_copy(update={"epochs": epochs})
         self.state.fingerprint = _fingerprint(self.config)
+        self.state.settings = _settings(self.config)
 
     @property
     def total_steps(self) -> int:
@@ -141,6 +143,10 @@ def architecture_from(config: TrainConfig) -> Architecture:
 def _fingerprint(config: TrainConfig) -> str:
     settings = config.model_dump_json(exclude=without_effect(config))
     return hashlib.sha256(settings.encode()).hexdigest()
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=without_effect(config))
 
 
 def _optimiser(built: BuiltModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -268,7 +274,13 @@ def setup(
         init_adapter=init_digest,
         unlabelled=unlabelled,
     )
-    state = RunState(step=0, best=None, fingerprint=_fingerprint(config), made_of=made_of)
+    state = RunState(
+        step=0,
+        best=None,
+        fingerprint=_fingerprint(config),
+        settings=_settings(config),
+        made_of=made_of,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     state_written = written_at(folder / STATE_FILE)
     if state_written is not None:

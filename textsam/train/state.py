@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textsam.changes import changes_between
 from textsam.errors import ConfigError
 from textsam.io.atomic import atomic_path
 from textsam.model.textsam import TextSAM
@@ -18,7 +20,7 @@ from textsam.train.ingredients import Ingredients, differences
 
 __all__ = ["RunState", "read_state", "write_state", "written_at"]
 
-# Without `made_of`, which states of earlier versions do not have.
+# Without `settings` and `made_of`, which states of earlier versions do not have.
 _PARTS = frozenset({"step", "best", "fingerprint", "tensors", "optimiser"})
 
 
@@ -30,12 +32,14 @@ class RunState:
         step: optimiser steps done.
         best: lowest selection value so far (a loss, or minus a Dice), or None.
         fingerprint: of the configuration; a run is only resumed with the same.
+        settings: of which the fingerprint is, to tell what differs.
         made_of: base weights, frame and data; a run is only resumed with the same.
     """
 
     step: int
     best: float | None
     fingerprint: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
     made_of: Ingredients = field(default_factory=dict)
 
 
@@ -52,6 +56,7 @@ def write_state(
         "step": state.step,
         "best": state.best,
         "fingerprint": state.fingerprint,
+        "settings": dict(state.settings),
         "made_of": state.made_of,
         "tensors": trainable_state(model),
         "optimiser": optimiser.state_dict(),
@@ -88,9 +93,12 @@ def read_state(
     if not isinstance(content, dict) or not content.keys() >= _PARTS:
         raise ConfigError(f"{path} is no state of a run; remove it to start the run anew")
     if content["fingerprint"] != fresh.fingerprint:
+        # States of earlier versions do not say with which.
+        before = content.get("settings")
+        others = f" ({changes_between(before, fresh.settings)})" if before else ""
         raise ConfigError(
-            f"{path} belongs to a run with other settings; use the same configuration to resume, "
-            "or another `out` (or name) to start anew"
+            f"{path} belongs to a run with other settings{others}; use the same configuration to "
+            "resume, or another `out` (or name) to start anew"
         )
     made_of: Ingredients = content.get("made_of", {})
     if changed := differences(made_of, fresh.made_of):
@@ -102,5 +110,9 @@ def read_state(
     load_trainable(model, tensors, source=str(path))
     optimiser.load_state_dict(content["optimiser"])
     return RunState(
-        content["step"], content["best"], fresh.fingerprint, {**made_of, **fresh.made_of}
+        content["step"],
+        content["best"],
+        fresh.fingerprint,
+        fresh.settings,
+        {**made_of, **fresh.made_of},
     )
