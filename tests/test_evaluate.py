@@ -424,6 +424,11 @@ def test_more_samples_are_added_to_finished_ones(
         ({"negatives": 2}, "negatives was 1 and is 2"),
         ({"fingerprint": "b"}, "fingerprint was None and is 'b'"),
         ({"identity": "c"}, "identity was None and is 'c'"),
+        # Hashes beside what they are of would say no more.
+        (
+            {"identity": "c", "views": "112,mirrored"},
+            "measurement: views was None and is '112,mirrored'\\.",
+        ),
     ],
 )
 def test_another_evaluation_is_not_resumed(
@@ -433,7 +438,7 @@ def test_another_evaluation_is_not_resumed(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     options = {k: v for k, v in change.items() if k in ("refine", "seed", "negatives")}
     fake = Fake({}, change.get("prompts", PROMPTS), change.get("name", "fake"))
-    for name in ("fingerprint", "identity"):
+    for name in ("fingerprint", "identity", "views"):
         if name in change:
             setattr(fake, name, change[name])
     with pytest.raises(DataError, match=message):
@@ -444,6 +449,19 @@ def test_another_evaluation_is_not_resumed(
     evaluate(fake, samples, out=tmp_path, progress=False, resume=False, **options)
     assert len(fake.calls) == 4
     assert json.loads((tmp_path / "evaluation.json").read_text())["adapter"] == fake.adapter_name
+
+
+def test_further_views_are_on_record_and_told(samples: list[Sample], tmp_path: Path) -> None:
+    fake = Fake({})
+    evaluate(fake, samples, out=tmp_path / "plain", progress=False)
+    fake.views = "112,mirrored"  # type: ignore[attr-defined]
+    summary = evaluate(fake, samples, out=tmp_path / "six", progress=False)
+    records = [
+        json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("plain", "six")
+    ]
+    assert "views" not in records[0]
+    assert records[1]["views"] == "112,mirrored"
+    assert ", views 112,mirrored;" in summary.table().splitlines()[-1]
 
 
 def correct(sample: Sample) -> None:

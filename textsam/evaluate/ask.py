@@ -35,7 +35,8 @@ class SegmentsByWord(Protocol):
     """What `evaluate` needs of a segmenter; `textsam.inference.segmenter.Segmenter` has it.
 
     Text attributes `fingerprint` and `identity`, if there are any, are compared before an
-    evaluation is resumed, beside the adapter's name: they tell adapters of one name apart.
+    evaluation is resumed, beside the adapter's name: they tell adapters of one name apart. So are
+    `views`, the further views that are averaged.
     """
 
     @property

@@ -42,9 +42,11 @@ def captions_of_two(first: Mapping[str, Any], second: Mapping[str, Any]) -> tupl
 
 
 def how_asked(settings: Mapping[str, Any]) -> str:
-    """Refinement, prompts, and what is drawn by the seed."""
+    """Refinement, prompts, further views, and what is drawn by the seed."""
     protocol = settings.get("protocol", "text")
     parts = [f"refine {_refinement(settings)}", f"prompts {protocol}"]
+    if views := settings.get("views"):
+        parts.append(f"views {views}")
     if shifts := settings.get("box_shifts"):
         parts.append(f"box shifts {', '.join(f'{100 * shift:g}' for shift in shifts)} %")
     if protocol != "text" or _draws(settings):

@@ -94,6 +94,7 @@ class SegmenterTexts:
     def settings(self) -> dict[str, Any]:
         """The adapter, its configuration as far as answers depend on it, and the passes."""
         config = self._segmenter.config.model_dump(mode="json", exclude={"training", "terms"})
+        views = str(self._segmenter.views)
         return {
             "adapter": self._segmenter.adapter_name,
             "preset": self._segmenter.preset,
@@ -103,6 +104,7 @@ class SegmenterTexts:
             "found_threshold": config["found_threshold"],
             "refine": self._refine,
             "config": config,
+            **({"views": views} if views else {}),
         }
 
     @property

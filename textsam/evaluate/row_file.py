@@ -38,6 +38,7 @@ CONTENTS = "contents"
 
 _LOCK_FILE = ".measuring.lock"
 _NAMED = 5
+_HASHES = frozenset({"identity", "fingerprint"})
 
 ANEW = "give another folder (-o) or remove this one to start anew; from Python, resume=False does"
 
@@ -269,8 +270,10 @@ class RowFile(ABC, Generic[Row]):
         now = json.loads(json.dumps(settings))
         other = [key for key in {**now, **before} if now.get(key) != before.get(key)]
         if other:
+            # Hashes differ with all they are of, and say something only where nothing else does.
+            told = [key for key in other if key not in _HASHES] or other
             differences = "; ".join(
-                f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in other
+                f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in told
             )
             raise DataError(
                 f"{self.path} belongs to another measurement: {differences}. Measure as before to "

@@ -199,6 +199,7 @@ def _settings(
     negatives: int,
     seed: int,
 ) -> dict[str, Any]:
+    views = str(getattr(segmenter, "views", ""))
     return {
         "format": 2,
         "adapter": segmenter.adapter_name,
@@ -215,4 +216,5 @@ def _settings(
         "negatives": negatives,
         "seed": seed,
         "tolerance_px": TOLERANCE_PX,
+        **({"views": views} if views else {}),
     }
