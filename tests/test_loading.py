@@ -62,6 +62,7 @@ def test_what_a_reader_has_broken_off_is_not_blamed_on_a_file(tmp_path: Path) ->
         (0, RuntimeError(KILLED)),
         (2, RuntimeError("mat1 and mat2 shapes cannot be multiplied")),
         (2, RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nTraceback")),
+        (2, EOFError("Caught EOFError in DataLoader worker process 0.\nTraceback")),
         (2, OutputError("state.pt: cannot be written")),
         (2, KeyboardInterrupt()),
     ],

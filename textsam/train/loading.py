@@ -86,11 +86,11 @@ def _lost_reader(error: BaseException | None) -> str | None:
     """What says that a loading process is lost, of an exception or of what it came from."""
     while error is not None:
         told = str(error).partition("\n")[0].strip()
-        if isinstance(error, EOFError | ConnectionError):
-            return told or type(error).__name__
+        lost = isinstance(error, EOFError | ConnectionError) or (
+            isinstance(error, RuntimeError | OSError) and any(sign in told for sign in _SIGNS)
+        )
         # One that begins with "Caught" is a bug in such a process, with its traceback.
-        signs = any(sign in told for sign in _SIGNS) and not told.startswith("Caught ")
-        if isinstance(error, RuntimeError | OSError) and signs:
-            return told
+        if lost and not told.startswith("Caught "):
+            return told or type(error).__name__
         error = error.__cause__
     return None
