@@ -29,7 +29,7 @@ from textsam.adapters import (
 from textsam.checkpoint import architecture_of, load_adapter, record_of, save_adapter
 from textsam.errors import AdapterError, OutputError, WeightsError
 from textsam.model.build import Architecture
-from textsam.model.state import load_exactly
+from textsam.model.state import differences, load_exactly
 from textsam.model.tuning import Tuning, trainable_state
 from textsam.weights.checksum import sha256_of
 
@@ -211,6 +211,8 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(
         (torch.ones(3).to_sparse(), "weight is sparse, expected torch.float32"),
         (torch.ones(3, device="meta"), "weight is empty of values, expected torch.float32"),
         (torch.tensor([1.0, torch.nan, 2.0]), "1 with NaN or infinite values: weight"),
+        (torch.tensor([1.0, 2.0, torch.inf]), "1 with NaN or infinite values: weight"),
+        (torch.tensor([-torch.inf, 1.0, 2.0]), "1 with NaN or infinite values: weight"),
     ],
 )
 def test_base_weights_are_finite_floating_numbers(values: Tensor, message: str) -> None:
@@ -221,7 +223,9 @@ def test_base_weights_are_finite_floating_numbers(values: Tensor, message: str) 
     assert torch.equal(module.weight, torch.ones(3))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
+)
 def test_base_weights_of_any_floating_type_are_taken(dtype: torch.dtype) -> None:
     module = torch.nn.BatchNorm1d(3)
     # Its counter of batches is a whole number, and made floating like the rest here.
@@ -230,6 +234,23 @@ def test_base_weights_of_any_floating_type_are_taken(dtype: torch.dtype) -> None
     load_exactly(module, state, source="w.pth")
     assert torch.equal(module.weight, torch.tensor([0.5, 2.0, -1.0]))
     assert int(module.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_broken_number_among_many_is_found(value: float, dtype: torch.dtype) -> None:
+    module = torch.nn.Linear(1000, 30).to(dtype)
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for place in (0, 13_579, 29_999):
+        state["weight"].copy_(module.weight.detach())
+        assert differences(module.state_dict(), state) == []
+        state["weight"].view(-1)[place] = value
+        assert differences(module.state_dict(), state) == ["1 with NaN or infinite values: weight"]
+
+
+def test_an_empty_tensor_has_no_broken_number() -> None:
+    module = torch.nn.BatchNorm1d(0)
+    load_exactly(module, module.state_dict(), source="w.pth")
 
 
 def test_an_adapter_of_another_rank_is_refused(folder: Path) -> None:

@@ -65,9 +65,13 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
     # PyTorch cannot ask that of 8-bit numbers.
     wide = tensor if tensor.element_size() > 1 else tensor.float()
-    return bool(wide.isfinite().all())
+    # NaN is the least and the greatest where there is one. Asking each number takes twenty times as
+    # long: seconds for the largest models.
+    return all(bool(edge.isfinite()) for edge in wide.aminmax())
 
 
 def load_exactly(
