@@ -122,9 +122,10 @@ def pacs(
             if dry_run:
                 if as_json:
                     typer.echo(json.dumps(plan_to_dict(plan, client.address.label), indent=2))
-                for chosen in () if as_json else plan.chosen:
-                    images = _count(chosen.frames)
-                    typer.echo(f"would segment {chosen.modality} {chosen.series_uid}: {images}")
+                else:
+                    for chosen in plan.chosen:
+                        images = _count(chosen.frames)
+                        typer.echo(f"would segment {chosen.modality} {chosen.series_uid}: {images}")
                 _end_with(plan.refused)
                 return
             from textsam.api import load_model
