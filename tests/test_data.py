@@ -7,11 +7,13 @@ import re
 import struct
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from image_bytes import tiff_bytes
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from pydantic import ValidationError
@@ -466,6 +468,27 @@ def test_a_smaller_copy_in_a_tiff_is_no_page_of_a_mask(tmp_path: Path) -> None:
     assert data.count(page) == 2
     path.write_bytes(data.replace(page, copy, 1))
     assert read_mask(path).shape == (40, 64)
+
+
+def test_a_mask_that_is_a_volume_is_refused_and_not_read_as_one_of_its_slices(
+    tmp_path: Path,
+) -> None:
+    shown = square((32, 48), 4, 4, 8)
+    volume = np.stack([0 * shown, shown, 0 * shown])
+    tifffile.imwrite(tmp_path / "m.tif", volume, volumetric=True, photometric="minisblack")
+    with pytest.raises(DataError, match=r"m\.tif cannot be read: .* a volume of 3 slices"):
+        read_mask(tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["uint16", "int16", "int32"])
+def test_label_maps_of_either_byte_order_are_read(
+    kind: str, order: Literal["<", ">"], deflate: bool, tmp_path: Path
+) -> None:
+    labels = square((32, 48), 4, 4, 8, 3).astype(kind)
+    (tmp_path / "m.tif").write_bytes(tiff_bytes(labels, order=order, deflate=deflate))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), labels)
 
 
 def test_masks_that_the_target_does_not_explain_are_refused(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from textsam.io.coco_shapes import decode_union
 from textsam.io.limits import Limits
 from textsam.io.pillow import upright
 from textsam.io.raster import read_image
+from textsam.io.raw_modes import repair_byte_order
 from textsam.io.sniff import HEAD_BYTES, sniff
 from textsam.io.tiff import page_directories, stream_of_page
+from textsam.io.tiff_samples import refuse_depth
 
 __all__ = [
     "CocoTarget",
@@ -145,6 +147,8 @@ def _opened(path: Path) -> Iterator[PILImage.Image]:
             count = len(pages)
             with PILImage.open(stream_of_page(stream, pages[0].offset, str(path))) as file:
                 _refuse_pages(path, count)
+                refuse_depth(file, str(path))
+                repair_byte_order(file)
                 yield file
             return
         stream.seek(0)
