@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 from textsam.data.sample import Sample
 from textsam.errors import PromptError
-from textsam.prompts import canonical, canonical_key, normalise
+from textsam.prompts import CONCEPTS, canonical, canonical_key, normalise
 
 __all__ = ["ConceptName", "by_prompt", "named_by", "unaskable", "words_of"]
 
@@ -53,14 +53,17 @@ def by_prompt(
 
 
 def words_of(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """The concepts annotated in samples, in order; of several spellings of one word the first.
+    """The concepts annotated in samples, in order; of several spellings of one word one alone.
 
     "tumour" beside "tumor" could never be asked for: whatever an adapter is asked, it takes the
-    first of its words that is meant.
+    first of its words that is meant. It is the one in `CONCEPTS`, of which synonyms and kinds of
+    image are known, else the first.
     """
     words: dict[str, str] = {}
     for concept in dict.fromkeys(target.concept for own in samples for target in own.targets):
-        words.setdefault(canonical_key(concept), concept)
+        key = canonical_key(concept)
+        if key not in words or concept in CONCEPTS:
+            words[key] = concept
     return tuple(words.values())
 
 
