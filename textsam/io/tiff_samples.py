@@ -50,7 +50,7 @@ def refuse_lost_channels(picture: PIL.Image.Image, source: str) -> None:
 
 
 def refuse_split_alpha(picture: PIL.Image.Image, source: str) -> None:
-    """Refuse a TIFF of grey and alpha in separate planes, which Pillow joins to wrong values.
+    """Refuse a TIFF of grey and alpha in separate planes, of which Pillow loses the alpha.
 
     Raises:
         ImageError: it is one.
