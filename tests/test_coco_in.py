@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,22 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from runs import begin, fit, run_config
+from scipy import ndimage
 from skimage.draw import polygon2mask
 
+from textsam.data import interchange, registry
 from textsam.data.coco import CocoSelection, samples_from_coco
+from textsam.data.folder import samples_from_folder
 from textsam.data.interchange import coco_to_set, samples_to_coco
 from textsam.data.problems import DataCheckError, DataReport, Problems
 from textsam.data.sample import load_sample
 from textsam.data.selection import Selection
 from textsam.data.sets import samples_from_manifest
 from textsam.data.survey import check_coco, check_root
-from textsam.errors import DataError
+from textsam.errors import DataError, OutputError
 from textsam.io.coco import encode_rle
 from textsam.io.coco_polygons import exact_polygons, pixel_outlines
-from textsam.io.coco_shapes import ShapeError, covers_a_pixel, decode_union, rles_of
+from textsam.io.coco_shapes import ShapeError, cover_counts, covers_a_pixel, decode_union, rles_of
 
 # pycocotools hands numpy arrays out in a way that numpy 2 has replaced.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -462,6 +466,16 @@ def test_a_class_that_only_empty_codes_show_is_empty(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=50)
+@given(st.lists(npst.arrays(bool, (5, 7)), max_size=5))
+def test_codes_together_cover_each_pixel_as_often_as_masks_have_it(
+    several: list[NDArray[np.bool_]],
+) -> None:
+    codes = [code for mask in several for code in rles_of(encode_rle(mask), (5, 7))]
+    expected = np.sum(several, axis=0) if several else np.zeros((5, 7), int)
+    np.testing.assert_array_equal(cover_counts(codes, (5, 7)), expected)
+
+
+@settings(deadline=None, max_examples=50)
 @given(masks)
 @example(np.ones((3, 4), bool))
 @example(np.zeros((3, 4), bool))
@@ -709,6 +723,133 @@ def test_no_two_concepts_share_a_folder_of_masks(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "root" / "manifest.json").read_text())
     assert len(manifest["zoo"]["classes"]) == 3
     assert {path.name for path in (folder / "masks").iterdir()} == {"a", "a-2", "a-3"}
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_regions_are_written_as_whole_masks_of_each_would_be(
+    tmp_path: Path, polygons: bool
+) -> None:
+    """Also at the border of the image, and for regions that lie in each other."""
+    rng = np.random.default_rng(4)
+    made = []
+    for number in range(40):
+        height, width = rng.integers(8, 15, 2)
+        mask = rng.random((height, width)) < rng.uniform(0.2, 0.9)
+        for part in ("images", "masks"):
+            (tmp_path / "mine" / part).mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(mask.astype(np.uint8) * 255)
+            picture.save(tmp_path / "mine" / part / f"{number:02d}.png")
+        made.append(mask)
+    samples = samples_from_folder(tmp_path / "mine", "nucleus")
+    file = samples_to_coco(
+        samples, tmp_path / "n.json", tmp_path / "mine", instances=True, polygons=polygons
+    )
+    told = json.loads(file.read_text())["annotations"]
+    for number, mask in enumerate(made, start=1):
+        own = [entry for entry in told if entry["image_id"] == number]
+        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        assert len(own) == count
+        for label, entry in enumerate(own, start=1):
+            region = labels == label
+            rings = exact_polygons(region) if polygons else None
+            assert entry["segmentation"] == (encode_rle(region) if rings is None else rings)
+            ys, xs = np.nonzero(region)
+            size = [np.ptp(xs) + 1, np.ptp(ys) + 1]
+            assert entry["bbox"] == [xs.min(), ys.min(), *size]
+            assert entry["area"] == region.sum()
+
+
+def test_thousands_of_regions_are_not_as_many_whole_masks(tmp_path: Path) -> None:
+    mask = np.zeros((800, 800), np.uint8)
+    mask[2::8, 2::8] = 255
+    for part in ("images", "masks"):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        Image.fromarray(mask).save(tmp_path / "mine" / part / "slide.png")
+    samples = samples_from_folder(tmp_path / "mine", "nucleus")
+    tracemalloc.start()
+    try:
+        file = samples_to_coco(samples, tmp_path / "n.json", tmp_path / "mine", instances=True)
+        assert tracemalloc.get_traced_memory()[1] < 100e6  # 10,000 masks would be 6.4 GB
+    finally:
+        tracemalloc.stop()
+    (there,) = samples_from_coco(
+        tmp_path, CocoSelection(images="mine", annotations="n.json"), dataset="x"
+    )
+    assert len(json.loads(file.read_text())["annotations"]) == 10_000
+    np.testing.assert_array_equal(load_sample(there)[1]["nucleus"], mask > 0)
+
+
+def test_a_hidden_file_is_not_converted_into_one_that_is_never_found(tmp_path: Path) -> None:
+    what = content()
+    what["images"][0]["file_name"] = ".1.png"
+    write(tmp_path, what)
+    with pytest.raises(DataCheckError, match=r"begins with a dot(.|\n)*Nothing was written"):
+        coco_to_set({"val": ALL}, tmp_path / "root", "zoo", terms="CC0", source=tmp_path)
+    assert not (tmp_path / "root").exists()
+
+
+CAT = ALL.model_copy(update={"concepts": {"cat": "cat"}})
+
+
+def test_a_set_that_another_conversion_adds_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, content())
+    root = tmp_path / "root"
+    plain = interchange._write_sample
+    inner: list[str] = ["other"]
+
+    def written(*arguments: Any) -> None:
+        if inner:
+            coco_to_set({"val": CAT}, root, inner.pop(), terms="theirs", source=tmp_path)
+        plain(*arguments)
+
+    monkeypatch.setattr(interchange, "_write_sample", written)
+    coco_to_set({"val": CAT}, root, "mine", terms="ours", source=tmp_path)
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert {name: entry["terms"] for name, entry in manifest.items()} == {
+        "other": "theirs",
+        "mine": "ours",
+    }
+    assert set(json.loads((root / "splits.json").read_text())) == {"other", "mine"}
+    inner.append("third")
+    with pytest.raises(DataError, match="has a set 'third' already"):
+        coco_to_set({"val": CAT}, root, "third", terms="ours", source=tmp_path)
+    assert json.loads((root / "manifest.json").read_text())["third"]["terms"] == "theirs"
+    names = {"other", "mine", "third", "manifest.json", "splits.json"}
+    assert {path.name for path in root.iterdir()} == names
+
+
+def test_files_that_cannot_be_added_to_cost_no_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, content())
+    root = tmp_path / "root"
+    root.mkdir()
+    text = '{"old": {"modality": "x", "classes": {"255": "y"}, "terms": "z", "images": NaN}}'
+    (root / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match="take the number that is none out of it"):
+        coco_to_set({"val": CAT}, root, "zoo", terms="CC0", source=tmp_path)
+    assert [path.name for path in root.iterdir()] == ["manifest.json"]
+    (root / "manifest.json").unlink()
+
+    real = registry.write_json
+
+    def full(path: Path, made: Any) -> None:
+        if path.name == "manifest.json":
+            raise OutputError(f"{path}: the disk is full")
+        real(path, made)
+
+    monkeypatch.setattr(registry, "write_json", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        coco_to_set({"val": CAT}, root, "zoo", terms="CC0", source=tmp_path)
+    assert list(root.iterdir()) == []
+    monkeypatch.undo()
+    coco_to_set({"val": CAT}, root, "zoo", terms="CC0", source=tmp_path)
+    (root / "manifest.json").unlink()
+    (root / "splits.json").unlink()
+    with pytest.raises(DataError, match=r"no such set; remove it, or choose another name"):
+        coco_to_set({"val": CAT}, root, "zoo", terms="CC0", source=tmp_path)
 
 
 def test_sets_of_other_concepts_do_not_share_a_file(tmp_path: Path) -> None:

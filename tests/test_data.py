@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -317,6 +319,16 @@ def test_limit_spreads_evenly(root: Path) -> None:
     few = samples_from_manifest(root, [Selection(set="bus", split="all", limit=3)])
     assert [s.stem for s in few] == ["x02", "x06", "x10"]
     assert len(samples_from_manifest(root, [Selection(set="bus", split="all", limit=99)])) == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_stem_that_is_no_utf8_is_selected_as_any_other(root: Path) -> None:
+    odd = os.fsdecode(b"b\xff")
+    (root / "bus/images/b1.jpg").rename(root / f"bus/images/{odd}.jpg")
+    (root / "bus/masks/b1.png").rename(root / f"bus/masks/{odd}.png")
+    rewrite(root, "splits.json", lambda s: s.update({"bus/odd": {"train": [odd]}}))
+    (sample,) = samples_from_manifest(root, [Selection(set="bus", split="odd/train")])
+    assert load_sample(sample)[1]["tumor"].any()
 
 
 def test_missing_files_are_named_and_counted(root: Path) -> None:

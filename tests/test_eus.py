@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -310,3 +312,13 @@ def test_the_whole_path_on_the_miniature(raw: Path, tmp_path: Path, name: str) -
     assert "eus" in summary.table()
     rows = (tmp_path / "out/cases.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_utf8_is_prepared_as_any_other(raw: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"C001_\xff")
+    for part in ("images", "masks"):
+        (raw / "train" / part / "C001_0000.tif").rename(raw / "train" / part / f"{odd}.tif")
+    folder = prepare_eus(raw, tmp_path / "eus", expected=MINI).folder
+    assert (folder / "train/masks" / f"{odd}.png").is_file()
+    assert len(samples_from_folder(folder, "tumor", split="train")) == MINI["train"].images

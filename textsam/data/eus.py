@@ -330,7 +330,9 @@ def _record(
         digest = hashlib.sha256()
         sizes: Counter[str] = Counter()
         for pair in sorted(pairs[split], key=lambda pair: pair.stem):
-            digest.update(f"{pair.stem} {checker.image_digest(pair.image)}\n".encode())
+            # A file name need not be valid UTF-8.
+            line = f"{pair.stem} {checker.image_digest(pair.image)}\n"
+            digest.update(line.encode(errors="surrogatepass"))
             height, width = checker.image_size_px(pair.image)
             sizes[f"{width}x{height}"] += 1
         patients = dict(sorted(Counter(pair.patient for pair in pairs[split]).items()))

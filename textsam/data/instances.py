@@ -122,7 +122,8 @@ def _objects(slices: Iterable[Slice], settings: ObjectSettings) -> Iterator[Slic
         for number, (rows, columns) in enumerate(tiles_of(mask.shape, settings.grid)):
             found = objects_of(mask[rows, columns], settings.min_area_px)
             # By the stem, so that what is drawn does not depend on what else is there.
-            rng = np.random.default_rng((settings.seed, zlib.crc32(stem.encode()), number))
+            place = zlib.crc32(stem.encode(errors="surrogatepass"))
+            rng = np.random.default_rng((settings.seed, place, number))
             drawn = list(range(len(found)))
             if len(found) > settings.most:
                 picks = rng.choice(len(found), settings.most, replace=False).tolist()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -20,7 +21,6 @@ from textsam.caller import warn_caller
 from textsam.data.check import check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.listing import IMAGE_SUFFIXES
-from textsam.data.manifest import MANIFEST_NAME, SPLITS_NAME, read_json
 from textsam.data.problems import (
     ALLOWABLE,
     DataReport,
@@ -29,17 +29,22 @@ from textsam.data.problems import (
     Problem,
     Problems,
 )
+from textsam.data.registry import check_name, registering
 from textsam.data.sample import Sample, load_sample
 from textsam.data.staging import staged_folder
 from textsam.errors import DataError
+from textsam.frame import bounds
 from textsam.io.atomic import write_json
-from textsam.io.coco import encode_rle
+from textsam.io.coco import encode_placed
 from textsam.io.coco_polygons import exact_polygons
 from textsam.io.folder_name import folder_name_fault
 from textsam.io.pillow import stored_orientation
 from textsam.io.raster import write_mask, write_picture
 
 __all__ = ["coco_to_set", "samples_to_coco"]
+
+_Region = tuple[NDArray[np.bool_], tuple[slice, slice]]
+"""The pixels of a region in the part of the image that bounds it, and its rows and columns."""
 
 
 def coco_to_set(
@@ -76,9 +81,7 @@ def coco_to_set(
     """
     root = Path(root)
     modality = _modality(parts)
-    manifest, splits = _known(root / MANIFEST_NAME), _known(root / SPLITS_NAME)
-    if name in manifest or (root / name).exists() or any(k.split("/")[0] == name for k in splits):
-        raise DataError(f"{root} has a set {name!r} already; choose another name")
+    check_name(root, name)
     if fault := folder_name_fault(name):
         raise DataError(fault)
     samples, found = _samples(parts, source)
@@ -88,10 +91,6 @@ def coco_to_set(
     concepts = _same_concepts(samples)
     folders = _mask_folders(concepts)
     _warn(report)
-    with staged_folder(root / name) as staged:
-        for part in samples.values():
-            for sample in part:
-                _write_sample(sample, staged, folders)
     key = dict.fromkeys(concepts, "255") if len(concepts) == 1 else folders
     entry = {
         "modality": modality,
@@ -99,8 +98,14 @@ def coco_to_set(
         "terms": terms,
     }
     stems = {part: [_stem(sample) for sample in those] for part, those in samples.items()}
-    _save(root / SPLITS_NAME, {**splits, name: stems})
-    _save(root / MANIFEST_NAME, {**manifest, name: entry})
+    with ExitStack() as held:
+        with staged_folder(root / name) as staged:
+            for part in samples.values():
+                for sample in part:
+                    _write_sample(sample, staged, folders)
+            # Before the folder is in place, so that a name taken meanwhile leaves nothing behind.
+            register = held.enter_context(registering(root, name))
+        register(entry, stems)
     return root / name
 
 
@@ -160,18 +165,18 @@ def samples_to_coco(
         height, width = pixels.shape[:2]
         entries.append({"id": number, "file_name": file_name, "width": width, "height": height})
         for concept, mask in masks.items():
-            for region in _regions(mask, instances):
-                ys, xs = np.nonzero(region)
-                x, y = int(xs.min()), int(ys.min())
-                rings = exact_polygons(region) if polygons else None
+            for region, (rows, columns) in _regions(mask, instances):
+                rings = _polygons(mask.shape, region, rows, columns) if polygons else None
+                place = (rows.start, columns.start)
+                code = encode_placed(region, place, (height, width)) if rings is None else rings
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": number,
                         "category_id": numbers[concept],
-                        "segmentation": encode_rle(region) if rings is None else rings,
+                        "segmentation": code,
                         "area": int(region.sum()),
-                        "bbox": [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1],
+                        "bbox": [*reversed(place), *reversed(region.shape)],
                         "iscrowd": 0,
                     }
                 )
@@ -192,7 +197,7 @@ def samples_to_coco(
         ],
         "annotations": annotations,
     }
-    _save(path, content)
+    write_json(path, content)
     return path
 
 
@@ -204,16 +209,38 @@ def _warn(report: DataReport, but: frozenset[Kind] = frozenset()) -> None:
         warn_caller(f"the data can be used, but\n{text}", DataWarning)
 
 
-def _regions(mask: NDArray[np.bool_], instances: bool) -> list[NDArray[np.bool_]]:
+def _regions(mask: NDArray[np.bool_], instances: bool) -> Iterator[_Region]:
     """A mask whole, or its regions; none for an empty one."""
     if not mask.any():
-        return []
+        return
     if not instances:
-        return [mask]
+        place = bounds(mask)
+        yield mask[place], place
+        return
     from scipy import ndimage
 
-    labels, count = ndimage.label(mask, np.ones((3, 3), dtype=bool))
-    return [labels == number for number in range(1, count + 1)]
+    labels, _ = ndimage.label(mask, np.ones((3, 3), dtype=bool))
+    # Their surroundings alone: thousands of nuclei in an image would be as many whole masks.
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        yield labels[place] == number, place
+
+
+def _polygons(
+    shape: tuple[int, ...], region: NDArray[np.bool_], rows: slice, columns: slice
+) -> list[list[float]] | None:
+    """Polygons of a region of an image, in the image's frame; None where there are no exact ones.
+
+    One pixel around the region is looked at, where the image has one: at the image's border
+    polygons are cut, elsewhere not.
+    """
+    top, left = max(0, rows.start - 1), max(0, columns.start - 1)
+    bottom, right = min(shape[0], rows.stop + 1), min(shape[1], columns.stop + 1)
+    window = np.zeros((bottom - top, right - left), dtype=np.bool_)
+    window[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = region
+    rings = exact_polygons(window)
+    if rings is None:
+        return None
+    return [[value + (top if i % 2 else left) for i, value in enumerate(ring)] for ring in rings]
 
 
 def _modality(parts: Mapping[str, CocoSelection]) -> str:
@@ -247,6 +274,11 @@ def _samples(
             if path.suffix.lower() not in IMAGE_SUFFIXES:
                 known = ", ".join(sorted(IMAGE_SUFFIXES))
                 problems.add("broken-image", path, f"is none of {known}; convert it")
+            if _stem(sample).startswith("."):
+                told = (
+                    "its name begins with a dot; hidden files of a set are left out, so rename it"
+                )
+                problems.add("broken-image", path, told)
             if _stem(sample) in stems:
                 other = stems[_stem(sample)]
                 problems.add("duplicate-stem", path, f"{other} has the same name; rename one")
@@ -319,16 +351,3 @@ def _common_concepts(samples: Sequence[Sample]) -> tuple[str, ...]:
                 "images: convert each set into a file of its own"
             )
     return known
-
-
-def _known(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
-
-
-def _save(path: Path, content: Mapping[str, Any]) -> None:
-    try:
-        write_json(path, content)
-    except ValueError as error:  # of what stood there before; what is added has no such number
-        raise DataError(
-            f"{path} cannot be written ({error}); take the number that is none out of it"
-        ) from error

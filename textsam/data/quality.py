@@ -30,7 +30,7 @@ from textsam.errors import ConfigError, DataError
 from textsam.evaluate.tables import markdown
 from textsam.folder.sheet import lay_sheets
 from textsam.io.atomic import save_text
-from textsam.io.coco_shapes import decode_union
+from textsam.io.coco_shapes import cover_counts
 from textsam.progress import with_bar
 
 __all__ = ["Finding", "QualityReport", "assess", "write_report"]
@@ -161,14 +161,12 @@ def _defects(
             yield concept, mask, defect
         codes = [code for t in own if isinstance(t, CocoTarget) for code in t.rles]
         if len(codes) > 1:
-            count = np.zeros(mask.shape, dtype=np.int32)
-            for code in codes:
-                count += decode_union([code], (mask.shape[0], mask.shape[1]))
+            count = cover_counts(codes, (mask.shape[0], mask.shape[1]))
             claims = f"{len(codes)} annotations of {concept}"
             twice = overlap_defect(count, settings, "instance-overlap", claims)
             if twice is not None:
                 yield concept, mask, twice
-    names = list(masks)
+    names = [name for name, mask in masks.items() if mask.any()]
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
             count = masks[one].astype(np.int32) + masks[other]

@@ -77,7 +77,8 @@ def spread(items: Sequence[_Item], limit: int | None) -> list[_Item]:
 
 def place_of(stem: str) -> float:
     """A number in [0, 1) that depends on the stem alone, on every machine."""
-    return zlib.crc32(stem.encode()) / 2**32
+    # A file name need not be valid UTF-8.
+    return zlib.crc32(stem.encode(errors="surrogatepass")) / 2**32
 
 
 def kept(stems: list[str], selection: Selection) -> list[str]:

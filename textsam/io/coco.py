@@ -21,7 +21,7 @@ from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path, told_as
 from textsam.result import Segmentation
 
-__all__ = ["CocoWriter", "encode_rle", "encode_runs", "write_coco"]
+__all__ = ["CocoWriter", "encode_placed", "encode_rle", "encode_runs", "write_coco"]
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -39,13 +39,30 @@ def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
         raise TextSAMError(
             f"a mask of {mask.dtype} {mask.shape} cannot be encoded; pass bool (H, W)"
         )
-    pixels = mask.ravel(order="F")
-    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    starts = [0, *edges.tolist(), pixels.size]
-    runs = [after - before for before, after in pairwise(starts)]
-    if pixels.size and pixels[0]:
-        runs.insert(0, 0)
-    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": encode_runs(runs)}
+    return encode_placed(mask, (0, 0), (mask.shape[0], mask.shape[1]))
+
+
+def encode_placed(
+    part: NDArray[np.bool_], corner: tuple[int, int], size_px: tuple[int, int]
+) -> dict[str, Any]:
+    """Run-length encode a mask of which only a part has pixels, in the time that part takes.
+
+    Args:
+        part: (h, w) bool.
+        corner: (row, column) of the part's first pixel in the mask.
+        size_px: (H, W) of the mask.
+
+    Returns:
+        As `encode_rle` of the whole mask.
+    """
+    (top, left), (height, width) = corner, size_px
+    columns = np.zeros((height, part.shape[1]), dtype=np.bool_)
+    columns[top : top + part.shape[0]] = part
+    pixels = np.pad(columns.ravel(order="F"), 1)
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + left * height
+    inner = edges[edges < height * width].tolist()
+    runs = [after - before for before, after in pairwise([0, *inner, height * width])]
+    return {"size": [int(height), int(width)], "counts": encode_runs(runs)}
 
 
 def encode_runs(runs: Sequence[int]) -> str:

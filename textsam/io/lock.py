@@ -1,4 +1,4 @@
-"""A lock file: one process at a time, and no wait for another."""
+"""A lock file: one process at a time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(path: Path, busy: TextSAMError, *, stays: bool = True) -> Iterator[None]:
+def locked(
+    path: Path, busy: TextSAMError, *, stays: bool = True, wait_s: float = 0.0
+) -> Iterator[None]:
     """Hold a lock file until the block ends, or the process, however.
 
     Args:
         path: of the file, in a folder that is there.
         busy: what is raised if another process holds it.
         stays: the file is left behind; otherwise only by a process that was killed.
+        wait_s: how long another process is waited for.
 
     Raises:
         TextSAMError: `busy`.
@@ -28,7 +31,7 @@ def locked(path: Path, busy: TextSAMError, *, stays: bool = True) -> Iterator[No
 
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout as error:
         raise busy from error
     try:
