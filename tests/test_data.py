@@ -162,6 +162,16 @@ def test_bad_splits_are_refused(root: Path, change: Any, message: str) -> None:
         (lambda m: m["bus"].update(classes={"tumor": "255"}), "class key 'tumor' is neither"),
         (lambda m: m["bus"].update(classes={"0": "tumor"}), "class key '0'"),
         (lambda m: m["bus"].update(classes={"../x/y": "tumor"}), "class key '../x/y'"),
+        (lambda m: m["bus"].update(classes={"1" * 5000: "tumor"}), "is neither a positive"),
+        (
+            lambda m: m["heart"].update(classes={"1": "myocardium", "01": "lung"}),
+            "class keys '1' and '01' are the same",
+        ),
+        (
+            lambda m: m["em"].update(classes={"masks/mito": "cell", "masks//mito/": "lung"}),
+            "class keys 'masks/mito' and 'masks//mito/' are the same",
+        ),
+        (lambda m: m["bus"].update(absent=["Tumours"]), "Tumours cannot be both a class and"),
         (lambda m: m["bus"].update(absent="tumor"), "'absent' must be a list"),
         (lambda m: m.update(bus=3), "'bus' must be a JSON object"),
         (
@@ -190,6 +200,12 @@ def test_missing_and_broken_json(root: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_manifest(root / "nowhere")
     (root / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        read_manifest(root)
+    (root / "manifest.json").write_text('{"bus": ' + "1" * 5000 + "}")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        read_manifest(root)
+    (root / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match="cannot be read as JSON"):
         read_manifest(root)
     (root / "manifest.json").write_text("[]")

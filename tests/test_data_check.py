@@ -201,6 +201,20 @@ def test_files_of_other_kinds_are_told_and_never_denied(folder: Path) -> None:
     assert "5 other file(s): 0.webp, 1.webp, 2.webp, 3.webp, 9.dcm" in problem.message
 
 
+def test_folders_of_images_beside_images_are_told(folder: Path) -> None:
+    (folder / "images/notes").mkdir()
+    (folder / "images/notes/read.txt").write_text("of no picture")
+    (folder / "images/P01/left").mkdir(parents=True)
+    Image.new("L", (48, 48)).save(folder / "images/P01/left/7.png")
+    (warning,) = check_folder(folder).problems
+    assert (warning.kind, warning.path) == ("unread-folder", str(folder / "images"))
+    assert "1 folder(s) in it have images that are left out: P01" in warning.message
+    for path in (folder / "images").glob("*.png"):
+        path.unlink()
+    (problem,) = check_folder(folder).errors
+    assert "folders in it are not looked into: P01" in problem.message
+
+
 def test_files_of_other_kinds_in_a_set_of_a_manifest(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()

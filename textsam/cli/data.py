@@ -355,7 +355,8 @@ def _expected(texts: list[str] | None) -> dict[str, Expected]:
     for text in texts or ():
         split, _, counts = text.partition("=")
         images, _, patients = counts.partition("/")
-        if split not in ("train", "val", "test") or not (images.isdigit() and patients.isdigit()):
+        whole = images.isdecimal() and patients.isdecimal()
+        if split not in ("train", "val", "test") or not whole:
             raise usage_error(f"--expect {text}: write SPLIT=IMAGES/PATIENTS, e.g. val=986/2")
         numbers[split] = Expected(int(images), int(patients))
     return numbers

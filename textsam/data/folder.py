@@ -58,7 +58,7 @@ def samples_from_folder(
     dataset: name in tables; default: the folder's name.
     weight: how often each sample is wanted in training, relative to others.
     problems: takes what does not pair, file by file, and names of files that are left out for
-        their suffix; the pairs are returned. None raises.
+        their suffix, or as they are in folders inside images/; the pairs are returned. None raises.
     Raises DataError for a concept that cannot be asked for, when a folder is missing or empty, when
     images have no mask or masks no image (named and counted), and when two files share a stem.
     """
@@ -74,9 +74,12 @@ def samples_from_folder(
     if problems is not None:
         image_files.tell_others(problems)
         mask_files.tell_others(problems)
+        image_files.tell_folders(problems)
     if not images:
         others = sorted(p.name for paths in image_files.others.values() for p in paths)
         instead = f" but {len(others)} other file(s): {listed(others)}" if others else ""
+        if image_files.folders:
+            instead += f"; folders in it are not looked into: {listed(image_files.folders)}"
         raise DataError(f"{base / 'images'} holds no image ({SUFFIXES}){instead}.")
     lacking = sorted(set(images) - set(masks))
     orphans = sorted(set(masks) - set(images))

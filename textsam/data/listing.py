@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,15 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a folder by stem: those that can be used, and those of other suffixes."""
+    """The files of a folder by stem: those that can be used, and those of other suffixes.
+
+    folders: names of the folders in it that have images, of the suffixes that can be used.
+    """
 
     folder: Path
     usable: dict[str, list[Path]]
     others: dict[str, list[Path]]
+    folders: list[str]
 
     def lacks(self, stem: str) -> str:
         """What to say where there is no usable file of this stem."""
@@ -50,6 +55,16 @@ class Listing:
         """Warn of files that are left out."""
         names = sorted(path.name for paths in self.others.values() for path in paths)
         tell_unsupported(self.folder, names, problems)
+
+    def tell_folders(self, problems: Problems) -> None:
+        """Warn of folders with images, which are not looked into."""
+        if self.folders:
+            problems.add(
+                "unread-folder",
+                self.folder,
+                f"{len(self.folders)} folder(s) in it have images that are left out: "
+                f"{listed(self.folders)}; put the files beside the others",
+            )
 
 
 def tell_unsupported(folder: Path, names: Sequence[str], problems: Problems) -> None:
@@ -69,16 +84,28 @@ def is_system_file(path: Path) -> bool:
 
 def list_folder(folder: Path) -> Listing:
     """The files of a folder, hidden ones and the system's left out."""
-    listing = Listing(folder, {}, {})
+    listing = Listing(folder, {}, {}, [])
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if path.name.startswith("."):
                 continue
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 listing.usable.setdefault(path.stem, []).append(path)
+            elif path.is_dir():
+                if _holds_images(path):
+                    listing.folders.append(path.name)
             elif path.is_file() and not is_system_file(path):
                 listing.others.setdefault(path.stem, []).append(path)
     return listing
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether an image lies in a folder, or in one inside of it; links are not followed."""
+    return any(
+        Path(name).suffix.lower() in IMAGE_SUFFIXES
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def the_only(stem: str, paths: Sequence[Path], problems: Problems | None) -> Path:

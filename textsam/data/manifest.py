@@ -15,11 +15,12 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from textsam.data.named import unaskable
 from textsam.errors import DataError
+from textsam.prompts import canonical_key
 
 __all__ = ["DatasetInfo", "read_json", "read_manifest", "read_split", "split_names"]
 
@@ -75,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} does not exist. A data root holds {MANIFEST_NAME}, {SPLITS_NAME} and one "
             "folder per set."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a JSON object, not a {type(content).__name__}.")
@@ -92,7 +93,8 @@ def _text(entry: Mapping[str, Any], key: str, where: str, default: str | None = 
 def _is_class_key(key: str) -> bool:
     if "/" in key:
         return not key.startswith("/") and ".." not in key.split("/")
-    return key.isascii() and key.isdigit() and int(key) > 0
+    # No format of images has a value of more than ten digits.
+    return key.isascii() and key.isdigit() and len(key) <= 10 and int(key) > 0
 
 
 def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
@@ -117,6 +119,11 @@ def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
                 f"{where}: class key {key!r} is neither a positive pixel value ('255') nor a mask "
                 "folder ('masks/NAME')."
             )
+    places: dict[int | PurePosixPath, str] = {}
+    for key in classes:
+        other = places.setdefault(PurePosixPath(key) if "/" in key else int(key), key)
+        if other != key:
+            raise DataError(f"{where}: class keys {other!r} and {key!r} are the same; keep one.")
     absent = entry.get("absent", [])
     if not isinstance(absent, list) or not all(isinstance(v, str) for v in absent):
         raise DataError(f"{where}: 'absent' must be a list of concepts, got {absent!r}.")
@@ -127,7 +134,8 @@ def _info(path: Path, name: str, content: Mapping[str, Any]) -> DatasetInfo:
     if not classes and not absent and name.endswith(NORMAL_SUFFIX) and isinstance(base, dict):
         base_classes = base.get("classes", {})
         absent = list(base_classes.values()) if isinstance(base_classes, dict) else []
-    both = sorted(set(absent) & set(classes.values()))
+    shown = {canonical_key(concept) for concept in classes.values()}
+    both = sorted(concept for concept in absent if canonical_key(concept) in shown)
     if both:
         raise DataError(f"{where}: {', '.join(both)} cannot be both a class and absent.")
     return DatasetInfo(

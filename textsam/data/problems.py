@@ -55,6 +55,7 @@ Kind = Literal[
     "pixelless-annotation",
     "unknown-modality",
     "unsupported-file",
+    "unread-folder",
 ]
 
 KINDS: Mapping[Kind, str] = MappingProxyType(
@@ -89,6 +90,7 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "pixelless-annotation": "annotated concepts without a pixel, which count as absent",
         "unknown-modality": "kinds of image of which it is not known what cannot be in them",
         "unsupported-file": "files beside images or masks that are left out for their suffix",
+        "unread-folder": "folders of images inside images/, which are not looked into",
     }
 )
 """Kind of problem -> what it is, in words."""
@@ -103,6 +105,7 @@ WARNINGS: frozenset[Kind] = frozenset(
         "patient-left-out",
         "unknown-modality",
         "unsupported-file",
+        "unread-folder",
     }
 )
 """Kinds that keep no data from being used."""
