@@ -135,23 +135,35 @@ def covers_a_pixel(rles: Sequence[bytes]) -> bool:
 
 def decode_union(rles: Sequence[bytes], size_px: tuple[int, int]) -> NDArray[np.bool_]:
     """The (H, W) mask of all pixels that one of the codes covers; they are from `rles_of`."""
-    return cover_counts(rles, size_px) > 0
+    height, width = size_px
+    inside: NDArray[np.bool_]
+    if len(rles) == 1:  # a quarter of the memory, where images are large
+        runs = _runs(rles[0])
+        inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    else:
+        inside = _counts(rles, height * width) > 0
+    return inside.reshape(width, height).T.copy()
 
 
 def cover_counts(rles: Sequence[bytes], size_px: tuple[int, int]) -> NDArray[np.int32]:
-    """How many of the codes cover each pixel, (H, W); they are from `rles_of`.
+    """How many of the codes cover each pixel, (H, W); they are from `rles_of`."""
+    height, width = size_px
+    return _counts(rles, height * width).reshape(width, height).T.copy()
+
+
+def _counts(rles: Sequence[bytes], pixels: int) -> NDArray[np.int32]:
+    """How many of the codes cover each pixel, column by column.
 
     The time hardly depends on how many codes there are: histology has thousands in an image.
     """
-    height, width = size_px
-    change = np.zeros(height * width + 1, dtype=np.int32)
+    change = np.zeros(pixels + 1, dtype=np.int32)
     for rle in rles:
         edges = np.cumsum(_runs(rle))
         # A run outside ends where one inside begins; runs may be empty, so places may repeat.
         np.add.at(change, edges[: len(edges) // 2 * 2 : 2], 1)
         np.add.at(change, edges[1::2], -1)
-    counts: NDArray[np.int32] = np.cumsum(change[:-1], dtype=np.int32)
-    return counts.reshape(width, height).T.copy()
+    counts: NDArray[np.int32] = np.cumsum(change, out=change)[:-1]
+    return counts
 
 
 def _checked_ring(ring: Any, size_px: tuple[int, int]) -> list[float]:
