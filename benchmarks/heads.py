@@ -50,6 +50,7 @@ PARTS = 3
 HIDDEN = 64
 SEEDS = (0, 1, 2)
 EPOCHS = 40
+FOUND = (0.95, 0.98)
 _TOKENS_SMALLER = 5.0
 BESIDE, KNOWN, OTHER = "cut beside it", "annotated as absent", "other kind of image"
 
@@ -243,6 +244,11 @@ def learnt(
     return said
 
 
+def answered(there: Sequence[float], absent: Sequence[float], found: float) -> float:
+    """Share of absent things above the threshold at which this share of what is there is found."""
+    return float((np.asarray(absent) >= np.quantile(there, 1 - found)).mean())
+
+
 def ranking_area(there: Sequence[float], absent: Sequence[float]) -> float:
     """The chance that something there is scored above something absent, ties half (ROC AUC)."""
     order = rankdata([*there, *absent])
@@ -259,7 +265,10 @@ HEADS = (
 
 
 def presence_table(train: Sequence[Asked], val: Sequence[Asked]) -> str:
-    """A row per way to score: area under the ROC curve against each kind of absence."""
+    """A row per way to score, a column per kind of absence: "98.1 (7.4, 16.8)".
+
+    That is the area under the ROC curve, and the shares answered at `FOUND`.
+    """
     ways: dict[str, list[float]] = {
         "predicted IoU, as shipped": [row.looks[0].iou for row in val],
         "highest probability": [float(row.looks[0].facts[3]) for row in val],
@@ -268,17 +277,20 @@ def presence_table(train: Sequence[Asked], val: Sequence[Asked]) -> str:
         said = learnt(train, val, tokens=tokens, hidden=hidden, ranks=False)
         ways[name] = [float(one[0]) for one in said]
     kinds = [kind for kind in (BESIDE, KNOWN, OTHER) if any(row.absent == kind for row in val)]
-    # Against what was cut beside it, and annotated as absent, only the same words tell anything.
-    cells = []
+    rows = []
     for name, scores in ways.items():
         of: dict[str, list[float]] = defaultdict(list)
         for row, score in zip(val, scores, strict=True):
             of[row.absent].append(score)
-        cells.append([name, *(f"{100 * ranking_area(of[''], of[kind]):.1f}" for kind in kinds)])
+        cells = [name]
+        for kind in kinds:
+            shares = ", ".join(f"{100 * answered(of[''], of[kind], found):.1f}" for found in FOUND)
+            cells.append(f"{100 * ranking_area(of[''], of[kind]):.1f} ({shares})")
+        rows.append(cells)
     counts = {kind: sum(row.absent == kind for row in val) for kind in kinds}
     there = sum(not row.absent for row in val)
     names = [f"{kind} ({counts[kind]})" for kind in kinds]
-    return markdown([f"score of {there} that are there, against", *names], cells, left=1)
+    return markdown([f"score of {there} that are there, against", *names], rows, left=1)
 
 
 def second_look_table(train: Sequence[Asked], val: Sequence[Asked]) -> str:
@@ -360,13 +372,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{datetime.now(UTC).date()}, seeds {', '.join(map(str, SEEDS))}. Heads learnt from "
         f"{len(train)} questions about {length} augmented images."
     )
-    parts = (
-        made,
-        "Presence: area under the ROC curve in percent, and how many questions.",
-        presence_table(train, val),
-        "A second look: mean Dice in percent of the look that each way prefers.",
-        second_look_table(train, val),
+    found = " and ".join(f"{100 * share:g}" for share in FOUND)
+    presence = (
+        "Presence: area under the ROC curve in percent, and in brackets how many in 100 that are "
+        f"absent get a mask where {found} in 100 that are there do."
     )
+    second = "A second look: mean Dice in percent of the look that each way prefers."
+    parts = (made, presence, presence_table(train, val), second, second_look_table(train, val))
     save_text(options.out, "\n\n".join(parts) + "\n")
     print(f"wrote {options.out}")
     return 0

@@ -48,6 +48,13 @@ def test_the_ranking_area_counts_pairs(
     assert heads.ranking_area(there, absent) == pytest.approx(area)
 
 
+def test_what_is_absent_is_answered_above_the_threshold_of_what_is_found() -> None:
+    there = [0.1, *[0.5] * 9, *[0.9] * 10]
+    # To find 19 of 20 the threshold must let 0.5 through.
+    assert heads.answered(there, [0.05, 0.2, 0.6, 0.95], 0.95) == pytest.approx(0.5)
+    assert heads.answered(there, [0.05, 0.2, 0.6, 0.95], 1.0) == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize(
     ("concept", "why"), [("tumor", heads.KNOWN), ("nerve", heads.BESIDE), ("lung", heads.OTHER)]
 )
@@ -101,7 +108,9 @@ def test_the_tables_count_and_choose(monkeypatch: pytest.MonkeyPatch) -> None:
         f"| score of 2 that are there, against | {heads.BESIDE} (1) | {heads.OTHER} (2) |"
     )
     # Every plain answer has a predicted IoU of 0.5.
-    assert presence[2] == "| predicted IoU, as shipped | 50.0 | 50.0 |"
+    assert presence[2] == (
+        "| predicted IoU, as shipped | 50.0 (100.0, 100.0) | 50.0 (100.0, 100.0) |"
+    )
     second = heads.second_look_table(rows, rows).splitlines()
     cells = [cell.strip() for cell in second[2].strip("|").split("|")]
     shown = [row for row in rows if not row.absent]
