@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textsam.false_friends import FALSE_FRIENDS
 from textsam.prompts import CONCEPTS, DISTRACTORS, canonical, spellings
 from textsam.spelling import MIN_LETTERS, corrected, one_edit_apart, unknown_message
 from textsam.vocabulary import NEAR_WORDS
@@ -105,6 +106,43 @@ def test_a_name_the_adapter_does_not_know_is_not_bent_to_one_it_does() -> None:
     assert corrected("pancraetic tumor", ["pancreatic tumor", "tumor"]) == "pancreatic tumor"
     assert corrected("ilium", ["ileum", "ilium"]) is None
     assert corrected("ilaum", ["ileum", "ilium"]) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [
+        ("ilium", "ileum"),
+        ("hepatoma", "hematoma"),
+        ("hepatomas", "hematomas"),  # a name may be given in the plural
+        ("rectus", "rectum"),
+        ("tumor stoma", "tumor stroma"),
+        ("abductor muscles", "adductor muscle"),
+        ("osteoclast", "osteoblast"),
+        ("macroadenoma", "microadenoma"),
+        ("microcalcifications", "macrocalcification"),
+        ("intraorbital fat", "infraorbital fat"),
+        ("cd143 cell", "cd163 cell"),  # another marker
+        ("grade3a tumor", "grade2a tumor"),
+    ],
+)
+def test_what_is_right_in_itself_is_no_slip_of_an_adapters_own_word(asked: str, known: str) -> None:
+    for typed, name in ((asked, known), (known, asked)):
+        assert corrected(typed, [name]) is None, (typed, name)
+        assert corrected(typed, [name, "tumor"]) is None, (typed, name)
+
+
+def test_false_friends_are_words_that_would_be_corrected_otherwise() -> None:
+    for word in FALSE_FRIENDS:
+        near = [
+            other for other in FALSE_FRIENDS if other[0] == word[0] and one_edit_apart(word, other)
+        ]
+        assert near, word
+        assert len(word) >= MIN_LETTERS, word
+    # Real slips in such words still are.
+    assert corrected("hematomma", ["hematoma"]) == "hematoma"
+    assert corrected("osteoblsat", ["osteoblast"]) == "osteoblast"
+    assert corrected("mircoadenoma", ["microadenoma"]) == "microadenoma"
+    assert corrected("tumor1", ["tumor"]) == "tumor"
 
 
 @settings(max_examples=300, deadline=None)

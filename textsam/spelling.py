@@ -3,7 +3,7 @@
 Medical words lie close together, and a wrong organ is worse than no answer. So a text is corrected
 only where one word of it, of `MIN_LETTERS` or more, is one edit away from a word of a known name
 with the same first letter, where no other known concept is as near, and where the word as typed is
-not itself a word of the vocabulary or of `NEAR_WORDS`.
+not itself a word of the vocabulary, of `NEAR_WORDS` or of `textsam.false_friends`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from textsam.errors import TextSAMWarning
+from textsam.false_friends import FALSE_FRIENDS, opposites
 from textsam.prompts import (
     CONCEPTS,
     DISTRACTORS,
@@ -124,8 +125,9 @@ def _slip(typed: str, name: str) -> bool:
     return (
         min(len(a), len(b)) >= MIN_LETTERS
         and a[0] == b[0]
-        and a not in _real_words()
         and one_edit_apart(a, b)
+        and _real_words().isdisjoint((a, canonical_key(a)))
+        and not opposites(canonical_key(a), canonical_key(b))
     )
 
 
@@ -142,4 +144,4 @@ def _real_words() -> frozenset[str]:
     names = (name for concept in CONCEPTS.values() for name in concept.names)
     listed = (word for name in names for form in spellings(name) for word in form.split())
     others = (word for term in _terms() for word in term.split())
-    return frozenset((*listed, *others, *NEAR_WORDS))
+    return frozenset((*listed, *others, *NEAR_WORDS, *FALSE_FRIENDS))
