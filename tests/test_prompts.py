@@ -198,6 +198,32 @@ def test_spelling_of_any_name_does_not_matter(
     assert canonical(article + case(name) + end, [concept]) == concept
 
 
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [
+        ("oedema", "edema"),
+        ("macular oedema", "macular edema"),
+        ("Haemorrhages", "hemorrhage"),
+        ("muscle fibres", "muscle fiber"),
+        ("grey matter", "gray matter"),
+        ("wall of the oesophagus", "esophagus wall"),
+        ("leucocytes", "leukocyte"),
+    ],
+)
+def test_british_spelling_of_an_adapters_own_word_does_not_matter(asked: str, known: str) -> None:
+    assert canonical(asked, [known]) == known
+    assert canonical(known, [asked]) == asked
+
+
+def test_a_region_in_something_is_not_all_of_it() -> None:
+    assert canonical("regions of the lung") == "lung"
+    assert canonical("area of the tumor") == "tumor"
+    for text in ("region in the lung", "regions in the lungs", "area in a tumor", "area on lung"):
+        assert canonical(text) is None, text
+        assert "lung" in nearest(text) or "tumor" in nearest(text)
+    assert canonical("mass in the breast") == "tumor"
+
+
 @settings(deadline=None)
 @given(st.text(max_size=MAX_PROMPT_CHARS))
 def test_normalise_is_idempotent_or_refuses(text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from textsam.errors import PromptError
@@ -61,9 +61,28 @@ _WORDS: Mapping[str, str] = {
     "cristae": "crista",
     "neurone": "neuron",
     "neurones": "neuron",
+    # Words of adapters' own.
+    "caecal": "cecal",
+    "caecum": "cecum",
+    "centre": "center",
+    "coeliac": "celiac",
+    "fibre": "fiber",
+    "foetus": "fetus",
+    "grey": "gray",
+    "haemangioma": "hemangioma",
+    "haematoma": "hematoma",
+    "haemorrhage": "hemorrhage",
+    "haemorrhagic": "hemorrhagic",
+    "ischaemic": "ischemic",
+    "leucocyte": "leukocyte",
+    "oedema": "edema",
+    "oesophageal": "esophageal",
+    "oesophagus": "esophagus",
 }
 # "Tumor in the breast" is a breast tumor, "nuclei of cells" are cell nuclei.
 _PLACED = frozenset({"of", "in", "on"})
+# "Region of the lung" is the lung region; a region in it is less, and nobody knows which.
+_PARTS = frozenset({"area", "field", "region"})
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -99,9 +118,15 @@ def normalise(text: str) -> str:
     return " ".join(words)
 
 
-def _singular(word: str) -> str:
+def _key_of(word: str) -> str:
+    """In the singular and in American spelling; the plural may be a British one."""
     if word in _WORDS:
         return _WORDS[word]
+    singular = _singular(word)
+    return _WORDS.get(singular, singular)
+
+
+def _singular(word: str) -> str:
     if len(word) > 3:
         if word.endswith("ies") and len(word) > 4:
             return word[:-3] + "y"
@@ -132,9 +157,13 @@ def _cached_key(text: str) -> str:
     # Articles inside too: "lesion of the skin".
     inner = [word for word in words if word not in _ARTICLES] or words
     places = [i for i, word in enumerate(inner) if word in _PLACED]
-    if len(places) == 1 and 0 < places[0] < len(inner) - 1:
+    if len(places) == 1 and 0 < places[0] < len(inner) - 1 and not _is_part(inner, places[0]):
         inner = [*inner[places[0] + 1 :], *inner[: places[0]]]
-    return " ".join(_singular(word) for word in inner)
+    return " ".join(_key_of(word) for word in inner)
+
+
+def _is_part(words: Sequence[str], place: int) -> bool:
+    return words[place] != "of" and _singular(words[place - 1]) in _PARTS
 
 
 @lru_cache(maxsize=1024)
