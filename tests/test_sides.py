@@ -234,6 +234,22 @@ def test_sides_of_what_is_no_longer_offered_are_dropped(
     assert (after.prompts, after.sides_for) == (("tumor",), {"tumor": (32,)})
 
 
+def test_what_validation_does_not_show_keeps_its_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "MIN_DICE", 0.0)
+    write_images_and_masks(tmp_path / "data", count=1)
+    samples = samples_from_folder(tmp_path / "data", "tumor", modality="breast ultrasound")
+    config = tiny_config(sides_for={"tumor": (96,), "lung": (32, 96)})
+    folder = save_adapter(tmp_path / "adapter", config, trainable_state(vit_model().model))
+    segmenter = vit_segmenter("32,96", sides_for=config.sides_for)
+    finish_adapter(
+        segmenter, folder, samples, tmp_path / "out", passes=0, sides_px=(32,), progress=False
+    )
+    # One image decides nothing of "tumor", but that it was looked at; "lung" was not.
+    assert read_adapter_config(tmp_path / "out").sides_for == {"lung": (32, 96)}
+
+
 def test_sides_as_written() -> None:
     assert sides_of(None) == sides_of(" ") == ()
     assert sides_of(" 168, 448") == (168, 448)

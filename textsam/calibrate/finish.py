@@ -51,8 +51,8 @@ def finish_adapter(
         kinds: of image, told apart from now on; what they rule out no threshold has to. None: those
             of the adapter stay, if it has any.
         sides_px: of the model's square, at which the segmenter has models; each concept gets the
-            one it wants, alone or beside the adapter's own, or keeps that. None given: those of
-            the adapter stay.
+            one it wants, alone or beside the adapter's own, or keeps that; what the samples do not
+            show stays at the sides it has. None given: those of the adapter stay.
         cut: decide how masks are cut lower than `mask_threshold`, or that they are not; False
             leaves that as the adapter has it.
         passes, empty_modality, empty_annotated, empty_beside, seed, progress: as in `calibrate`.
@@ -68,7 +68,9 @@ def finish_adapter(
     training = dict(record.training)
     if sides_px:
         chosen = fit_sides(segmenter, samples, sides_px, progress=progress)
-        decided["sides_for"] = chosen.sides_for
+        # Of a concept that these images do not show nothing was learned, and nothing changes.
+        unseen = {c: own for c, own in record.sides_for.items() if c not in chosen.dice_by_sides}
+        decided["sides_for"] = {**unseen, **chosen.sides_for}
         training["dice_by_sides"] = chosen.dice_by_sides
     if cut:
         with_sides = segmenter.with_config(segmenter.config.model_copy(update=decided))
