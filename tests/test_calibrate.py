@@ -331,12 +331,20 @@ def test_the_command_stores_what_was_chosen(
     assert after.kinds is None
     assert "no knots" in done.output
     assert "called not there" not in done.output
+    # What was there is gone, or was chosen by others: both are told.
+    unseen = [word for word in after.prompts if word != "tumor"]
+    assert unseen
+    assert f"warning: no validation image shows {', '.join(unseen)}: passes" in done.stderr
+    assert "warning: the adapter had a score map, and too few masks" in done.stderr
     monkeypatch.setattr(
         "textsam.calibrate.finish_adapter",
-        lambda *a, **k: replace(finish_adapter(*a, **k), found_rate=0.2),
+        lambda *a, **k: replace(finish_adapter(*a, **k), found_rate=0.2, prompts=("tumor",)),
     )
-    few = run("calibrate", folder, tmp_path / "run.yaml", "-o", tmp_path / "few", "--passes", "0")
+    plain = save_adapter(tmp_path / "plain", tiny_config(), state)
+    few = run("calibrate", plain, tmp_path / "run.yaml", "-o", tmp_path / "few", "--passes", "0")
     assert few.exit_code == 0
     assert "warning: 80% of what is there is called not there" in few.stderr
+    assert "no validation image shows" not in few.stderr
+    assert "had a score map" not in few.stderr
     refused = run("calibrate", folder, tmp_path / "run.yaml", "-o", out, "--empty-modality", "2")
     assert refused.exit_code == 2

@@ -257,6 +257,19 @@ def calibrate(
             "or give more validation images",
             err=True,
         )
+    if unseen := [word for word in result.prompts if word not in result.dice_by_passes]:
+        typer.echo(
+            f"warning: no validation image shows {', '.join(unseen)}: passes, score and threshold "
+            "of these words are what the others want; give images that show them",
+            err=True,
+        )
+    if record.score_map and not result.score_map:
+        typer.echo(
+            "warning: the adapter had a score map, and too few masks were found to fit another "
+            "(20 at least): its scores are raw from now on, and no Dice to expect; give more "
+            "validation images",
+            err=True,
+        )
     if kinds or finished.kinds:
         names = ", ".join(finished.kinds.names) if finished.kinds else "none"
         as_before = " (as before)" if finished.kinds and told is None else ""
