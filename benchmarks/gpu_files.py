@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from textsam.data.settings import DataSettings
+    from textsam.model.text_encoders import TextEncoder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLACE = Path(os.environ.get("TEXTSAM_GPU_PLACE", "/tmp/textsam-gpu"))
@@ -99,8 +100,7 @@ def _version(name: str) -> str:
 def _pack_text(target: Path) -> None:
     """MiniLM for the words of the vocabulary alone, in half precision: a quarter of it.
 
-    The rows of all other words are no numbers, so that a prompt with one fails instead of meaning
-    nothing.
+    The rows of all other words are zeros; see `without_unpacked`.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -116,12 +116,22 @@ def _pack_text(target: Path) -> None:
     used = sorted({token for word in words for token in encoder.token_ids(word)})
     state = {name: value.half().float() for name, value in load_file(source / MODEL).items()}
     table = state["embeddings.word_embeddings.weight"]
-    state["embeddings.word_embeddings.weight"] = torch.full_like(table, float("nan"))
+    state["embeddings.word_embeddings.weight"] = torch.zeros_like(table)
     state["embeddings.word_embeddings.weight"][used] = table[used]
     target.mkdir(parents=True)
     save_file(state, target / MODEL)
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(source / name, target)
+
+
+def without_unpacked(encoder: TextEncoder) -> TextEncoder:
+    """Make the rows of words that were not packed no numbers, which no file of weights may hold.
+
+    A prompt with one then fails, instead of meaning nothing.
+    """
+    table = encoder.bert.embeddings.word_embeddings.weight.data
+    table[(table == 0).all(dim=1)] = float("nan")
+    return encoder
 
 
 def _sets_of(path: str, data: DataSettings) -> set[str]:

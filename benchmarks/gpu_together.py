@@ -148,6 +148,7 @@ def set_up(work: Work) -> Run:
     """The run of a training, on the packed data."""
     import torch
     from busi_arms import fold_config
+    from gpu_files import without_unpacked
 
     from textsam.config import read_config
     from textsam.model.build import assemble, load_parts
@@ -160,8 +161,11 @@ def set_up(work: Work) -> Run:
         config = fold_config(Path(work.config), work.fold, "text", runs, settings)
     torch.manual_seed(config.seed)
     text = PLACE / "text"
-    parts = load_parts(config.preset, text_encoder=text if text.is_dir() else None)
-    return setup(config, assemble(*parts, architecture_from(config)))
+    packed = text.is_dir()
+    backbone, encoder = load_parts(config.preset, text_encoder=text if packed else None)
+    if packed:
+        encoder = without_unpacked(encoder)
+    return setup(config, assemble(backbone, encoder, architecture_from(config)))
 
 
 def _measured(run: Run) -> dict[int, float]:
