@@ -57,12 +57,20 @@ BESIDE, KNOWN, OTHER = "cut beside it", "annotated as absent", "other kind of im
 
 @dataclass
 class Look:
-    """One answer: the decoder's IoU and mask tokens (512,), plain facts (7,), and its Dice."""
+    """One answer: the decoder's IoU and mask tokens (512,), plain facts (7,), and its Dice.
+
+    The facts are predicted IoU, logarithm of the area, mean probability inside, the highest of the
+    map, and by how much the first three differ from those of the plain answer.
+    """
 
     tokens: NDArray[np.float32]
     facts: NDArray[np.float32]
-    iou: float
     dice: float
+
+    @property
+    def iou(self) -> float:
+        """As the decoder predicts it."""
+        return float(self.facts[0])
 
 
 @dataclass
@@ -118,7 +126,7 @@ class Decoder:
             base = own[:3] if plain is None else plain.facts[:3]
             facts = (*own, *(a - b for a, b in zip(own, base, strict=False)))
             score = dice(mask, truth) if truth.any() else 0.0
-            return Look(tokens, np.array(facts, dtype=np.float32), iou, score), chance
+            return Look(tokens, np.array(facts, dtype=np.float32), score), chance
 
         plain, chance = look(None, None)
         absent = "" if truth.any() else why_absent(item, place)

@@ -233,17 +233,22 @@ def test_a_constant_difference_is_json_too(samples: list[Sample], tmp_path: Path
     json.dumps(content, allow_nan=False)
 
 
+def by_shifted_boxes(samples: list[Sample], out: Path, known: int) -> None:
+    """Evaluate a segmenter that answers so many of the images, and finds the others empty."""
+    evaluate(
+        Fake({(n, ""): square(10, 11) for n in range(known)}),
+        samples,
+        out=out,
+        prompts="geometry",
+        box_shifts=(0, 0.2),
+        progress=False,
+        worst=0,
+    )
+
+
 def test_box_shifts_are_paired_and_not_pooled(samples: list[Sample], tmp_path: Path) -> None:
     for name in ("a", "b"):
-        evaluate(
-            Fake({(n, ""): square(10, 11) for n in range(6)}),
-            samples,
-            out=tmp_path / name,
-            prompts="geometry",
-            box_shifts=(0, 0.2),
-            progress=False,
-            worst=0,
-        )
+        by_shifted_boxes(samples, tmp_path / name, known=6)
     found = compared(tmp_path / "a", tmp_path / "b")
     dice = [(r.dataset, r.box_shift) for r in found.rows if r.metric == "dice"]
     assert dice == [
@@ -259,15 +264,7 @@ def test_box_shifts_are_paired_and_not_pooled(samples: list[Sample], tmp_path: P
 
 def test_pairs_left_out_are_told_by_shift(samples: list[Sample], tmp_path: Path) -> None:
     for name, known in (("a", 6), ("b", 2)):
-        evaluate(
-            Fake({(n, ""): square(10, 11) for n in range(known)}),
-            samples,
-            out=tmp_path / name,
-            prompts="geometry",
-            box_shifts=(0, 0.2),
-            progress=False,
-            worst=0,
-        )
+        by_shifted_boxes(samples, tmp_path / name, known)
     text = compared(tmp_path / "a", tmp_path / "b").table()
     told = text.split("as an answer is empty: ")[1]
     assert told == (

@@ -73,7 +73,8 @@ def _asked(rng: np.random.Generator, absent: str) -> heads.Asked:
         score = 0.0 if absent else float(rng.uniform(0.5, 1))
         tokens[:50] += 5 * score
         facts = rng.normal(size=7).astype(np.float32)
-        looks.append(heads.Look(tokens, facts, iou=0.5 + 0.1 * number, dice=score))
+        facts[0] = 0.5 + 0.1 * number  # the predicted IoU
+        looks.append(heads.Look(tokens, facts, dice=score))
     return heads.Asked(("set", "tumor"), absent, np.zeros(256, dtype=np.float32), looks)
 
 

@@ -82,11 +82,11 @@ def average_adapters(
         configs.append(read_adapter_config(folder))
         check_tensors(folder, configs[-1])
     old, new = configs
+    facts = [config.model_dump(mode="json") for config in configs]
+    # No number depends on the side: a training may go on at another one.
+    facts[0]["architecture"]["side_px"] = new.architecture.side_px
     for name in ("preset", "architecture", "base", "score", "refine_with", "authors_frame"):
-        before, after = ({name: config.model_dump(mode="json")[name]} for config in configs)
-        if name == "architecture":
-            # No number depends on the side: a training may go on at another one.
-            before[name]["side_px"] = after[name]["side_px"]
+        before, after = ({name: own[name]} for own in facts)
         if before != after:
             told = changes_between(before, after)
             raise AdapterError(

@@ -193,6 +193,7 @@ def calibrate(
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
         from textsam.calibrate import finish_adapter, fit_kinds
+        from textsam.calibrate.scores import MIN_ANSWERS
         from textsam.config import read_config
         from textsam.data.sources import samples_of
 
@@ -266,8 +267,8 @@ def calibrate(
     if record.score_map and not result.score_map:
         typer.echo(
             "warning: the adapter had a score map, and too few masks were found to fit another "
-            "(20 at least): its scores are raw from now on, and no Dice to expect; give more "
-            "validation images",
+            f"({MIN_ANSWERS} at least): its scores are raw from now on, and no Dice to expect; "
+            "give more validation images",
             err=True,
         )
     if kinds or finished.kinds:

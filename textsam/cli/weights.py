@@ -136,12 +136,10 @@ def verify_weights(
     if bad:
         names_of_bad = dict.fromkeys(result.name for result in bad)
         # What a package carries is used before the cache, so fetching would not help.
-        carriers = [
-            entry.package.distribution
-            for entry in map(weights.entry, names_of_bad)
-            if entry.package is not None and weights.where(entry.name) == "package"
-        ]
-        fetched = [name for name in names_of_bad if weights.where(name) != "package"]
+        carried = [name for name in names_of_bad if weights.where(name) == "package"]
+        packages = [weights.entry(name).package for name in carried]
+        carriers = [package.distribution for package in packages if package is not None]
+        fetched = [name for name in names_of_bad if name not in carried]
         remedies = []
         if fetched:
             remedies.append(f"fetch again: textsam weights download {' '.join(fetched)}")

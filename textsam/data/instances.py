@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from textsam.data.staging import staged_folder
+from textsam.draws import number_of
 from textsam.errors import DataError
 
 __all__ = ["ObjectSettings", "Slice", "objects_of", "tiles_of", "write_objects"]
@@ -122,8 +122,7 @@ def _objects(slices: Iterable[Slice], settings: ObjectSettings) -> Iterator[Slic
         for number, (rows, columns) in enumerate(tiles_of(mask.shape, settings.grid)):
             found = objects_of(mask[rows, columns], settings.min_area_px)
             # By the stem, so that what is drawn does not depend on what else is there.
-            place = zlib.crc32(stem.encode(errors="surrogatepass"))
-            rng = np.random.default_rng((settings.seed, place, number))
+            rng = np.random.default_rng((settings.seed, number_of(stem), number))
             drawn = list(range(len(found)))
             if len(found) > settings.most:
                 picks = rng.choice(len(found), settings.most, replace=False).tolist()

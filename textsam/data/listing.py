@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from textsam.data.problems import Problems
@@ -35,13 +36,18 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 class Listing:
     """The files of a folder by stem: those that can be used, and those of other suffixes.
 
-    folders: names of the folders in it that have images, of the suffixes that can be used.
+    inner: the folders in it.
     """
 
     folder: Path
     usable: dict[str, list[Path]]
     others: dict[str, list[Path]]
-    folders: list[str]
+    inner: list[Path]
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """Names of the folders in it that have images, of the suffixes that can be used."""
+        return [path.name for path in self.inner if _holds_images(path)]
 
     def lacks(self, stem: str) -> str:
         """What to say where there is no usable file of this stem."""
@@ -92,8 +98,7 @@ def list_folder(folder: Path) -> Listing:
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 listing.usable.setdefault(path.stem, []).append(path)
             elif path.is_dir():
-                if _holds_images(path):
-                    listing.folders.append(path.name)
+                listing.inner.append(path)
             elif path.is_file() and not is_system_file(path):
                 listing.others.setdefault(path.stem, []).append(path)
     return listing

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import TypeVar
 
 from pydantic import Field, field_validator
 
+from textsam.draws import number_of
 from textsam.errors import ConfigError
 from textsam.sections import Section
 
@@ -77,8 +77,7 @@ def spread(items: Sequence[_Item], limit: int | None) -> list[_Item]:
 
 def place_of(stem: str) -> float:
     """A number in [0, 1) that depends on the stem alone, on every machine."""
-    # A file name need not be valid UTF-8.
-    return zlib.crc32(stem.encode(errors="surrogatepass")) / 2**32
+    return number_of(stem) / 2**32
 
 
 def kept(stems: list[str], selection: Selection) -> list[str]:

@@ -86,20 +86,31 @@ def _trained_beside(
 
     images: SET/images or SET/{train,val,test}/images of the root.
     """
-    for base in dict.fromkeys((images.parent.absolute(), images.resolve().parent)):
-        for place in (base, base.parent) if base.name in PARTS else (base,):
-            of_set = [selection for selection in selections if selection.set == place.name]
-            above = place.parent if root is None else root
-            if of_set and (above / MANIFEST_NAME).is_file():
-                try:
-                    if place.name not in read_manifest(above):
-                        continue
-                except DataError:  # a file of that name that is none, or that is not ours to read
-                    continue
-                found = samples_from_manifest(above, of_set, problems=Problems("training"))
-                if found:  # else its splits are others
-                    return frozenset(sample.image_path.resolve() for sample in found)
+    for place in _sets(images):
+        of_set = [selection for selection in selections if selection.set == place.name]
+        above = place.parent if root is None else root
+        if of_set and _has_set(above, place.name):
+            found = samples_from_manifest(above, of_set, problems=Problems("training"))
+            if found:  # else its splits are others
+                return frozenset(sample.image_path.resolve() for sample in found)
     return None
+
+
+def _sets(images: Path) -> Iterator[Path]:
+    """What may be the set that a folder of images belongs to, as it is named and linked."""
+    for base in dict.fromkeys((images.parent.absolute(), images.resolve().parent)):
+        yield base
+        if base.name in PARTS:
+            yield base.parent
+
+
+def _has_set(root: Path, name: str) -> bool:
+    if not (root / MANIFEST_NAME).is_file():
+        return False
+    try:
+        return name in read_manifest(root)
+    except DataError:  # a file of that name that is none, or that is not ours to read
+        return False
 
 
 def _names(training: Mapping[str, Any]) -> list[tuple[str, ...]]:

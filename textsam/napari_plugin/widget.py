@@ -199,8 +199,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
         ]
         if outcome.failed:
             # Where there is no label nothing was found, or nothing was looked at.
-            count = f"{len(outcome.failed)} of {len(planes.planes)}"
-            lines.append(f"{count} slices failed and have no labels")
+            lines.append(_failures(outcome, len(planes.planes)))
             show_error(_told(outcome, len(planes.planes)))
         self.status.value = "\n".join(lines)
         if not table["found"].any():
@@ -218,8 +217,11 @@ def _told(outcome: Outcome, planes: int) -> str:
     """What went wrong, and of several slices in how many."""
     if not outcome.failed or planes == 1:
         return str(outcome.error)
-    first = next(iter(outcome.failed.values()))
-    return f"{len(outcome.failed)} of {planes} slices failed and have no labels; the first: {first}"
+    return f"{_failures(outcome, planes)}; the first: {next(iter(outcome.failed.values()))}"
+
+
+def _failures(outcome: Outcome, planes: int) -> str:
+    return f"{len(outcome.failed)} of {planes} slices failed and have no labels"
 
 
 def _labels_layer(layer: Image, planes: Planes, prompts: list[str], outcome: Outcome) -> Labels:
