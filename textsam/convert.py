@@ -16,6 +16,7 @@ from textsam.adapters import AdapterConfig, read_adapter_config
 from textsam.checkpoint import record_of, save_adapter
 from textsam.errors import AdapterError
 from textsam.model.build import Architecture, assemble, load_parts
+from textsam.model.state import not_finite
 from textsam.model.text_encoders import TextEncoder
 from textsam.model.tuning import Tuning, load_trainable
 from textsam.presets import preset
@@ -172,7 +173,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     learned = {
         name: tensor for name, tensor in learned.items() if name != f"context.deep.{n_deep - 1}"
     }
-    if broken := [name for name, tensor in learned.items() if not tensor.isfinite().all()]:
+    if broken := not_finite(learned):
         raise AdapterError(
             f"{path} has NaN or infinite values in {len(broken)} learned tensors, as of a training "
             f"that ran away; give a checkpoint from before that:{_listed(broken)}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from textsam.errors import TextSAMError, WeightsError
 
-__all__ = ["differences", "load_exactly"]
+__all__ = ["differences", "load_exactly", "not_finite"]
 
 
 def _listed(names: Iterable[str], limit: int = 8) -> str:
@@ -43,9 +43,14 @@ def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
     ]
     if other:
         problems.append(f"{len(other)} of another kind: {_listed(other)}")
-    elif broken := [name for name in expected.keys() & given.keys() if not _finite(given[name])]:
+    elif broken := not_finite({name: given[name] for name in expected.keys() & given.keys()}):
         problems.append(f"{len(broken)} with NaN or infinite values: {_listed(broken)}")
     return problems
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors with NaN or infinite values."""
+    return [name for name, tensor in state.items() if not _finite(tensor)]
 
 
 def _fits(given: Tensor, own: Tensor) -> bool:
