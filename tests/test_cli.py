@@ -196,15 +196,20 @@ def test_light_commands_do_not_import_torch(tmp_path: Path, arguments: list[str]
 def test_every_command_has_help() -> None:
     group = get_command(app)
     names = [[name] for name in group.commands]  # type: ignore[attr-defined]
-    weights = [["weights", name] for name in group.commands["weights"].commands]  # type: ignore[attr-defined]
+    inner = [
+        [first, name]
+        for first in ("weights", "data")
+        for name in group.commands[first].commands  # type: ignore[attr-defined]
+    ]
     assert {"segment", "train", "evaluate", "convert", "prompts", "models", "weights"} <= {
         name for (name,) in names
     }
-    for words in ([], *names, *weights):
+    for words in ([], *names, *inner):
         result = run(*words, "--help")
         assert result.exit_code == 0, words
         assert "Usage:" in result.stdout
         assert len(result.stdout.split()) > 15, words
+        assert "--no-strict" not in result.stdout, words  # of a flag there is no other half
 
 
 def test_other_warnings_stay_as_python_shows_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -829,7 +829,14 @@ def test_cli_download(toy: WeightEntry) -> None:
 def test_cli_download_unknown(toy: WeightEntry) -> None:
     result = CliRunner().invoke(app, ["download", "nothing"])
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: unknown base weights 'nothing'")
+    assert result.stderr == "error: unknown base weights 'nothing'. Known: toy.\n"
+
+
+def test_cli_download_knows_all_names_before_it_fetches_one(toy: WeightEntry) -> None:
+    result = CliRunner().invoke(app, ["download", "--quiet", "toy", "tow"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: unknown base weights 'tow'. Did you mean toy?\n"
+    assert not weights.cache_path("toy").exists()
 
 
 def test_cli_verify(toy: WeightEntry) -> None:

@@ -196,8 +196,11 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
     except UnicodeDecodeError as error:
         raise AdapterError(f"{path} is not an adapter's configuration: it is not text") from error
     except ValidationError as error:
-        problems = invalid_fields(error, "file")
-        raise AdapterError(f"{path} is not an adapter's configuration: {problems}") from error
+        problems = invalid_fields(error, "file", model=AdapterConfig)
+        raise AdapterError(
+            f"{path} is not an adapter's configuration: {problems}; correct the file, or use the "
+            "version of textsam that wrote it"
+        ) from error
 
 
 def check_base(config: AdapterConfig, weights_name: str, digest: str) -> None:

@@ -77,7 +77,7 @@ def check(
     concept: Concepts = None,
     limit: Annotated[int, typer.Option(min=1, help="Files shown of each kind of problem.")] = 5,
     report_file: ReportFile = None,
-    strict: Annotated[bool, typer.Option(help="Take warnings for errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
 ) -> None:
     """Read every image and mask, and list all that is wrong. Nothing is changed."""
     if (data is None) == (coco is None):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from textsam.cli.errors import EXIT_FAILED, errors_as_exit
 from textsam.errors import WeightsError
 
 __all__ = ["app"]
@@ -23,22 +23,13 @@ Name = Annotated[str, typer.Argument(help="Name as shown by 'textsam weights lis
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-@contextmanager
-def _errors_as_exit() -> Iterator[None]:
-    try:
-        yield
-    except WeightsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
 @app.command("list")
 def list_weights(as_json: Json = False) -> None:
     """Show all base weights: size, licence, and where they are on this machine."""
     from textsam import weights
 
     rows = []
-    with _errors_as_exit():
+    with errors_as_exit():
         for entry in weights.registry().values():
             path = weights.locate(entry.name)
             rows.append(
@@ -71,7 +62,7 @@ def print_path(name: Name) -> None:
     """Print where the weights are; exit with 1 if they are not on this machine."""
     from textsam import weights
 
-    with _errors_as_exit():
+    with errors_as_exit():
         path = weights.locate(name)
         if path is None:
             raise WeightsError(
@@ -89,8 +80,11 @@ def download_weights(
     """Fetch weights into the cache (resumed if broken off) and check them."""
     from textsam import weights
 
+    with errors_as_exit():
+        for name in names:  # all of them before minutes are spent on the first
+            weights.entry(name)
     for name in names:
-        with _errors_as_exit():
+        with errors_as_exit():
             path = weights.download(name, progress=not quiet)
         typer.echo(str(path))
 
@@ -111,7 +105,7 @@ def verify_weights(
     from textsam import weights
 
     results = []
-    with _errors_as_exit():
+    with errors_as_exit():
         for name in names or weights.registry():
             found = weights.verify(name)
             # Half of a folder is no missing one: its copying broke off.
@@ -151,7 +145,7 @@ def verify_weights(
             f"error: {len(bad)} of {len(results)} files missing or damaged; {'; '.join(remedies)}",
             err=True,
         )
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:

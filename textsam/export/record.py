@@ -158,7 +158,7 @@ def read_record(folder: str | Path) -> ExportRecord:
     except UnicodeDecodeError as error:
         raise AdapterError(f"{path} is not an export's record: it is not text; {remedy}") from error
     except ValidationError as error:
-        problems = invalid_fields(error, "file")
+        problems = invalid_fields(error, "file", model=ExportRecord)
         raise AdapterError(f"{path} is not an export's record: {problems}; {remedy}") from error
 
 

@@ -61,7 +61,7 @@ def settle_of(value: object) -> Settle | None:
     try:
         return Settle.model_validate(dict(fields))
     except ValidationError as error:
-        raise PromptError(f"refine: {invalid_fields(error, 'settle')}") from error
+        raise PromptError(f"refine: {invalid_fields(error, 'settle', model=Settle)}") from error
 
 
 class Settling:

@@ -88,16 +88,14 @@ def entry(name: str) -> WeightEntry:
     """Return one entry.
 
     Raises:
-        WeightsError: no such name; the message lists the nearest names.
+        WeightsError: no such name; the message lists the nearest names, or all.
     """
     try:
         return ENTRIES[name]
     except KeyError:
-        near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.4) or list(ENTRIES)
-        raise WeightsError(
-            f"unknown base weights {name!r}. Did you mean {', '.join(near)}? "
-            f"Known: {', '.join(ENTRIES)}."
-        ) from None
+        near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.4)
+        known = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(ENTRIES)}."
+        raise WeightsError(f"unknown base weights {name!r}. {known}") from None
 
 
 def cache_dir() -> Path:
