@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,14 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from cli_runs import write_image
 from dicom_files import bundled
 from hypothesis import given, settings
@@ -49,10 +52,10 @@ from textsam.folder.opened import Opened
 from textsam.folder.sheet import TILES_PER_PAGE, write_sheets
 from textsam.folder.summary import write_summary
 from textsam.inference.segmenter import Segmenter
+from textsam.inference.views import Views
 from textsam.io.image import Image, Placement
 from textsam.io.limits import Limits
 from textsam.io.open import open_stack
-from textsam.report import RunReport
 from textsam.result import Segmentation
 
 ROOT = Path(textsam.__file__).parents[1]
@@ -331,11 +334,24 @@ def test_the_report_of_a_run(segmenter: Segmenter, tmp_path: Path) -> None:
     text = summary.report.read_text(encoding="utf-8")
     report = json.loads(text)
     assert text == json.dumps(report, indent=2) + "\n"
-    assert report["model"]["precision"] == "float32"
+    assert report["format"] == 1
+    assert report["versions"] == {
+        "textsam": textsam.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    assert report["adapter"] == {"name": segmenter.adapter_name, "sha256": None}
+    assert report["model"] == {
+        "preset": "lite", "base": {}, "device": "cpu", "precision": "float32",
+    }  # fmt: skip
     assert report["identity"] == segmenter.identity
-    plain = RunReport.of(segmenter, ["tumor", "lung"], {}).to_dict()
-    assert report.keys() == plain.keys()
-    assert report["counts"].keys() == plain["counts"].keys() | {"no_picture"}
+    assert report["prompts"] == ["tumor", "lung"]
+    begun, ended = (datetime.fromisoformat(report[name]) for name in ("started", "finished"))
+    assert report["started"].endswith("Z")
+    assert timedelta(seconds=-1) <= ended - begun < timedelta(seconds=60)
+    assert abs(datetime.now(UTC) - ended) < timedelta(seconds=60)
     a, b = report["inputs"][0], report["failures"][0]
     found = sum(result["found"] for result in a["results"])
     assert report["counts"] == {
@@ -348,6 +364,16 @@ def test_the_report_of_a_run(segmenter: Segmenter, tmp_path: Path) -> None:
     assert a["files"] == ["a_tumor.png", "a_lung.png"]
     assert (report["inputs"][1]["status"], report["inputs"][1]["results"]) == ("no picture", [])
     assert "b.png" in b["error"]
+
+
+def test_the_report_tells_how_the_model_was_asked_for(tmp_path: Path) -> None:
+    segmenter = tiny_segmenter(authors_frame=True)
+    segmenter.own_weights, segmenter.views = "56" * 32, Views(mirrored=True)
+    write_image(tmp_path / "a.png")
+    summary = segment_folder(segmenter, tmp_path / "a.png", "tumor", tmp_path / "out")
+    model = json.loads(summary.report.read_text(encoding="utf-8"))["model"]
+    assert model["authors_frame"] is True
+    assert (model["views"], model["own_weights"]) == ("mirrored", "56" * 32)
 
 
 def test_a_series_is_one_segmentation(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import textsam
 from textsam.folder.manifest import InputRecord
 from textsam.folder.plan import Plan
 from textsam.folder.stream import write_object
 from textsam.io.atomic import atomic_path, told_as_output
-from textsam.report import RunReport
 
 if TYPE_CHECKING:
     from textsam.inference.segmenter import Segmenter
 
 __all__ = ["write_report"]
+
+_FORMAT = 1
 
 
 def write_report(
@@ -27,10 +30,7 @@ def write_report(
     records: Callable[[], Iterable[InputRecord]],
     started: datetime,
 ) -> Path:
-    """Write the report of a run as `RunReport` describes it, without having it in memory.
-
-    Beyond that description, "counts" has "no_picture", entries have the status "no picture" for
-    DICOM files that hold none, and entries of a series have "sources", its files.
+    """Write the report of a run, without having it in memory; docs/outputs.md has the keys.
 
     Args:
         path: the file.
@@ -42,10 +42,18 @@ def write_report(
     Raises:
         OutputError: it cannot be written.
     """
-    options = {**dataclasses.asdict(plan.options), "shard": list(plan.shard)}
-    head = RunReport.of(segmenter, plan.prompts, options, started=started).to_dict()
-    head["counts"] = _counts(records(), len(plan.prompts))
-    del head["inputs"], head["failures"]
+    head = {
+        "format": _FORMAT,
+        "versions": _versions(),
+        "adapter": {"name": segmenter.adapter_name, "sha256": segmenter.fingerprint or None},
+        "model": _model(segmenter),
+        "identity": segmenter.identity,
+        "prompts": list(plan.prompts),
+        "options": {**dataclasses.asdict(plan.options), "shard": list(plan.shard)},
+        "started": _iso(started),
+        "finished": _iso(datetime.now(UTC)),
+        "counts": _counts(records(), len(plan.prompts)),
+    }
     lists = {
         "inputs": (_entry(r) for r in records() if r.status != "failed"),
         "failures": (_failed_entry(r) for r in records() if r.status == "failed"),
@@ -57,6 +65,40 @@ def write_report(
     ):
         write_object(file.write, head, lists)
     return path
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what answers depend on, builds included ("2.15.0+cu132")."""
+    import numpy
+    import torch
+
+    return {
+        "textsam": textsam.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def _model(segmenter: Segmenter) -> dict[str, Any]:
+    model: dict[str, Any] = {
+        "preset": segmenter.preset,
+        "base": dict(segmenter.config.base),
+        "device": str(segmenter.device),
+        "precision": str(segmenter.precision).removeprefix("torch."),
+    }
+    if str(segmenter.views):
+        model["views"] = str(segmenter.views)
+    if segmenter.config.authors_frame:
+        model["authors_frame"] = True
+    if segmenter.own_weights:
+        model["own_weights"] = segmenter.own_weights
+    return model
+
+
+def _iso(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _counts(records: Iterable[InputRecord], prompts: int) -> dict[str, int]:
@@ -86,7 +128,7 @@ def _entry(record: InputRecord) -> dict[str, Any]:
 def _failed_entry(record: InputRecord) -> dict[str, Any]:
     """What failed, and what was answered all the same: an input may have many images."""
     errors = list(_errors(record))
-    return {**_entry(record), "error": "; ".join(errors), "kind": ""}
+    return {**_entry(record), "error": "; ".join(errors)}
 
 
 def _errors(record: InputRecord) -> Iterator[str]:
