@@ -282,7 +282,10 @@ def changed(**fields: object) -> bytes:
         (b"\xff\xfe\x00binary", "it is not text"),
         (b"{}", "name: Field required; preset: Field required; prompts: Field required"),
         (changed(format=2), "format: Input should be 1"),
-        (changed(prompt="tumor"), r"prompt: unknown; did you mean prompts\?; correct the file, or use"),
+        (
+            changed(prompt="tumor"),
+            r"prompt: unknown; did you mean prompts\?; correct the file",
+        ),
         (changed(mask_threshold=1.0), "mask_threshold: Input should be less than 1"),
         (changed(found_threshold=-0.1), "found_threshold: Input should be greater"),
         (changed(refine=-1), "refine: Input should be greater"),

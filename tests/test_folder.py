@@ -525,9 +525,9 @@ def test_what_is_done_again_counts_though_the_clock_went_back(
     source.mkdir()
     (source / "a.png").write_bytes(b"no image")
     clock = time.time
-    monkeypatch.setattr("textsam.folder.job.time.time", lambda: clock() + 3600)
+    monkeypatch.setattr("textsam.folder.process.time.time", lambda: clock() + 3600)
     assert segment_folder(segmenter, source, "tumor", out).failed == 1
-    monkeypatch.setattr("textsam.folder.job.time.time", clock)
+    monkeypatch.setattr("textsam.folder.process.time.time", clock)
     write_image(source / "a.png")
     again = segment_folder(segmenter, source, "tumor", out, resume=True)
     assert (again.done, again.failed) == (1, 0)

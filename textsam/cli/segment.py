@@ -30,7 +30,7 @@ from textsam.cli.options import (
 from textsam.cli.segment_input import open_single, refuse_for_file
 
 if TYPE_CHECKING:
-    from textsam.folder.formats import Format
+    from textsam.folder.options import Format
     from textsam.folder.plan import Plan
     from textsam.inference.segmenter import Segmenter
 
@@ -280,9 +280,7 @@ def _run(
             lines = summary.records
         else:
             made = []
-            for record in process(
-                segmenter, plan, plan.inputs, batch_size=batch_size, listener=console
-            ):
+            for record in process(segmenter, plan, plan.inputs, console, batch_size=batch_size):
                 console.finished(record)
                 made.append(record)
             lines = made.__iter__

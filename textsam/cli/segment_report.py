@@ -15,9 +15,9 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from textsam import __version__
-from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord
 from textsam.folder.plan import Input, Plan
+from textsam.folder.process import Listener
 from textsam.folder.stream import write_object
 
 if TYPE_CHECKING:

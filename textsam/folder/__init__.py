@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from textsam.errors import OutputError
-    from textsam.folder.leftovers import LeftoverWarning
-    from textsam.folder.listener import Listener
     from textsam.folder.manifest import InputRecord
     from textsam.folder.options import Options
     from textsam.folder.plan import Plan, make_plan
-    from textsam.folder.run import FolderSummary, run_plan, segment_folder
+    from textsam.folder.process import Listener
+    from textsam.folder.run import FolderSummary, LeftoverWarning, run_plan, segment_folder
 
 __all__ = [
     "FolderSummary",
@@ -37,8 +36,8 @@ __all__ = [
 _LAZY = {
     "FolderSummary": "textsam.folder.run",
     "InputRecord": "textsam.folder.manifest",
-    "LeftoverWarning": "textsam.folder.leftovers",
-    "Listener": "textsam.folder.listener",
+    "LeftoverWarning": "textsam.folder.run",
+    "Listener": "textsam.folder.process",
     "Options": "textsam.folder.options",
     "OutputError": "textsam.errors",
     "Plan": "textsam.folder.plan",

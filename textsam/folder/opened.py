@@ -10,9 +10,8 @@ from threading import Lock
 from typing import Any
 
 from textsam.errors import ImageError, TextSAMError
-from textsam.folder.formats import Format, formats_for
 from textsam.folder.manifest import file_identity
-from textsam.folder.options import Options
+from textsam.folder.options import Format, Options, formats_for
 from textsam.folder.plan import Input
 from textsam.io.image import Image
 from textsam.io.open import open_stack

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from textsam.errors import ConfigError
-from textsam.folder.formats import Format
+from textsam.errors import ConfigError, ImageError
 from textsam.io.limits import Limits
 
-__all__ = ["Options"]
+if TYPE_CHECKING:
+    from textsam.io.stack import Stack
+
+__all__ = ["Format", "Options", "formats_for"]
+
+Format = Literal["png", "tiff", "nifti", "seg", "coco"]
+_KNOWN = ", ".join(get_args(Format))
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,35 @@ class Options:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def formats_for(stack: Stack, wanted: Sequence[Format]) -> tuple[Format, ...]:
+    """Those of the formats that an input can have.
+
+    A DICOM segmentation is about DICOM images, and pages of a TIFF make no volume. Whether the
+    images of a DICOM input make one turns out when it is written, unless NIfTI is all that would
+    be: then they would be segmented for nothing.
+
+    Raises:
+        ImageError: none of them.
+        TextSAMError: nothing but NIfTI is to be written, and nibabel is not installed.
+    """
+    unfit: set[Format] = set()
+    if stack.format != "dicom":
+        unfit.add("seg")
+    if stack.format == "raster" and len(stack) > 1:
+        unfit.add("nifti")
+    fitting = tuple(name for name in wanted if name not in unfit)
+    if not fitting:
+        raise ImageError(
+            f"{stack.source}: none of the formats asked for ({', '.join(wanted)}) fits this "
+            f"{stack.format} file: seg is for DICOM images, nifti for volumes and single images; "
+            "add the format png"
+        )
+    if set(fitting) == {"nifti"}:
+        from textsam.io.nifti_out import check_nifti
+
+        check_nifti(stack)
+    return fitting
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-_KNOWN = ", ".join(get_args(Format))

@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from textsam.errors import ImageError, OutputError, TextSAMError, system_reason
-from textsam.folder.formats import Format
 from textsam.folder.held import HeldAnswers
 from textsam.folder.names import RASTER_ENDS, TILE_FOLDER, answer_name
+from textsam.folder.options import Format
 from textsam.folder.plan import Input, Plan
 from textsam.folder.sheet import draw_tile
-from textsam.folder.volumes import WHOLE_FORMATS, write_whole
 from textsam.io.raster import write_mask, write_picture
 from textsam.io.stack import Stack
 from textsam.result import Segmentation
+
+if TYPE_CHECKING:
+    from textsam.io.dicom import DicomStack
 
 __all__ = ["OutputWriter"]
 
@@ -52,6 +55,7 @@ class OutputWriter:
     Attributes:
         written: all files written so far.
         numbered: whether the input has several images, whose numbers are part of the names.
+        whole: the formats of a whole input, which `finish` is to be asked for.
     """
 
     def __init__(
@@ -69,10 +73,10 @@ class OutputWriter:
         self.written: list[Path] = []
         self.numbered = len(stack) > 1
         self._rasters = [name for name in formats if name in RASTER_ENDS]
-        self._whole = [name for name in formats if name in WHOLE_FORMATS]
+        self.whole = [name for name in formats if name in ("nifti", "seg")]
         self._held: HeldAnswers | None = None
-        if self._whole:
-            fractional = plan.options.fractional and "seg" in self._whole
+        if self.whole:
+            fractional = plan.options.fractional and "seg" in self.whole
             self._held = HeldAnswers(fractional=fractional)
 
     def add(self, index: int, answers: Sequence[Segmentation]) -> list[dict[str, str]]:
@@ -113,18 +117,10 @@ class OutputWriter:
         Raises:
             OutputError, TextSAMError: as `add`.
         """
-        assert self._held is not None  # there is a format of the whole input
         with _writing(self._plan.out / self._item.base):
-            shown, paths = write_whole(
-                name, self._plan, self._item, self._stack, self._held, self._fingerprint
-            )
+            shown, paths = self._nifti() if name == "nifti" else self._seg()
         self.written += paths
         return [{name: self._relative(path)} for path in shown]
-
-    @property
-    def whole(self) -> list[str]:
-        """The formats that `finish` is to be asked for."""
-        return list(self._whole)
 
     def sizes(self) -> dict[str, int]:
         """Path relative to the output folder -> bytes, of all files written.
@@ -139,6 +135,47 @@ class OutputWriter:
             except OSError as error:
                 raise OutputError.of(path, error) from error
         return sizes
+
+    def _nifti(self) -> tuple[list[Path], list[Path]]:
+        """Write a volume per prompt: per prompt what to show for it, and all files."""
+        from textsam.io.nifti_out import write_nifti
+
+        assert self._held is not None  # there is a format of the whole input
+        paths = []
+        for number, slug in enumerate(self._plan.slugs):
+            path = self._plan.out / f"{self._item.base}_{slug}.nii.gz"
+            write_nifti(path, self._stack, self._held.masks(number))
+            paths.append(path)
+        return paths, paths
+
+    def _seg(self) -> tuple[list[Path], list[Path]]:
+        """Write a DICOM segmentation of all prompts; as `_nifti`."""
+        from textsam.io.seg import seg_identity, write_seg
+
+        assert self._held is not None
+        stack = cast("DicomStack", self._stack)
+        plan, fingerprint = self._plan, self._fingerprint
+        settings, fractional = plan.options.reading(), plan.options.fractional
+        identity = seg_identity(
+            stack,
+            plan.prompts,
+            fingerprint,
+            fractional=fractional,
+            settings=settings,
+            indices=self._held,
+        )
+        # Images without a place in the patient get a file each, in a folder.
+        single = len(identity.instance_uids) == 1
+        target = plan.out / f"{self._item.base}_seg{'.dcm' if single else ''}"
+        paths = write_seg(
+            target,
+            stack,
+            self._held,
+            fractional=fractional,
+            fingerprint=fingerprint,
+            settings=settings,
+        )
+        return [target] * len(plan.prompts), paths
 
     def _label(self, index: int) -> str:
         return f"{self._item.name} [{index}]" if self.numbered else self._item.name

@@ -12,15 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textsam.errors import ConfigError, OutputError
+from textsam.caller import warn_caller
+from textsam.errors import ConfigError, OutputError, TextSAMWarning
 from textsam.folder.coco import write_run_coco
-from textsam.folder.leftovers import warn_of_leftovers
-from textsam.folder.listener import Listener
 from textsam.folder.manifest import InputRecord, Manifest, file_identity
 from textsam.folder.names import RASTER_ENDS, answer_name
 from textsam.folder.options import Options
 from textsam.folder.plan import Input, Plan, make_plan
-from textsam.folder.process import process
+from textsam.folder.process import Listener, process
 from textsam.folder.report import write_report
 from textsam.folder.sheet import write_sheets
 from textsam.folder.summary import write_summary
@@ -28,7 +27,11 @@ from textsam.folder.summary import write_summary
 if TYPE_CHECKING:
     from textsam.inference.segmenter import Segmenter
 
-__all__ = ["FolderSummary", "check_fresh", "run_plan", "segment_folder"]
+__all__ = ["FolderSummary", "LeftoverWarning", "check_fresh", "run_plan", "segment_folder"]
+
+
+class LeftoverWarning(TextSAMWarning):
+    """Files lie beside the outputs of a run that answer what an input held before."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def run_plan(
         left = list(plan.inputs)
         if resume:
             left = list(_not_done(segmenter, plan, manifest, told))
-        for record in process(segmenter, plan, left, batch_size=batch_size, listener=told):
+        for record in process(segmenter, plan, left, told, batch_size=batch_size):
             before = manifest.get(record.input)
             if before is not None and record.finished <= before.finished:
                 # A clock went back, or that of another machine went ahead; this line is the later.
@@ -163,7 +166,7 @@ def run_plan(
             manifest.add(record)
             told.finished(record)
             if before is not None:
-                warn_of_leftovers(before, record, plan.out)
+                _warn_of_leftovers(before, record, plan.out)
             count[record.status] += 1
             images += len(record.results) // len(plan.prompts)
         summary = write_summary(
@@ -255,6 +258,31 @@ def _named_alike(record: InputRecord, plan: Plan) -> bool:
         if mask not in names:
             return False
     return True
+
+
+def _warn_of_leftovers(before: InputRecord, now: InputRecord, out: Path) -> None:
+    """Warn of outputs of an earlier record that are no answers to what the input holds now.
+
+    Such are the masks of the last slices of a stack that has become shorter. They are left where
+    they are: a stack may be short because it is still being copied.
+
+    Args:
+        before: the record of the earlier run.
+        now: the record of this one, about the same input.
+        out: the output folder.
+    """
+    # An input that cannot be read has no files; what is left of it may be as good as ever.
+    if not now.files or now.files == before.files:
+        return
+    left = [name for name in before.outputs if name not in now.outputs and (out / name).is_file()]
+    if not left:
+        return
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    warn_caller(
+        f"{now.input} has changed since an earlier run, which left files in {out} that answer what "
+        f"it held before: {min(left)}{more}; delete those you do not need",
+        LeftoverWarning,
+    )
 
 
 def _records(plan: Plan, manifest: Manifest) -> Iterator[InputRecord]:
