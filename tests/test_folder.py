@@ -510,6 +510,14 @@ def test_another_question_is_asked_again(segmenter: Segmenter, tmp_path: Path) -
     assert segment_folder(segmenter, source, ["tumor"], out, resume=True).done == 1
 
 
+def test_what_is_too_large_is_not_read_to_be_hashed(segmenter: Segmenter, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.png")
+    options = Options(limits=Limits(max_bytes=image.stat().st_size - 1))
+    (record,) = segment_folder(segmenter, image, "tumor", tmp_path / "out", options).records()
+    assert (record.status, record.files) == ("failed", [])
+    assert "--max-bytes" in record.failures[0]["error"]
+
+
 def test_a_failed_input_is_tried_again(segmenter: Segmenter, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_image(source / "a.png", size=(40, 40))

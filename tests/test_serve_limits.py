@@ -430,6 +430,8 @@ def test_token_comes_from_file_or_environment(
     file = tmp_path / "token"
     file.write_text(f"  {TOKEN} \nsecond line\n", encoding="utf-8")
     assert read_token(file) == TOKEN
+    file.write_text(TOKEN, encoding="utf-8-sig")  # as PowerShell writes UTF-8
+    assert read_token(file) == TOKEN
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="is empty"):
         read_token(file)

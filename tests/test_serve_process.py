@@ -169,6 +169,13 @@ def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
     assert f"cannot listen on 127.0.0.1, port {port}" in result.output
 
 
+def test_a_taken_port_is_not_shared_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There SO_REUSEADDR lets a second server listen on the same port.
+    monkeypatch.setattr(sys, "platform", "win32")
+    with open_listener(ServeSettings(port=0)) as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+
+
 def test_localhost_can_be_asked_as_127_0_0_1(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),

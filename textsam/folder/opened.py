@@ -62,8 +62,10 @@ def open_input(item: Input, options: Options) -> Opened:
     """Hash the files of an input and read its headers; what fails is in the result."""
     try:
         # The hash comes first: if the file is replaced in between, it is not that of what was
-        # segmented, and the input is done again by the next run.
-        files = file_identity(item.paths)
+        # segmented, and the input is done again by the next run. What is refused for its size is
+        # not read for minutes before.
+        large = any(path.stat().st_size > options.limits.max_bytes for path in item.paths)
+        files = [] if large else file_identity(item.paths)
     except OSError:
         files = []  # opening it says why
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 import warnings
 from types import FrameType
 
@@ -44,8 +45,10 @@ def open_listener(settings: ServeSettings) -> socket.socket:
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            # A port whose last connections are still closing down is free.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # A port whose last connections are still closing down is free. On Windows it is without
+            # this, and with it so is one that another server listens on.
+            if sys.platform != "win32":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             # Two that are merely bound share a port without a word.
             listener.listen()

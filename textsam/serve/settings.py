@@ -93,7 +93,8 @@ def read_token(path: Path | None) -> str | None:
     else:
         where = f"the token file {path}"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Windows puts a mark before the text of some files.
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where} cannot be read ({error}); check it") from error
         token = lines[0] if lines else ""
