@@ -20,7 +20,7 @@ from serving import TOKEN, Held, encoded, live, multipart, picture, wait_until
 from tiny import tiny_segmenter
 
 from textsam.inference.segmenter import Segmenter
-from textsam.serve.page_files import page_files
+from textsam.serve.app import page_files
 
 BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (

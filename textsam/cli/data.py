@@ -80,9 +80,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
 ) -> None:
     """Read every image and mask, and list all that is wrong. Nothing is changed."""
-    if (data is None) == (coco is None):
-        raise usage_error("give a data root, a folder or a configuration, or --coco")
-    check_sources(context, data, sets, concept, plain=bool(folder))
+    check_sources(context, data, coco, sets, concept, plain=bool(folder))
     with errors_as_exit():
         from textsam.config import read_config
         from textsam.data.check import Checker
@@ -150,9 +148,7 @@ def quality(
 
     Nothing is changed. Files must be readable: `textsam data check` first.
     """
-    if (data is None) == (coco is None):
-        raise usage_error("give a data root, a folder or a configuration, or --coco")
-    check_sources(context, data, sets, concept)
+    check_sources(context, data, coco, sets, concept)
     check_out(out)
     with errors_as_exit():
         from textsam.config import read_config
@@ -214,21 +210,21 @@ def convert(
     """COCO files to folders of PNG masks, or masks to a COCO file."""
     if (data is None) == (coco is None):
         raise usage_error("give either --coco (to PNG masks) or a data folder (to a COCO file)")
-    if coco is not None:
+    if data is None:
         reason = "with --coco PNG masks are written"
         refuse_without_use(context, reason, "sets", "split", "instances", "polygons")
+        if not name or not terms:
+            raise usage_error("with --coco give --name and --terms of the set to make")
+        check_out(out)
     else:
         reason = "with DATA a COCO file is written"
         refuse_without_use(context, reason, "name", "terms", "modality", "allow")
-    if coco is not None and (not name or not terms):
-        raise usage_error("with --coco give --name and --terms of the set to make")
-    if data is not None and bool(sets) == bool(concept):
-        raise usage_error("give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)")
-    if sets:
-        refuse_without_use(context, "--set names the split with the set", "split")
-    if data is None:
-        check_out(out)
-    else:
+        if bool(sets) == bool(concept):
+            raise usage_error(
+                "give either --set SET/SPLIT (manifest) or --concept NAME (plain folder)"
+            )
+        if sets:
+            refuse_without_use(context, "--set names the split with the set", "split")
         check_one_concept(concept)
         check_out(out.parent)
         if out.is_dir():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from textsam.cli.errors import EXIT_FAILED, errors_as_exit
+from textsam.cli.streams import say
 from textsam.saliency.method import SaliencyMethod, load_saliency
 
 __all__ = ["saliency"]
@@ -33,13 +33,12 @@ def saliency(
     Exit code 0: all done (where nothing is salient there is no box); 1: at least one image failed.
     """
     with errors_as_exit():
-        from textsam.cli.segment_report import say
         from textsam.saliency.write import write_prompts
 
         found = write_prompts(folder, text, out, load_saliency(method), seed=seed)
     salient = sum(prompt is not None for prompt in found["images"].values())
     for failure in found["failures"]:
-        say(f"error: {failure['error']}", sys.stderr)
+        say(f"error: {failure['error']}", err=True)
     failed = f", {len(found['failures'])} failed" if found["failures"] else ""
     typer.echo(f"{out}: {salient} of {len(found['images'])} images{failed}")
     if failed:

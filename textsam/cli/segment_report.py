@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from textsam import __version__
+from textsam.cli.streams import say
 from textsam.folder.manifest import InputRecord
 from textsam.folder.plan import Input, Plan
 from textsam.folder.process import Listener
@@ -23,11 +23,9 @@ from textsam.folder.stream import write_object
 if TYPE_CHECKING:
     from textsam.inference.segmenter import Segmenter
 
-__all__ = ["REPORT_FORMAT", "Console", "print_report", "print_unopened", "say"]
+__all__ = ["REPORT_FORMAT", "Console", "print_report", "print_unopened"]
 
 REPORT_FORMAT = 1
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Console(Listener):
@@ -94,13 +92,13 @@ class Console(Listener):
         score = f"score {result['score']:.3f}"
         found = f"{result['area_px']} px, {score}" if result["found"] else f"not found ({score})"
         remark = _remark(result["extra"])
-        say(f"{where}: {result['prompt']}: {found}{remark}{written}", sys.stdout)
+        say(f"{where}: {result['prompt']}: {found}{remark}{written}")
 
     def failed(self, item: Input, frame: int | None, error: str) -> None:
         """Say why."""
         where = str(item.path) if frame is None else f"{item.path} [{frame}]"
         named = str(item.path) in error
-        say(f"error: {error}" if named else f"error: {where}: {error}", sys.stderr)
+        say(f"error: {error}" if named else f"error: {where}: {error}", err=True)
 
     def finished(self, record: InputRecord) -> None:
         """Count it."""
@@ -179,16 +177,3 @@ def _failures(paths: dict[str, str], records: Iterable[InputRecord]) -> Iterator
     for record in records:
         for failure in record.failures if record.status == "failed" else ():
             yield {"input": paths[record.input], **failure}
-
-
-def say(text: str, stream: TextIO | None) -> None:
-    """Print a line with what others named in it, which must neither stop a run nor fake a line.
-
-    File names may hold bytes that are no characters, characters the stream cannot carry, line ends,
-    and orders to a terminal. A stream that whoever started the process has closed is None.
-    """
-    if stream is None:
-        return
-    shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-    encoding = stream.encoding or "utf-8"
-    typer.echo(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream)

@@ -24,6 +24,7 @@ def is_configuration(data: Path) -> bool:
 def check_sources(
     context: typer.Context,
     data: Path | None,
+    coco: list[str] | None,
     sets: list[str] | None,
     concept: list[str] | None,
     *,
@@ -33,13 +34,16 @@ def check_sources(
 
     Args:
         context: of the call.
-        data: a configuration, a data root or a plain folder; None for COCO files.
+        data: a configuration, a data root or a plain folder.
+        coco: COCO files, in place of it.
         sets: splits of the manifest, or settings.
         concept: of the plain folders.
         plain: folders inside of `data` are named.
     """
     from textsam.data.manifest import MANIFEST_NAME
 
+    if (data is None) == (coco is None):
+        raise usage_error("give a data root, a folder or a configuration, or --coco")
     if data is None:
         refuse_without_use(context, "--coco says what is read", "folder", "sets")
     elif is_configuration(data):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
@@ -14,7 +15,9 @@ from typer.core import TyperGroup
 from textsam.cli.errors import EXIT_FAILED
 from textsam.errors import OutputError, TextSAMError
 
-__all__ = ["Commands"]
+__all__ = ["Commands", "say"]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _Done = TypeVar("_Done")
 
@@ -97,14 +100,19 @@ class Commands(TyperGroup):
             try:
                 return super().main(*arguments, **others)
             except TextSAMError as error:
-                _say(f"error: {error}")
+                # Of standard error itself there is nowhere to say it.
+                with suppress(OutputError, BrokenPipeError):
+                    typer.echo(f"error: {error}", err=True)
         if others.get("standalone_mode", True):
             sys.exit(EXIT_FAILED)
         return EXIT_FAILED
 
 
-def _say(line: str) -> None:
-    try:
-        typer.echo(line, err=True)
-    except (OutputError, BrokenPipeError):
-        return  # standard error itself: there is nowhere to say it
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line with what others named in it: line ends and orders to a terminal as numbers.
+
+    Args:
+        text: the line.
+        err: print it on standard error.
+    """
+    typer.echo(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), err=err)

@@ -77,10 +77,6 @@ class InputRecord:
     seconds: float = 0.0
     finished: float = field(default_factory=time.time)
 
-    def question(self) -> tuple[Any, ...]:
-        """All that decides the outputs but the files' content."""
-        return self.input, self.base, tuple(self.prompts), self.model, self.options
-
     def is_complete(self, out: Path) -> bool:
         """Whether it did not fail and all it wrote is still there, in the size it was written."""
         return self.status != "failed" and all(
@@ -145,7 +141,6 @@ class Manifest:
     """
 
     def __init__(self, out: Path, label: str) -> None:
-        self.out = out
         self.path = self.file_for(out, label)
         self._where: dict[str, tuple[Path, int, float]] = {}
         with ExitStack() as undo:

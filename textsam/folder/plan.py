@@ -77,11 +77,6 @@ class Plan:
         """The shard as part of a file name."""
         return f"{self.shard[0]}-of-{self.shard[1]}"
 
-    @property
-    def suffix(self) -> str:
-        """The shard as the end of a name, empty where the run is not split."""
-        return f"-{self.label}" if self.shard[1] > 1 else ""
-
     def about_all(self, name: str) -> str:
         """What a file about all inputs is called, without its suffix.
 
@@ -90,7 +85,7 @@ class Plan:
         """
         if self.shard[1] == 1 and len(self.inputs) == 1 and self.inputs[0].named:
             return f"{self.inputs[0].base}_{name}"
-        return f"{name}{self.suffix}"
+        return f"{name}-{self.label}" if self.shard[1] > 1 else name
 
 
 def make_plan(

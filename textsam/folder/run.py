@@ -229,10 +229,10 @@ def _not_done(
 
 def _holds(record: InputRecord, item: Input, plan: Plan, model: str, options: str) -> bool:
     """Whether doing an input again would give what its record says."""
-    asked = (item.name, item.base, plan.prompts, model, options)
-    if record.question() != asked or not record.is_complete(plan.out):
+    asked = (item.base, list(plan.prompts), model, options)
+    if (record.base, record.prompts, record.model, record.options) != asked:
         return False
-    if not _named_alike(record, plan):
+    if not (record.is_complete(plan.out) and _named_alike(record, plan)):
         return False
     try:
         return record.files == file_identity(item.paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ from textsam.prompts import CONCEPTS
 from textsam.serve.edge import Edge
 from textsam.serve.guard import LOOPBACK_NAMES, Guard
 from textsam.serve.intake import Intake
-from textsam.serve.page_files import page_files
 from textsam.serve.problems import FrameNeededError, Refusal, no_room, problem, status_of
 from textsam.serve.route import add_segment_route
 from textsam.serve.settings import ServeSettings, is_loopback
 from textsam.serve.worker import Worker
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "page_files"]
 
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _DESCRIPTION = "Segment medical images by words. Not a medical device."
 
 
@@ -152,12 +158,22 @@ def _add_facts(app: FastAPI, worker: Worker, settings: ServeSettings) -> None:
 
 def _add_page(app: FastAPI) -> list[str]:
     """Serve the page's files from memory: no path of a request ever meets a disk."""
-    files = page_files()
+    found = page_files()
 
     async def send(request: Request) -> Response:
-        content, media_type = files[request.url.path]
+        content, media_type = found[request.url.path]
         return Response(content, media_type=media_type)
 
-    for path in files:
+    for path in found:
         app.add_route(path, send, methods=["GET"])
-    return list(files)
+    return list(found)
+
+
+def page_files() -> dict[str, tuple[bytes, str]]:
+    """Path in the address -> content and media type; the page itself is at "/"."""
+    found: dict[str, tuple[bytes, str]] = {}
+    for entry in files("textsam.serve").joinpath("page").iterdir():
+        path = "/" if entry.name == "index.html" else f"/page/{entry.name}"
+        if media_type := _MEDIA_TYPES.get(Path(entry.name).suffix):
+            found[path] = (entry.read_bytes(), media_type)
+    return found
