@@ -27,7 +27,7 @@ MaskEncoding = Literal["rle", "png"]
 ANSWER_FORMAT = 1
 
 # Most of the time of a PNG goes into the last tenth of its compression.
-_QUICK_PNG = 1
+_QUICK_PNG, _USUAL_PNG = 1, -1
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
@@ -165,10 +165,7 @@ def _mask_png(result: Segmentation) -> bytes:
 
 def _png(picture: PIL.Image.Image, *, quick: bool = False) -> bytes:
     buffer = io.BytesIO()
-    if quick:
-        picture.save(buffer, format="PNG", compress_level=_QUICK_PNG)
-    else:
-        picture.save(buffer, format="PNG")
+    picture.save(buffer, format="PNG", compress_level=_QUICK_PNG if quick else _USUAL_PNG)
     return buffer.getvalue()
 
 

@@ -19,7 +19,6 @@ class Refusal(Exception):  # noqa: N818  # not an error of the server
         status: HTTP status code.
         kind: short name for programs.
         headers: further headers of the answer.
-        extra: further fields of the error.
     """
 
     def __init__(
@@ -29,18 +28,16 @@ class Refusal(Exception):  # noqa: N818  # not an error of the server
         message: str,
         *,
         headers: Mapping[str, str] | None = None,
-        extra: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.message = message
         self.headers = dict(headers or {})
-        self.extra = dict(extra or {})
 
     def response(self) -> Response:
         """The answer to send."""
-        return problem(self.status, self.kind, self.message, headers=self.headers, extra=self.extra)
+        return problem(self.status, self.kind, self.message, headers=self.headers)
 
 
 class UnknownFileError(ImageError):

@@ -156,7 +156,7 @@ def _check_address(request: Request) -> None:
         else:
             known = ", ".join(sorted(_ONCE | _REPEATABLE))
             wrong = f"there is no {name[:40]!r}, in the address or the form; give fields of {known}"
-        raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
+        raise _unusable(wrong)
 
 
 async def _check_form(request: Request) -> None:
@@ -172,7 +172,7 @@ async def _check_form(request: Request) -> None:
         wrong = "file is text; send it as a file, with a file name (curl -F file=@scan.dcm)"
     else:
         return
-    raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
+    raise _unusable(wrong)
 
 
 def _check_fields(names: Sequence[str], answer_format: str) -> None:
@@ -194,7 +194,7 @@ def _check_fields(names: Sequence[str], answer_format: str) -> None:
             )
         else:
             continue
-        raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
+        raise _unusable(wrong)
 
 
 def _check_fields_of_kind(names: Sequence[str], kind: str) -> None:
@@ -207,7 +207,11 @@ def _check_fields_of_kind(names: Sequence[str], kind: str) -> None:
     for name, only in _ONLY_FOR.items():
         if name in names and called != only:
             wrong = f"{name} is for {only}, and the file is {called}; leave it out"
-            raise Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
+            raise _unusable(wrong)
+
+
+def _unusable(wrong: str) -> Refusal:
+    return Refusal(422, "RequestError", f"the request cannot be used: {wrong}")
 
 
 def _unknown(
