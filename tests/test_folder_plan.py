@@ -43,6 +43,10 @@ def test_images_are_found_by_name_and_by_content(tmp_path: Path) -> None:
     flat = ["a.JPG", "b.png", "broken.nii.gz", "no_suffix", "picture"]
     assert names_of(folder, tmp_path / "out") == flat
     assert names_of(folder, tmp_path / "out", recursive=True) == sorted([*flat, "deep/c.png"])
+    # The root of a disk, with what its user may not list or has deleted.
+    for name in ("lost+found", "System Volume Information", "$RECYCLE.BIN"):
+        write_image(folder / name / "e.png")
+    assert names_of(folder, tmp_path / "out", recursive=True) == sorted([*flat, "deep/c.png"])
 
 
 def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:

@@ -12,16 +12,17 @@ from textsam.io.sniff import HEAD_BYTES, sniff
 
 __all__ = ["find_images", "is_dicom", "real_path"]
 
-# An index of other files, itself without an image.
-_INDEX_FILES = frozenset({"DICOMDIR"})
+# An index of other files, itself without an image, and what systems have at the root of a disk:
+# folders that their users cannot list, and files that they have deleted.
+_LEFT_OUT = frozenset({"DICOMDIR", "lost+found", "System Volume Information", "$RECYCLE.BIN"})
 
 
 def find_images(folder: Path, *, recursive: bool, skip: Path) -> list[str]:
     """Relative POSIX paths of the images in a folder, sorted.
 
     A file is an image when its name ends like one, or when its first bytes are those of one. Hidden
-    files and folders, and files called DICOMDIR, are left out. Folders that are links are followed
-    unless they lead back to a folder they lie in.
+    files and folders, DICOMDIR and the system's folders at the root of a disk are left out. Folders
+    that are links are followed unless they lead back to a folder they lie in.
 
     Args:
         folder: where to look.
@@ -51,7 +52,7 @@ def _walk(
             f"{folder}: the folder cannot be listed ({error.strerror}); check its permissions"
         ) from error
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in _INDEX_FILES:
+        if entry.name.startswith(".") or entry.name in _LEFT_OUT:
             continue
         path = folder / entry.name
         if not _is_folder(entry):
