@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.io.image import Image, Placement
 from textsam.result import Segmentation
 
 __all__ = ["HeldAnswers"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Held:
-    """One answer with its mask in one bit per pixel, and without the image.
+    """One answer, with its mask in one bit per pixel.
 
+    bare: all else of it; its mask, probability and pixels are zeros that take no memory.
     probability: (H, W) uint8, 255 for 1; None where nobody will ask.
     """
 
+    bare: Segmentation
     bits: NDArray[np.uint8]
     probability: NDArray[np.uint8] | None
-    score: float
-    found: bool
-    prompt: str
-    extra: Mapping[str, object]
-    adapter: str
-    model: str
-    size_px: tuple[int, int]
-    source: str
-    spacing_mm: tuple[float, float] | None
-    placement: Placement | None
-    region_px: tuple[int, int, int, int] | None
+
+    @classmethod
+    def of(cls, answer: Segmentation, *, fractional: bool) -> _Held:
+        size = answer.image.size_px
+        # One zero seen as a whole image.
+        bare = replace(
+            answer,
+            mask=np.broadcast_to(np.bool_(False), size),
+            probability=np.broadcast_to(np.float32(0), size),
+            image=replace(answer.image, pixels=np.broadcast_to(np.uint8(0), (*size, 3))),
+        )
+        levels = np.rint(answer.probability * 255).astype(np.uint8) if fractional else None
+        return cls(bare, np.packbits(answer.mask), levels)
+
+    def mask(self) -> NDArray[np.bool_]:
+        height, width = self.bare.image.size_px
+        pixels = np.unpackbits(self.bits, count=height * width)
+        return pixels.reshape(height, width).view(np.bool_)
+
+    def answer(self) -> Segmentation:
+        probability = self.bare.probability
+        if self.probability is not None:
+            probability = self.probability.astype(np.float32) / np.float32(255)
+        return replace(self.bare, mask=self.mask(), probability=probability)
 
 
 class HeldAnswers(Mapping[int, Sequence[Segmentation]]):
@@ -52,40 +66,22 @@ class HeldAnswers(Mapping[int, Sequence[Segmentation]]):
 
     def hold(self, index: int, answers: Sequence[Segmentation]) -> None:
         """Keep the answers about image `index`."""
-        self._held[index] = tuple(self._packed(answer) for answer in answers)
+        self._held[index] = tuple(
+            _Held.of(answer, fractional=self._fractional) for answer in answers
+        )
 
     def masks(self, prompt: int) -> Mapping[int, NDArray[np.bool_]]:
         """Image number -> (H, W) bool mask of the prompt with that number, from 0."""
         return _Masks(self._held, prompt)
 
     def __getitem__(self, index: int) -> Sequence[Segmentation]:
-        return [_unpacked(held) for held in self._held[index]]
+        return [held.answer() for held in self._held[index]]
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._held))
 
     def __len__(self) -> int:
         return len(self._held)
-
-    def _packed(self, answer: Segmentation) -> _Held:
-        levels = None
-        if self._fractional:
-            levels = np.rint(answer.probability * 255).astype(np.uint8)
-        return _Held(
-            bits=np.packbits(answer.mask),
-            probability=levels,
-            score=answer.score,
-            found=answer.found,
-            prompt=answer.prompt,
-            extra=answer.extra,
-            adapter=answer.adapter,
-            model=answer.model,
-            size_px=answer.image.size_px,
-            source=answer.image.source,
-            spacing_mm=answer.image.spacing_mm,
-            placement=answer.image.placement,
-            region_px=answer.image.region_px,
-        )
 
 
 class _Masks(Mapping[int, NDArray[np.bool_]]):
@@ -95,35 +91,10 @@ class _Masks(Mapping[int, NDArray[np.bool_]]):
         self._held, self._prompt = held, prompt
 
     def __getitem__(self, index: int) -> NDArray[np.bool_]:
-        return _mask(self._held[index][self._prompt])
+        return self._held[index][self._prompt].mask()
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._held))
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def _mask(held: _Held) -> NDArray[np.bool_]:
-    height, width = held.size_px
-    return np.unpackbits(held.bits, count=height * width).reshape(held.size_px).view(np.bool_)
-
-
-def _unpacked(held: _Held) -> Segmentation:
-    height, width = held.size_px
-    # One zero seen as a whole image takes no memory.
-    pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
-    probability = np.broadcast_to(np.float32(0), held.size_px)
-    if held.probability is not None:
-        probability = held.probability.astype(np.float32) / np.float32(255)
-    return Segmentation(
-        mask=_mask(held),
-        probability=probability,
-        score=held.score,
-        found=held.found,
-        prompt=held.prompt,
-        image=Image(pixels, held.source, held.spacing_mm, held.placement, held.region_px),
-        adapter=held.adapter,
-        model=held.model,
-        extra=held.extra,
-    )
