@@ -18,7 +18,7 @@ from textsam.inference.segmenter import Segmenter
 from textsam.serve.answers import MaskEncoding, check_seg, json_answer, png_answer, seg_answer
 from textsam.serve.problems import Refusal
 from textsam.serve.settings import ServeSettings
-from textsam.serve.upload import Upload, View, saved_upload
+from textsam.serve.upload import Upload, saved_upload
 from textsam.serve.worker import Job, Worker
 
 __all__ = ["add_segment_route"]
@@ -111,7 +111,9 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
                 Upload,
                 path,
                 kind,
-                View(frame, axis, window),
+                frame=frame,
+                axis=axis,
+                window=window,
                 limits=settings.limits,
                 prompts=len(words),
                 max_answer_px=_ANSWER_IMAGES * settings.limits.max_pixels,

@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -19,25 +19,10 @@ from textsam.io.stack import Stack
 from textsam.io.temporary import temporary_folder
 from textsam.serve.problems import FrameNeededError, UnknownFileError, no_room
 
-__all__ = ["SOURCE", "Upload", "View", "saved_upload", "upload_folder"]
+__all__ = ["SOURCE", "Upload", "saved_upload", "upload_folder"]
 
 SOURCE = "upload"
 """What an uploaded file is called in answers and messages."""
-
-
-@dataclass(frozen=True)
-class View:
-    """Which image of an upload is meant.
-
-    Attributes:
-        frame: number of the frame, page or slice, from 0; None where there is one only.
-        axis: of a volume, the voxel axis across which it is cut; None for the thickest.
-        window: of DICOM, which of the windows in the file to look through, from 0; -1 for none.
-    """
-
-    frame: int | None = None
-    axis: int | None = None
-    window: int = 0
 
 
 class Upload:
@@ -46,7 +31,9 @@ class Upload:
     Args:
         path: the file on this server's disk.
         kind: what `sniff` says it is.
-        view: which image of it.
+        frame: number of the frame, page or slice, from 0; None where there is one only.
+        axis: of a volume, the voxel axis across which it is cut; None for the thickest.
+        window: of DICOM, which of the windows in the file to look through, from 0; -1 for none.
         limits: what it may ask of the machine.
         max_answer_px: most pixels of all its masks together.
         prompts: how many masks there will be.
@@ -54,11 +41,11 @@ class Upload:
     Attributes:
         stack: the opened file.
         index: number of the image in it, from 0.
-        window: which window of DICOM it is seen through, as in the view.
+        window: as given.
 
     Raises:
         ImageError: the file cannot be used, or there is no such image in it.
-        FrameNeededError: it holds several images and the view does not say which.
+        FrameNeededError: it holds several images and `frame` is None.
         LimitError: over a limit.
     """
 
@@ -66,20 +53,22 @@ class Upload:
         self,
         path: Path,
         kind: str,
-        view: View,
         *,
+        frame: int | None,
+        axis: int | None,
+        window: int,
         limits: Limits,
         prompts: int,
         max_answer_px: int,
     ) -> None:
         self.kind = kind
-        self.window = view.window
+        self.window = window
         self._path = path
         self._prompts = prompts
         self._max_answer_px = max_answer_px
         with self.without_path():
-            self.stack: Stack = open_stack(path, axis=view.axis, window=view.window, limits=limits)
-        self.index = _chosen(len(self.stack), view.frame)
+            self.stack: Stack = open_stack(path, axis=axis, window=window, limits=limits)
+        self.index = _chosen(len(self.stack), frame)
 
     def read(self) -> Image:
         """Decode the image; `source` of the result names no path."""
