@@ -98,6 +98,11 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         make_plan(tmp_path / "in", [], tmp_path / "out", recursive=True)
 
 
+def test_no_source_is_told_as_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the list of sources is empty; give a file or a folder"):
+        make_plan([], "tumor", tmp_path / "out")
+
+
 def test_outputs_lie_in_folders_of_the_same_names(tmp_path: Path) -> None:
     for name in ("x/scan.png", "x/scan.tif", "y/scan.png"):
         write_image(tmp_path / "in" / name)
@@ -282,6 +287,7 @@ def test_series_are_one_input_each(tmp_path: Path) -> None:
     [
         ({"formats": ()}, "no format"),
         ({"formats": ("gif",)}, "'gif' is unknown"),
+        ({"formats": "png,coco"}, "'png,coco' is unknown"),
         ({"frame": -1}, "frame is -1"),
         ({"axis": 3}, "axes 0, 1 and 2"),
         ({"window": -2}, "window is -2"),
@@ -298,6 +304,7 @@ def test_series_are_one_input_each(tmp_path: Path) -> None:
 def test_options_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Options(**changes)
+    assert Options(formats="coco").formats == ("coco",)  # type: ignore[arg-type]
 
 
 def test_every_option_that_changes_outputs_changes_the_fingerprint() -> None:

@@ -224,7 +224,7 @@ def _whole_bytes(path: Path) -> int:
 def _busy(out: Path) -> ConfigError:
     return ConfigError(
         f"{out}: another process is at work on the same shard of it; wait for it, or give each "
-        "process a --shard of its own"
+        "process another -o or, of a folder, a --shard of its own"
     )
 
 

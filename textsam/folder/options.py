@@ -59,12 +59,13 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if not self.formats:
+        formats = (self.formats,) if isinstance(self.formats, str) else tuple(self.formats)
+        if not formats:
             raise ConfigError("no format to write is given; choose one of " + _KNOWN)
-        for name in self.formats:
+        for name in formats:
             if name not in get_args(Format):
                 raise ConfigError(f"the format {name!r} is unknown; choose one of {_KNOWN}")
-        object.__setattr__(self, "formats", tuple(dict.fromkeys(self.formats)))
+        object.__setattr__(self, "formats", tuple(dict.fromkeys(formats)))
         for label in ("frame", "axis", "refine"):
             value = getattr(self, label)
             if value is None or (label == "refine" and value == "settle"):

@@ -130,6 +130,8 @@ def make_plan(
         raise ConfigError(f"the shard {number}/{count} does not exist; give i/n with 1 <= i <= n")
     out = Path(out)
     many = list(map(Path, [sources] if isinstance(sources, str | Path) else sources))
+    if not many:
+        raise ConfigError("the list of sources is empty; give a file or a folder")
     named = {source for source in many if not source.is_dir()}
     found: list[tuple[str, tuple[Path, ...]]] = []
     for source in many:
