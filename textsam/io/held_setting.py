@@ -1,21 +1,34 @@
-"""Settings of a library that are module globals, held at a value for a moment."""
+"""Settings of a library that are the process's, held at a value for a moment."""
 
 from __future__ import annotations
 
 import threading
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["HeldSetting"]
 
 
 class HeldSetting:
-    """Hold a module global at a value while any thread is inside, then restore it.
+    """Hold an attribute at a value while any thread is inside, then restore it.
 
     The lock guards the count only, so threads work side by side.
+
+    Args:
+        owner: a module, say.
+        name: of its attribute.
+        value: what it is held at.
+        put: how it is set.
     """
 
-    def __init__(self, module: ModuleType, name: str, value: object) -> None:
-        self._module, self._name, self._value = module, name, value
+    def __init__(
+        self,
+        owner: object,
+        name: str,
+        value: object,
+        put: Callable[[Any, str, Any], None] = setattr,
+    ) -> None:
+        self._owner, self._name, self._value, self._put = owner, name, value, put
         self._lock = threading.Lock()
         self._inside = 0
         self._before: object = None
@@ -23,12 +36,12 @@ class HeldSetting:
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = getattr(self._module, self._name)
-                setattr(self._module, self._name, self._value)
+                self._before = getattr(self._owner, self._name)
+                self._put(self._owner, self._name, self._value)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                setattr(self._module, self._name, self._before)
+                self._put(self._owner, self._name, self._before)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 from textsam.errors import ImageError, TextSAMError
+from textsam.io.held_setting import HeldSetting
 from textsam.quiet import quiet
 
 __all__ = ["damage_reported", "require_pydicom"]
 
 _LONGEST_WORDS = 300
-_PYDICOM_LOG = logging.getLogger("pydicom")
 
 
 def require_pydicom(source: str) -> None:
@@ -26,29 +25,13 @@ def require_pydicom(source: str) -> None:
         )
 
 
-class _QuietLog:
-    """Keep pydicom's log silent while any thread is inside: each of its warnings is logged too."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._level = logging.NOTSET
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._level = _PYDICOM_LOG.level
-                _PYDICOM_LOG.setLevel(logging.CRITICAL + 1)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                _PYDICOM_LOG.setLevel(self._level)
-
-
-_quiet_log = _QuietLog()
+# Each of pydicom's warnings is logged too.
+_quiet_log = HeldSetting(
+    logging.getLogger("pydicom"),
+    "level",
+    logging.CRITICAL + 1,
+    put=lambda log, _, level: log.setLevel(level),
+)
 # pydicom's warnings are about values that break a rule of the standard, of patients' names and
 # dates as of anything else, and would name them. What matters for the picture is checked here.
 # Pillow's: frame sizes are compared with the header before a decoder sees them.
