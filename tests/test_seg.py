@@ -27,7 +27,7 @@ import textsam.io.seg as seg_module
 from textsam.errors import ConfigError, ImageError, PromptError, TextSAMError
 from textsam.io.dicom import DicomStack, open_dicom, open_series
 from textsam.io.open import open_stack
-from textsam.io.seg import iter_seg_datasets, seg_datasets, seg_identity, write_seg
+from textsam.io.seg import seg_datasets, seg_identity, write_seg
 from textsam.io.seg_source import frame_geometry, group_frames
 from textsam.result import Segmentation
 
@@ -413,7 +413,7 @@ def test_phases_make_instances_with_their_own_masks(tmp_path: Path) -> None:
     write_series(tmp_path / "in", [*places, *places])
     stack = open_series(tmp_path / "in")
     answers = random_answers(stack)
-    datasets = seg_datasets(stack, answers)
+    datasets = list(seg_datasets(stack, answers))
     assert len(datasets) == 2
     uids = [str(header.SOPInstanceUID) for header in stack.headers]
     seen = []
@@ -581,7 +581,7 @@ def test_odd_patients_are_carried_as_they_are(tmp_path: Path) -> None:
 def test_headers_are_left_as_they_were() -> None:
     stack = bundled("examples_ybr_color.dcm")
     before = stack.headers[0].to_json()
-    seg_datasets(stack, {3: [answer(stack, 3, ~empty(stack, 3))]})
+    list(seg_datasets(stack, {3: [answer(stack, 3, ~empty(stack, 3))]}))
     assert stack.headers[0].to_json() == before
 
 
@@ -628,7 +628,7 @@ def test_the_version_is_part_of_the_question(monkeypatch: pytest.MonkeyPatch) ->
 def test_two_runs_write_the_same_but_for_the_time() -> None:
     stack = bundled("examples_ybr_color.dcm")
     answers = {5: [answer(stack, 5, block(stack, 5, slice(9), slice(9)))]}
-    first, second = (seg_datasets(stack, answers)[0] for _ in range(2))
+    (first,), (second,) = (seg_datasets(stack, answers) for _ in range(2))
     for dataset in (first, second):
         for keyword in (
             "InstanceCreationDate",
@@ -650,26 +650,26 @@ def test_answers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     full = ~empty(stack, 0)
     good: Answers = {index: [answer(stack, index, full)] for index in range(2)}
     with pytest.raises(ConfigError, match="no image is chosen"):
-        seg_datasets(stack, {})
+        list(seg_datasets(stack, {}))
     with pytest.raises(ConfigError, match=r"images 0 to 1, answers name image 2"):
-        seg_datasets(stack, {**good, 2: good[0]})
+        list(seg_datasets(stack, {**good, 2: good[0]}))
     with pytest.raises(ConfigError, match="answers name image -1"):
-        seg_datasets(stack, {**good, -1: good[0]})
+        list(seg_datasets(stack, {**good, -1: good[0]}))
     with pytest.raises(PromptError, match=r"image 1 was asked 'lung', others 'tumor'"):
-        seg_datasets(stack, {0: good[0], 1: [answer(stack, 1, full, "lung")]})
+        list(seg_datasets(stack, {0: good[0], 1: [answer(stack, 1, full, "lung")]}))
     with pytest.raises(PromptError, match="image 0 has no answer"):
-        seg_datasets(stack, {0: []})
+        list(seg_datasets(stack, {0: []}))
     with pytest.raises(ImageError, match="the answer for image 0 lies 5 mm from"):
-        seg_datasets(stack, {0: good[1], 1: good[0]})
+        list(seg_datasets(stack, {0: good[1], 1: good[0]}))
     other = bundled("CT_small.dcm")
     with pytest.raises(ImageError, match="16 rows and 20 columns, its answer 128 and 128"):
-        seg_datasets(stack, {0: [answer(other, 0, ~empty(other, 0))]})
+        list(seg_datasets(stack, {0: [answer(other, 0, ~empty(other, 0))]}))
 
 
 def test_a_file_without_uids_cannot_be_referred_to(tmp_path: Path) -> None:
     stack = bundled("SC_rgb_jls_lossy_line.dcm")
     with pytest.raises(ImageError, match="lacks SeriesInstanceUID, StudyInstanceUID"):
-        seg_datasets(stack, {0: [answer(stack, 0, ~empty(stack, 0))]})
+        list(seg_datasets(stack, {0: [answer(stack, 0, ~empty(stack, 0))]}))
     with pytest.raises(ImageError, match="another format"):
         seg_identity(stack, ["tumor"])
 
@@ -705,7 +705,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         seg_module, "find_spec", lambda name: None if name == "highdicom" else found(name)
     )
     with pytest.raises(TextSAMError, match=r"needs highdicom.*textsam\[medical\]"):
-        seg_datasets(stack, random_answers(stack))
+        list(seg_datasets(stack, random_answers(stack)))
 
 
 def test_what_highdicom_refuses_is_our_error_without_patient_data(
@@ -718,7 +718,7 @@ def test_what_highdicom_refuses_is_our_error_without_patient_data(
 
     monkeypatch.setattr("highdicom.seg.Segmentation.__init__", refuse)
     with pytest.raises(ImageError, match=r"no DICOM segmentation.*RuntimeError") as caught:
-        seg_datasets(stack, random_answers(stack))
+        list(seg_datasets(stack, random_answers(stack)))
     assert "Doe" not in str(caught.value)
 
 
@@ -737,11 +737,26 @@ def test_answers_are_looked_up_once_and_instance_by_instance() -> None:
         def __len__(self) -> int:
             return 3
 
-    made = iter_seg_datasets(stack, Lazy())
+    made = seg_datasets(stack, Lazy())
     next(made)
     assert asked == [0]
     assert len(list(made)) == 2
     assert asked == [0, 1, 2]
+
+
+def test_functional_groups_that_say_a_part_are_completed_by_the_header(tmp_path: Path) -> None:
+    """As they are where the image is read: its SEG would have no place, the image has one."""
+    measured, shared = pydicom.Dataset(), pydicom.Dataset()
+    measured.PixelSpacing = [0.8, 0.5]
+    shared.PixelMeasuresSequence = [measured]
+    write_series(tmp_path, [(1, 2, 3)], SharedFunctionalGroupsSequence=[shared])
+    stack = open_series(tmp_path)
+    placement = stack.read(0).placement
+    assert placement is not None
+    assert placement.affine_mm is not None
+    geometry = frame_geometry(stack.headers[0], 0)
+    assert geometry is not None
+    assert geometry.affine_mm == pytest.approx(placement.affine_mm)
 
 
 # --- other programs ---------------------------------------------------------------------------

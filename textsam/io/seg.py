@@ -22,42 +22,22 @@ from textsam.io.atomic import atomic_path, told_as
 from textsam.io.dicom.guard import damage_reported
 from textsam.io.seg_facts import SegmentFacts
 from textsam.io.seg_identity import SegIdentity, seg_identity
-from textsam.io.seg_source import DicomSource, FrameGeometry, SegGroup, group_frames
+from textsam.io.seg_source import FrameGeometry, SegGroup, group_frames
 from textsam.result import Segmentation
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["SegIdentity", "iter_seg_datasets", "seg_datasets", "seg_identity", "write_seg"]
+    from textsam.io.dicom import DicomStack
+
+__all__ = ["SegIdentity", "seg_datasets", "seg_identity", "write_seg"]
 
 # Between where an answer and a header say an image lies; floating-point noise is below 1e-6.
 _PLACE_TOLERANCE_MM = 0.01
 
 
 def seg_datasets(
-    stack: DicomSource,
-    answers: Mapping[int, Sequence[Segmentation]],
-    *,
-    fractional: bool = False,
-    series_description: str | None = None,
-    fingerprint: str = "",
-    settings: str = "",
-) -> list[Dataset]:
-    """All of `iter_seg_datasets` at once."""
-    return list(
-        iter_seg_datasets(
-            stack,
-            answers,
-            fractional=fractional,
-            series_description=series_description,
-            fingerprint=fingerprint,
-            settings=settings,
-        )
-    )
-
-
-def iter_seg_datasets(
-    stack: DicomSource,
+    stack: DicomStack,
     answers: Mapping[int, Sequence[Segmentation]],
     *,
     fractional: bool = False,
@@ -68,7 +48,7 @@ def iter_seg_datasets(
     """Make SEG instances, one after the other, in the order of the images.
 
     Args:
-        stack: a `DicomStack`; its headers say what the masks refer to.
+        stack: the images; their headers say what the masks refer to.
         answers: index of an image -> its answers, one per prompt, the same prompts in the same
             order for every image. Each entry is looked up once, those of one instance together.
         fractional: store probabilities (FRACTIONAL, PROBABILITY, 255 steps) and not masks (BINARY).
@@ -107,7 +87,7 @@ def iter_seg_datasets(
 
 def write_seg(
     path_or_folder: str | Path,
-    stack: DicomSource,
+    stack: DicomStack,
     answers: Mapping[int, Sequence[Segmentation]],
     *,
     fractional: bool = False,
@@ -123,7 +103,7 @@ def write_seg(
             seg-0002.dcm and so on. `len(seg_identity(...).instance_uids)` tells how many there
             will be.
 
-    The other arguments, and errors, are those of `iter_seg_datasets`. A further ConfigError: a path
+    The other arguments, and errors, are those of `seg_datasets`. A further ConfigError: a path
     ending in ".dcm" for several instances; nothing is written then.
     """
     target = Path(path_or_folder)
@@ -135,7 +115,7 @@ def write_seg(
             "file; give a folder"
         )
     written: list[Path] = []
-    datasets = iter_seg_datasets(
+    datasets = seg_datasets(
         stack,
         answers,
         fractional=fractional,
@@ -161,7 +141,7 @@ def _require_highdicom() -> None:
 
 
 def _check_prompts(
-    stack: DicomSource, index: int, asked: tuple[str, ...], prompts: tuple[str, ...]
+    stack: DicomStack, index: int, asked: tuple[str, ...], prompts: tuple[str, ...]
 ) -> None:
     if not asked:
         raise PromptError(f"{stack.source}: image {index} has no answer; give one per prompt")
@@ -191,7 +171,7 @@ class _Gathered:
 
 
 def _gather(
-    stack: DicomSource,
+    stack: DicomStack,
     group: SegGroup,
     answers: Mapping[int, Sequence[Segmentation]],
     prompts: tuple[str, ...],
@@ -277,7 +257,7 @@ def _all_somewhere(pixels: NDArray[Any]) -> bool:
 
 
 def _check_fit(
-    stack: DicomSource,
+    stack: DicomStack,
     index: int,
     header: Dataset,
     given: Sequence[Segmentation],

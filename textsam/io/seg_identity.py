@@ -7,9 +7,13 @@ import json
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import textsam
-from textsam.io.seg_source import DicomSource, group_frames
+from textsam.io.seg_source import group_frames
+
+if TYPE_CHECKING:
+    from textsam.io.dicom import DicomStack
 
 __all__ = ["SegIdentity", "derived_uid", "seg_identity"]
 
@@ -30,7 +34,7 @@ class SegIdentity:
 
 
 def seg_identity(
-    stack: DicomSource,
+    stack: DicomStack,
     prompts: Sequence[str],
     fingerprint: str = "",
     *,
@@ -45,7 +49,7 @@ def seg_identity(
     asked twice is recognised, and one that differs in any of these is not taken for it.
 
     Args:
-        stack: a `DicomStack`.
+        stack: the images.
         prompts: in the order of the segments.
         fingerprint: of the adapter, `Segmenter.fingerprint`.
         fractional, settings: as given to `seg_datasets`.

@@ -8,46 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textsam.errors import ConfigError, ImageError
-from textsam.io.dicom.geometry import perpendicular_axes
+from textsam.io.dicom.geometry import frame_plane, plane_affine_mm
+from textsam.io.dicom.groups import FrameHeader
 from textsam.io.dicom.guard import damage_reported
-from textsam.io.dicom.values import numbers_or_none, whole_number
+from textsam.io.dicom.values import numbers_or_none
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["DicomSource", "FrameGeometry", "SegGroup", "frame_geometry", "group_frames"]
+    from textsam.io.dicom import DicomStack
+
+__all__ = ["FrameGeometry", "SegGroup", "frame_geometry", "group_frames"]
 
 # Slices whose orientation or spacing differ by less are of one volume: scanners round these numbers
 # slice by slice. 1e-4 of a direction cosine moves the far corner of 512 pixels by 0.05 pixels.
 _COSINE_TOLERANCE = 1e-4
 _SPACING_TOLERANCE_MM = 1e-4
 _POSITION_TOLERANCE_MM = 1e-4
-
-
-class DicomSource(Protocol):
-    """The part of `textsam.io.dicom.DicomStack` that SEG is made from.
-
-    Attributes:
-        source: what was opened, for messages.
-        headers: one dataset per file, without pixels.
-    """
-
-    source: str
-
-    @property
-    def headers(self) -> Sequence[Dataset]:
-        """One dataset per file, in order, without pixels."""
-
-    def __len__(self) -> int: ...
-
-    def where(self, index: int) -> tuple[int, int]:
-        """(number of the file, number of the frame in it), both from 0, of image `index`."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +60,7 @@ class FrameGeometry:
     @property
     def affine_mm(self) -> NDArray[np.float64]:
         """(4, 4): (x, y, 0, 1) in pixels -> patient coordinates; as `Placement.affine_mm`."""
-        row, column = np.array(self.orientation[:3]), np.array(self.orientation[3:])
-        affine = np.eye(4)
-        affine[:3, 0] = row * self.spacing[1]
-        affine[:3, 1] = column * self.spacing[0]
-        affine[:3, 2] = self.normal * (self.thickness or 1.0)
-        affine[:3, 3] = self.position
-        return affine
+        return plane_affine_mm(self.position, self.orientation, self.spacing)
 
 
 def frame_geometry(
@@ -95,9 +72,7 @@ def frame_geometry(
     compared with other images of the file or series, and with nothing else.
 
     None where the header does not give all of Frame of Reference UID, position, orientation and
-    pixel spacing, or the orientation is not two perpendicular directions. Attributes are those of
-    the Image Plane Module (PS3.3 C.7.6.2), or for multi-frame files those of the Plane Position,
-    Plane Orientation and Pixel Measures functional groups (PS3.3 C.7.6.16.2).
+    pixel spacing, or the orientation is not two perpendicular directions.
 
     Raises:
         ImageError: the header is damaged; `source` names it.
@@ -105,44 +80,15 @@ def frame_geometry(
     uid = str(header.get("FrameOfReferenceUID") or "")
     if not uid and reference:
         return None
-    if "SharedFunctionalGroupsSequence" in header or "PerFrameFunctionalGroupsSequence" in header:
-        plane = _functional_group(header, frame, "PlanePositionSequence")
-        turned = _functional_group(header, frame, "PlaneOrientationSequence")
-        measured = _functional_group(header, frame, "PixelMeasuresSequence")
-    elif whole_number(header, "NumberOfFrames", source, 1) == 1:
-        plane = turned = measured = header
-    else:
-        # One position for many frames says where one of them is, at best.
-        return None
-    position = numbers_or_none(plane, "ImagePositionPatient", 3, source)
-    orientation = numbers_or_none(turned, "ImageOrientationPatient", 6, source)
+    described = FrameHeader(header, frame, source)
+    plane = frame_plane(described, source)
+    measured = described.of("PixelMeasuresSequence")
     spacing = numbers_or_none(measured, "PixelSpacing", 2, source)
-    if position is None or orientation is None or spacing is None or min(spacing) <= 0:
-        return None
-    if perpendicular_axes(orientation) is None:
+    if plane is None or spacing is None or min(spacing) <= 0:
         return None
     thickness = numbers_or_none(measured, "SliceThickness", 1, source)
-    if thickness is not None and thickness[0] <= 0:
-        thickness = None
-    return FrameGeometry(
-        uid,
-        position,
-        orientation,
-        spacing,
-        None if thickness is None else thickness[0],
-    )
-
-
-def _functional_group(header: Dataset, frame: int, keyword: str) -> Dataset | None:
-    """The first item of a functional group: the frame's own, else the one all frames share."""
-    frames = header.get("PerFrameFunctionalGroupsSequence") or ()
-    shared = header.get("SharedFunctionalGroupsSequence") or ()
-    for places, number in ((frames, frame), (shared, 0)):
-        items = places[number].get(keyword) if number < len(places) else None
-        if items:
-            found: Dataset = items[0]
-            return found
-    return None
+    known = None if thickness is None or thickness[0] <= 0 else thickness[0]
+    return FrameGeometry(uid, *plane, spacing, known)
 
 
 @dataclass(frozen=True)
@@ -173,7 +119,7 @@ class SegGroup:
         return float(np.diff(along).min()) if len(along) > 1 else first.spacing[0]
 
 
-def group_frames(stack: DicomSource, indices: Iterable[int] | None = None) -> list[SegGroup]:
+def group_frames(stack: DicomStack, indices: Iterable[int] | None = None) -> list[SegGroup]:
     """Divide images into SEG instances.
 
     Images of one series, size, frame of reference, orientation and spacing, and at different
@@ -183,7 +129,7 @@ def group_frames(stack: DicomSource, indices: Iterable[int] | None = None) -> li
     requires: nothing in a SEG but its position tells one frame from another.
 
     Args:
-        stack: a `DicomStack`.
+        stack: the images.
         indices: which images; None means all.
 
     Raises:
@@ -191,7 +137,7 @@ def group_frames(stack: DicomSource, indices: Iterable[int] | None = None) -> li
         ImageError: not DICOM, or a file lacks its rows and columns or the UIDs that a reference to
             it needs.
     """
-    if getattr(stack, "format", "dicom") != "dicom":
+    if stack.format != "dicom":
         raise ImageError(
             f"{stack.source}: a DICOM SEG refers to DICOM images and this is none; write its masks "
             "as NIfTI, COCO or PNG"
@@ -208,7 +154,7 @@ def group_frames(stack: DicomSource, indices: Iterable[int] | None = None) -> li
         return _grouped(stack, chosen)
 
 
-def _grouped(stack: DicomSource, chosen: Sequence[int]) -> list[SegGroup]:
+def _grouped(stack: DicomStack, chosen: Sequence[int]) -> list[SegGroup]:
     headers = stack.headers
     families: dict[tuple[object, ...], list[_Family]] = {}
     groups: list[SegGroup] = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from textsam.errors import LimitError, OutputError, PacsError, TextSAMError
 from textsam.inference.settle import Settle
-from textsam.io.seg import iter_seg_datasets, seg_identity
+from textsam.io.seg import seg_datasets, seg_identity
 from textsam.io.temporary import temporary_folder
 from textsam.pacs.answers import SEGMENTATION_STORAGE
 from textsam.pacs.client import PacsClient
@@ -231,7 +231,7 @@ def _segment_and_store(
     with closing(answers):
         # All are made before the first is sent: an image that fails must not leave half an answer.
         datasets = list(
-            iter_seg_datasets(
+            seg_datasets(
                 stack,
                 answers,
                 fractional=order.fractional,

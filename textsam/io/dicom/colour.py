@@ -45,7 +45,6 @@ def show_palette(
     stored: NDArray[Any],
     layout: PixelLayout,
     header: FrameHeader,
-    little_endian: bool,
     window: int,
     source: str,
 ) -> NDArray[Any]:
@@ -55,7 +54,6 @@ def show_palette(
         stored: (H, W) indices into the palette.
         layout: of the file.
         header: of the frame.
-        little_endian: of the file's tables.
         window: 0 or NO_WINDOW: colours have no windows.
         source: how the frame is called in messages.
 
@@ -66,7 +64,7 @@ def show_palette(
         ImageError: the palette is missing or damaged, or a window is asked for.
     """
     _refuse_window(window, source)
-    tables = read_palette(header.header, layout.signed, little_endian, source)
+    tables = read_palette(header.header, layout.signed, layout.little_endian, source)
     shown = np.stack([table.apply(stored) * (255.0 / table.full) for table in tables], axis=-1)
     return _finished(shown, 8 if all(table.full == 255 for table in tables) else 16)
 

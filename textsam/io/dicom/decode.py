@@ -18,7 +18,6 @@ from textsam.io.limits import Limits
 __all__ = ["FrameReader", "check_decodable"]
 
 _RLE = "1.2.840.10008.1.2.5"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NO_OFFSETS = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
 _END_OF_IMAGE_WITHIN = 64
 
@@ -117,7 +116,7 @@ def _uncompressed(stream: BinaryIO, layout: PixelLayout, frame: int, source: str
     stream.seek(0, 2)
     if stream.tell() < end:
         raise ImageError(f"{source}: the pixel data is truncated; copy or export the file again")
-    if layout.bits_allocated == 1 and layout.syntax != _BIG_ENDIAN:
+    if layout.bits_allocated == 1 and layout.little_endian:
         return _single_bits(stream, layout, frame)
     stream.seek(layout.offset)
     return _decode_words(stream, frame, layout, source)

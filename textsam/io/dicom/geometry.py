@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UltrasoundRegion",
-    "frame_affine_mm",
+    "frame_plane",
     "frame_spacing_mm",
     "perpendicular_axes",
+    "plane_affine_mm",
     "ultrasound_region",
 ]
 
@@ -106,28 +107,35 @@ def frame_spacing_mm(header: FrameHeader, source: str) -> tuple[float, float] | 
     return spacing[0], spacing[1]
 
 
-def frame_affine_mm(
-    header: FrameHeader, spacing_mm: tuple[float, float] | None, source: str
-) -> NDArray[np.float64] | None:
-    """(4, 4) from (x, y, 0, 1) in pixels to patient coordinates in mm (PS3.3 C.7.6.2.1.1).
+def frame_plane(
+    header: FrameHeader, source: str
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Where a frame lies: (x, y, z) of its first pixel in mm, and its six direction cosines.
 
-    None where position, orientation or spacing is missing, or the orientation is not two
-    perpendicular directions. The position in the header of a file of several frames is that of one
-    of them only and is not used; functional groups give each frame its own.
+    None where position or orientation is missing, or the orientation is not two perpendicular
+    directions. The position in the header of a file of several frames is that of one of them only
+    and is not used; functional groups give each frame its own.
     """
     orientation = numbers_or_none(
         header.of("PlaneOrientationSequence"), "ImageOrientationPatient", 6, source
     )
     placed = header.group("PlanePositionSequence")
-    if placed is None and header.frames == 1:
+    if placed is None and whole_number(header.header, "NumberOfFrames", source, 1) == 1:
         placed = header.header
     position = numbers_or_none(placed, "ImagePositionPatient", 3, source)
-    if orientation is None or position is None or spacing_mm is None:
+    if position is None or orientation is None or perpendicular_axes(orientation) is None:
         return None
-    axes = perpendicular_axes(orientation)
-    if axes is None:
-        return None
-    along_row, along_column = axes
+    return position, orientation
+
+
+def plane_affine_mm(
+    position: tuple[float, ...], orientation: tuple[float, ...], spacing_mm: tuple[float, ...]
+) -> NDArray[np.float64]:
+    """(4, 4) from (x, y, 0, 1) in pixels to patient coordinates in mm (PS3.3 C.7.6.2.1.1).
+
+    Its third column is the unit normal.
+    """
+    along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
     affine = np.eye(4)
     affine[:3, 0] = along_row * spacing_mm[1]
     affine[:3, 1] = along_column * spacing_mm[0]

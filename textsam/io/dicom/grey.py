@@ -26,7 +26,6 @@ def show_grey(
     stored: NDArray[Any],
     layout: PixelLayout,
     header: FrameHeader,
-    little_endian: bool,
     window: int,
     source: str,
 ) -> NDArray[Any]:
@@ -36,7 +35,6 @@ def show_grey(
         stored: (H, W) stored values.
         layout: of the file.
         header: as it holds for the frame.
-        little_endian: of the file's lookup tables.
         window: which VOI LUT or window, from 0; see `choose_voi`.
         source: how the frame is called in messages.
 
@@ -52,7 +50,7 @@ def show_grey(
     padding = _padding(stored, layout, header.header, source)
     # Slopes and windows of any size are legal; what leaves the numbers there are is seen to below.
     with np.errstate(over="ignore", invalid="ignore"):
-        shown = _shown(stored, layout, header, little_endian, window, padding, source)
+        shown = _shown(stored, layout, header, window, padding, source)
     if layout.photometric == "MONOCHROME1":
         shown = 255.0 - shown
     if padding is not None:
@@ -66,20 +64,19 @@ def _shown(
     stored: NDArray[Any],
     layout: PixelLayout,
     header: FrameHeader,
-    little_endian: bool,
     window: int,
     padding: NDArray[np.bool_] | None,
     source: str,
 ) -> NDArray[Any]:
     """(H, W) in [0, 255] before polarity, padding aside."""
-    values, converted, signed = _modality(stored, layout, header, little_endian, source)
+    values, converted, signed = _modality(stored, layout, header, source)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(
             f"{source}: the rescale slope and intercept lead to values that are no numbers; the "
             "file is damaged: export it again"
         )
-    voi = choose_voi(header.of("FrameVOILUTSequence"), window, signed, little_endian, source)
+    voi = choose_voi(header.of("FrameVOILUTSequence"), window, signed, layout.little_endian, source)
     if isinstance(voi, LookupTable):
         return voi.apply(values).astype(np.float32) * np.float32(255.0 / voi.full)
     if isinstance(voi, Window):
@@ -135,7 +132,6 @@ def _modality(
     stored: NDArray[Any],
     layout: PixelLayout,
     header: FrameHeader,
-    little_endian: bool,
     source: str,
 ) -> tuple[NDArray[Any], bool, bool]:
     """Values in the modality's units (PS3.3 C.11.1), whether that changed them, and whether there
@@ -147,7 +143,8 @@ def _modality(
     signed = layout.signed or layout.floating
     table = first_item(header.header, "ModalityLUTSequence", source)
     if table is not None and not layout.floating:
-        return read_lookup(table, layout.signed, little_endian, source).apply(stored), True, False
+        lookup = read_lookup(table, layout.signed, layout.little_endian, source)
+        return lookup.apply(stored), True, False
     dataset = header.of("PixelValueTransformationSequence")
     slope = numbers(dataset, "RescaleSlope", source) or (1.0,)
     intercept = numbers(dataset, "RescaleIntercept", source) or (0.0,)

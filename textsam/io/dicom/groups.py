@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from textsam.errors import ImageError
-from textsam.io.dicom.header import DicomFile
 from textsam.io.dicom.values import first_item
 
 if TYPE_CHECKING:
@@ -20,28 +19,27 @@ class FrameHeader:
     """The header as it holds for one frame.
 
     Args:
-        file: the file.
+        header: of the file.
         frame: which frame, from 0.
+        source: how the file is called in messages.
 
     Raises:
         ImageError: the file has functional groups, and none for this frame.
     """
 
-    def __init__(self, file: DicomFile, frame: int) -> None:
-        self._source = str(file.path)
-        self.header = file.header
-        self.frame = frame
-        self.frames = file.layout.frames
+    def __init__(self, header: Dataset, frame: int, source: str) -> None:
+        self._source = source
+        self.header = header
         self._groups: list[Dataset] = []
-        items = file.header.get(_PER_FRAME)
+        items = header.get(_PER_FRAME)
         if items:
             if frame >= len(items):
                 raise ImageError(
-                    f"{self._source}: the header describes {len(items)} frames, frame {frame}, "
+                    f"{source}: the header describes {len(items)} frames, frame {frame}, "
                     "from 0, is not among them; the file is damaged: export it again"
                 )
             self._groups.append(items[frame])
-        shared = first_item(file.header, "SharedFunctionalGroupsSequence", self._source)
+        shared = first_item(header, "SharedFunctionalGroupsSequence", source)
         if shared is not None:
             self._groups.append(shared)
 

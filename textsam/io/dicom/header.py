@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from textsam.errors import ImageError
 from textsam.io.dicom.guard import damage_reported, require_pydicom
 from textsam.io.dicom.items import ItemCounter, count_deferred
-from textsam.io.dicom.layout import PixelLayout, read_layout
+from textsam.io.dicom.layout import BIG_ENDIAN, PixelLayout, read_layout
 from textsam.io.dicom.meta import AFTER_PREFIX, read_meta
 from textsam.io.dicom.stream import DicomReader, inflate, open_clamped
 from textsam.io.dicom.values import text
@@ -25,7 +25,6 @@ __all__ = ["DEFLATED", "DicomFile", "NoPictureError", "open_pixels", "read_file"
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _IMPLICIT = "1.2.840.10008.1.2"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _DICOMDIR = "1.2.840.10008.1.3.10"
 # Segmentation, Surface Segmentation and Label Map Segmentation Storage.
 _SEGMENTATIONS = frozenset(f"1.2.840.10008.5.1.4.1.1.66.{last}" for last in (4, 5, 7))
@@ -107,13 +106,13 @@ def _read(path: Path, stream: DicomReader, stamp: tuple[int, int], limits: Limit
     body: BinaryIO = inflate(stream, limits, source) if syntax == DEFLATED else stream
     start = body.tell()
     counter = ItemCounter(
-        body, limits, source, big_endian=syntax == _BIG_ENDIAN, deflated=syntax == DEFLATED
+        body, limits, source, big_endian=syntax == BIG_ENDIAN, deflated=syntax == DEFLATED
     )
     try:
         dataset = read_dataset(
             cast("BinaryIO", counter),
             is_implicit_VR=syntax == _IMPLICIT,
-            is_little_endian=syntax != _BIG_ENDIAN,
+            is_little_endian=syntax != BIG_ENDIAN,
             stop_when=_at_pixels,
             # What is put off is read from the path later, which knows nothing of deflation.
             defer_size=None if syntax == DEFLATED else _DEFERRED_BYTES,
@@ -126,8 +125,8 @@ def _read(path: Path, stream: DicomReader, stamp: tuple[int, int], limits: Limit
     if stream.size_bytes > _DEFERRED_BYTES:
         count_deferred(dataset, counter)
     implicit = bool(dataset.original_encoding[0])
-    header = FileDataset(source, dataset, None, meta, implicit, syntax != _BIG_ENDIAN)
-    header.set_original_encoding(implicit, syntax != _BIG_ENDIAN, dataset.original_character_set)
+    header = FileDataset(source, dataset, None, meta, implicit, syntax != BIG_ENDIAN)
+    header.set_original_encoding(implicit, syntax != BIG_ENDIAN, dataset.original_character_set)
     header_bytes = body.tell() - start
 
     kind = text(header, "SOPClassUID", source) or text(meta, "MediaStorageSOPClassUID", source)
@@ -152,7 +151,7 @@ def _pixel_element(
     body: BinaryIO, implicit: bool, syntax: str
 ) -> tuple[str, str, int | None] | None:
     """Keyword, VR and length (None: undefined) of the element the reader stopped at, if any."""
-    order = ">" if syntax == _BIG_ENDIAN else "<"
+    order = ">" if syntax == BIG_ENDIAN else "<"
     head = body.read(8)
     if len(head) < 8:
         return None

@@ -13,7 +13,10 @@ from textsam.io.pixels import check_size
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["PixelLayout", "read_layout"]
+__all__ = ["BIG_ENDIAN", "PixelLayout", "read_layout"]
+
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+"""UID of Explicit VR Big Endian, the one transfer syntax of that byte order."""
 
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -53,6 +56,11 @@ class PixelLayout:
     vr: str
     offset: int
     length: int | None
+
+    @property
+    def little_endian(self) -> bool:
+        """Byte order of values and lookup tables."""
+        return self.syntax != BIG_ENDIAN
 
     @property
     def floating(self) -> bool:

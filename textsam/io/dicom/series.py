@@ -218,7 +218,7 @@ def _places_mm(files: list[DicomFile]) -> list[float] | None:
     places: list[float] = []
     common: tuple[float, ...] | None = None
     for file in files:
-        source, header = str(file.path), FrameHeader(file, 0)
+        source, header = str(file.path), FrameHeader(file.header, 0, str(file.path))
         planes = header.of("PlaneOrientationSequence"), header.of("PlanePositionSequence")
         orientation = numbers_or_none(planes[0], "ImageOrientationPatient", 6, source)
         position = numbers_or_none(planes[1], "ImagePositionPatient", 3, source)

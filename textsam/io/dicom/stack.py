@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from textsam.errors import ConfigError
 from textsam.io.dicom.colour import show_colour, show_palette
 from textsam.io.dicom.decode import FrameReader, check_decodable
-from textsam.io.dicom.geometry import frame_affine_mm, frame_spacing_mm, ultrasound_region
+from textsam.io.dicom.geometry import (
+    frame_plane,
+    frame_spacing_mm,
+    plane_affine_mm,
+    ultrasound_region,
+)
 from textsam.io.dicom.grey import show_grey
 from textsam.io.dicom.groups import FrameHeader
 from textsam.io.dicom.guard import damage_reported
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 __all__ = ["DicomStack"]
-
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 
 class DicomStack(Stack):
@@ -114,13 +117,16 @@ class DicomStack(Stack):
         source, layout = reader.name(frame), file.layout
         stored = reader.read(frame)
         with damage_reported(source, "the DICOM header cannot be read"):
-            header = FrameHeader(file, frame)
+            header = FrameHeader(file.header, frame, str(file.path))
             shown = self._shown(stored, file, header, source)
             region = ultrasound_region(file.header, layout, source)
             calibrated_mm = None if region is None else region.spacing_mm
             general_mm = frame_spacing_mm(header, source)
             # Other programs, and the SEG of this image, place it by Pixel Spacing.
-            affine_mm = frame_affine_mm(header, general_mm or calibrated_mm, source)
+            sides_mm, plane = general_mm or calibrated_mm, frame_plane(header, source)
+            affine_mm = None
+            if plane is not None and sides_mm is not None:
+                affine_mm = plane_affine_mm(*plane, sides_mm)
         box = None if region is None or not self._crop else region.box_px
         if box == (0, 0, layout.columns - 1, layout.rows - 1):
             box = None
@@ -136,10 +142,9 @@ class DicomStack(Stack):
         self, stored: NDArray[Any], file: DicomFile, header: FrameHeader, source: str
     ) -> NDArray[Any]:
         layout, window = file.layout, self._window
-        little_endian = layout.syntax != _BIG_ENDIAN
         if layout.samples == 3:
             return show_colour(stored, layout, window, source)
         if layout.photometric == "PALETTE COLOR":
-            return show_palette(stored, layout, header, little_endian, window, source)
-        grey = show_grey(stored, layout, header, little_endian, window, source)
+            return show_palette(stored, layout, header, window, source)
+        grey = show_grey(stored, layout, header, window, source)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
