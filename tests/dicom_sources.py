@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dicom_files import make
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 from pydicom.valuerep import DSfloat
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -22,23 +22,21 @@ def ds(values: Sequence[float]) -> list[DSfloat]:
 
 
 def base(size: tuple[int, int], frames: int, **attributes: Any) -> Dataset:
-    """A CT image with nothing but what reading needs, and `attributes`."""
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.SOPClassUID = CTImageStorage
-    made.SOPInstanceUID = "1.2.3.9.1"
-    made.StudyInstanceUID, made.SeriesInstanceUID = "1.2.3.7", "1.2.3.8"
-    made.Modality, made.SeriesNumber = "CT", 4
-    made.PatientID, made.PatientName = "P1", "Test^Case"
-    made.Rows, made.Columns = size
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.BitsAllocated = made.BitsStored = 8
-    made.HighBit, made.PixelRepresentation = 7, 0
-    made.PixelData = bytes(size[0] * size[1] * frames + size[0] * size[1] * frames % 2)
-    for name, value in attributes.items():
-        setattr(made, name, value)
-    return made
+    """A black CT image with nothing but what reading needs, and `attributes`."""
+    return make(
+        np.zeros(size if frames == 1 else (frames, *size), np.uint8),
+        **{
+            "SOPClassUID": CTImageStorage,
+            "SOPInstanceUID": "1.2.3.9.1",
+            "StudyInstanceUID": "1.2.3.7",
+            "SeriesInstanceUID": "1.2.3.8",
+            "Modality": "CT",
+            "SeriesNumber": 4,
+            "PatientID": "P1",
+            "PatientName": "Test^Case",
+            **attributes,
+        },
+    )
 
 
 def save(made: Dataset, path: Path) -> Path:
@@ -83,7 +81,6 @@ def write_enhanced(
 ) -> Path:
     """An enhanced MR file: one frame per position, places in functional groups."""
     made = base(size, len(positions), SOPClassUID=EnhancedMRImageStorage, Modality="MR")
-    made.NumberOfFrames = len(positions)
     made.FrameOfReferenceUID = FRAME_OF_REFERENCE
     turned, measured, shared = Dataset(), Dataset(), Dataset()
     turned.ImageOrientationPatient = ds(orientation)

@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from fake_pacs import (
     Reply,
     Request,
     as_json,
-    clean_surroundings,
     client_at,
     client_of,
     ct_file,
@@ -49,17 +47,7 @@ from textsam.io.limits import Limits
 from textsam.pacs.address import PASSWORD, TOKEN, USER, Credentials, credentials, parse_address
 from textsam.pacs.client import check_uid, connect
 
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    with clean_surroundings(monkeypatch) as kept:
-        yield kept
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with fake_server() as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("pauses")
 
 
 # Addresses and credentials

@@ -17,11 +17,11 @@ pytest.importorskip("highdicom")
 import highdicom
 import pydicom
 from click.testing import Result
+from dicom_files import make
 from orthanc import MISSING, PASSWORD, USER, Orthanc, running_orthanc
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
     CTImageStorage,
-    ExplicitVRLittleEndian,
     SegmentationStorage,
     UltrasoundImageStorage,
 )
@@ -74,43 +74,36 @@ def bundled(name: str) -> Path:
 
 def phantom(number: int, count: int = 5, **changes: Any) -> pydicom.Dataset:
     """Slice `number` of a CT: a bright ball in noise, 2 mm between slices, 0.5 × 0.8 mm pixels."""
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = CTImageStorage
-    dataset.SOPInstanceUID = f"1.2.826.0.1.3680043.8.498.1.1.1.{number + 1}"
-    dataset.SeriesInstanceUID = "1.2.826.0.1.3680043.8.498.1.1"
-    dataset.StudyInstanceUID = "1.2.826.0.1.3680043.8.498.1"
-    dataset.FrameOfReferenceUID = "1.2.826.0.1.3680043.8.498.2"
-    dataset.PatientName = "Phantom^Ball"
-    dataset.PatientID = "ball"
-    dataset.PatientBirthDate = dataset.PatientSex = dataset.AccessionNumber = ""
-    dataset.ReferringPhysicianName = dataset.StudyID = ""
-    dataset.StudyDate, dataset.StudyTime = "20240101", "120000"
-    dataset.Modality = "CT"
-    dataset.SeriesNumber = 3
-    # Against the order of the positions, so that one cannot be taken for the other.
-    dataset.InstanceNumber = count - number
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.ImagePositionPatient = [-10.0, 20.0, -30.0 + 2.0 * number]
-    dataset.PixelSpacing = [0.5, 0.8]
-    dataset.SliceThickness = 2.0
-    dataset.Rows, dataset.Columns = SIDE, SIDE + 8
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit = 15
-    dataset.PixelRepresentation = 1
-    dataset.RescaleIntercept, dataset.RescaleSlope = -1024, 1
-    ys, xs = np.mgrid[: dataset.Rows, : dataset.Columns]
+    ys, xs = np.mgrid[:SIDE, : SIDE + 8]
     distance = (ys - 20) ** 2 + (xs - 30) ** 2 + (8 * (number - count // 2)) ** 2
     values = np.random.default_rng(number).normal(1000, 20, ys.shape) + 200 * (distance < 150)
-    dataset.PixelData = values.astype("<i2").tobytes()
-    for keyword, value in changes.items():
-        setattr(dataset, keyword, value)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    return dataset
+    return make(
+        values.astype(np.int16),
+        **{
+            "SOPClassUID": CTImageStorage,
+            "SOPInstanceUID": f"1.2.826.0.1.3680043.8.498.1.1.1.{number + 1}",
+            "SeriesInstanceUID": "1.2.826.0.1.3680043.8.498.1.1",
+            "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1",
+            "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.2",
+            "PatientName": "Phantom^Ball",
+            "PatientID": "ball",
+            **dict.fromkeys(("PatientBirthDate", "PatientSex", "AccessionNumber"), ""),
+            **dict.fromkeys(("ReferringPhysicianName", "StudyID"), ""),
+            "StudyDate": "20240101",
+            "StudyTime": "120000",
+            "Modality": "CT",
+            "SeriesNumber": 3,
+            # Against the order of the positions, so that one cannot be taken for the other.
+            "InstanceNumber": count - number,
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+            "ImagePositionPatient": [-10.0, 20.0, -30.0 + 2.0 * number],
+            "PixelSpacing": [0.5, 0.8],
+            "SliceThickness": 2.0,
+            "RescaleIntercept": -1024,
+            "RescaleSlope": 1,
+            **changes,
+        },
+    )
 
 
 def expected(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from dicomweb_client import DICOMwebClient
     from pydicom import Dataset
 
-__all__ = ["PacsClient", "Stored", "check_uid", "connect"]
+__all__ = ["PacsClient", "check_uid", "connect"]
 
 T = TypeVar("T")
 Entry = TypeVar("Entry", SeriesEntry, InstanceEntry)
@@ -60,19 +59,6 @@ def check_uid(uid: str, what: str) -> str:
     if not UID_PATTERN.fullmatch(uid):
         raise PacsError(f"the {what} {uid!r} is not a DICOM UID; give digits and dots, at most 64")
     return uid
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What the archive said to an object it took.
-
-    Attributes:
-        sop_instance_uid: of the object.
-        warning: reason code of a warning, such as "B000" (elements were changed), "" for none.
-    """
-
-    sop_instance_uid: str
-    warning: str
 
 
 def connect(
@@ -297,15 +283,17 @@ class PacsClient:
             path.write_bytes(file)
         return len(file)
 
-    def store(self, dataset: Dataset, study_uid: str) -> Stored:
+    def store(self, dataset: Dataset, study_uid: str) -> str:
         """Send one object to the archive (STOW-RS), once.
+
+        Returns:
+            Reason code of a warning, such as "B000" (elements were changed), "" for none.
 
         Raises:
             PacsError: as all methods, and where the archive lists the object as failed.
         """
         check_uid(study_uid, "study")
-        uid = str(dataset.SOPInstanceUID)
-        what = f"storing {uid}"
+        what = f"storing {dataset.SOPInstanceUID}"
         if not getattr(dataset, "preamble", None):
             dataset.preamble = bytes(128)
 
@@ -321,7 +309,7 @@ class PacsClient:
                 f"{self.address.label}: {what} failed, reason {', '.join(failed)}; look into the "
                 "archive's log for this UID"
             )
-        return Stored(uid, ", ".join(self._read(partial(warnings_of, answer), what)))
+        return ", ".join(self._read(partial(warnings_of, answer), what))
 
     def _ask(self, call: Callable[[], T], what: str) -> T:
         login = self._session.has_login

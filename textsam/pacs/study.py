@@ -242,12 +242,12 @@ def _segment_and_store(
     # The model may have taken an hour: a connection from before can have been dropped meanwhile by
     # a firewall without a word, and an object is sent once.
     order.client.close()
-    stored = [
-        order.client.store(dataset, order.study_uid)
+    told = {
+        dataset.SOPInstanceUID: order.client.store(dataset, order.study_uid)
         for dataset in datasets
         if dataset.SOPInstanceUID in missing
-    ]
-    warnings = tuple(f"{done.sop_instance_uid}: {done.warning}" for done in stored if done.warning)
+    }
+    warnings = tuple(f"{uid}: {warning}" for uid, warning in told.items() if warning)
     return dict(zip(order.prompts, answers.found, strict=True)), warnings
 
 
