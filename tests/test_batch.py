@@ -29,7 +29,8 @@ from textsam.inference.prepare import Prepared
 from textsam.inference.refine import decode_passes
 from textsam.inference.refinement import RefineWith
 from textsam.inference.segmenter import UnknownPromptWarning
-from textsam.io.raster import Image, read_image
+from textsam.io.image import Image
+from textsam.io.raster import read_image
 from textsam.result import Segmentation
 
 WORDS = ["tumor", "lung"]

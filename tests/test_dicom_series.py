@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,12 @@ def test_what_is_no_picture_is_passed_over_in_a_folder(tmp_path: Path) -> None:
         open_series([tmp_path / "a", tmp_path / "README.txt"])
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\0" * 128 + b"DICM"])
-def test_damaged_file_in_a_folder_is_reported(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"II*\0a picture", b"\0" * 128 + b"DICM"])
+@pytest.mark.parametrize("name", ["b.dcm", "b.IMA"])
+def test_damaged_file_in_a_folder_is_reported(tmp_path: Path, content: bytes, name: str) -> None:
     save(tmp_path / "a.dcm", slice_of(1))
-    (tmp_path / "b.dcm").write_bytes(content)
-    with pytest.raises(ImageError, match=r"b\.dcm"):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=re.escape(name)):
         open_series(tmp_path)
 
 

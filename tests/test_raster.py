@@ -14,11 +14,8 @@ from image_bytes import ramp, stretched
 from numpy.typing import NDArray
 
 from textsam.errors import ConfigError, ImageError
-from textsam.io.raster import (
-    DEFAULT_MAX_PIXELS,
-    max_pixels_limit,
-    read_image,
-)
+from textsam.io.limits import DEFAULT_MAX_PIXELS, max_pixels_limit
+from textsam.io.raster import read_image
 
 
 @pytest.fixture(autouse=True)

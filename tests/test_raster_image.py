@@ -17,13 +17,8 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from textsam.errors import ImageError
-from textsam.io.image import Placement
-from textsam.io.raster import (
-    Image,
-    read_image,
-    write_mask,
-    write_picture,
-)
+from textsam.io.image import Image, Placement
+from textsam.io.raster import read_image, write_mask, write_picture
 
 
 @pytest.fixture(autouse=True)

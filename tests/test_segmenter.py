@@ -18,7 +18,7 @@ from torch import Tensor
 from textsam.errors import PromptError
 from textsam.inference.refine import decode_passes
 from textsam.inference.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
-from textsam.io.raster import Image
+from textsam.io.image import Image
 from textsam.model.tuning import merge_for_inference
 from textsam.result import Segmentation
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from textsam.errors import TextSAMError
 from textsam.io.atomic import save_text
-from textsam.io.raster import Image, write_mask
+from textsam.io.image import Image
+from textsam.io.raster import write_mask
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -13,9 +13,9 @@ from textsam.io.paths import existing_source, read_head
 from textsam.io.sniff import HEAD_BYTES, FileKind, sniff
 from textsam.io.stack import Stack
 
-__all__ = ["kind_of_file", "open_stack"]
+__all__ = ["DICOM_SUFFIXES", "kind_of_file", "open_stack"]
 
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 
 
 def open_stack(
@@ -73,7 +73,7 @@ def kind_of_file(path: Path) -> FileKind | None:
     """
     kind = sniff(read_head(path, HEAD_BYTES))
     # DICOM without its preamble has no signature. What is called so gets the message on DICOM.
-    if kind is None and path.suffix.lower() in _DICOM_SUFFIXES:
+    if kind is None and path.suffix.lower() in DICOM_SUFFIXES:
         return "dicom"
     return kind
 

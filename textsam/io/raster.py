@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from textsam.errors import ImageError
 from textsam.io.atomic import atomic_path, told_as
 from textsam.io.image import Image
-from textsam.io.limits import DEFAULT_MAX_PIXELS, Limits, max_pixels_limit
+from textsam.io.limits import Limits, max_pixels_limit
 from textsam.io.paths import existing_file
 from textsam.io.pillow import array_from_pillow
 from textsam.io.pixels import check_dtype, check_shape, check_size, to_rgb
@@ -21,14 +21,7 @@ from textsam.io.pixels import check_dtype, check_shape, check_size, to_rgb
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
-__all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "Image",
-    "max_pixels_limit",
-    "read_image",
-    "write_mask",
-    "write_picture",
-]
+__all__ = ["read_image", "write_mask", "write_picture"]
 
 _MASK_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {

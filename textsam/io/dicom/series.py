@@ -14,13 +14,12 @@ from textsam.io.dicom.groups import FrameHeader
 from textsam.io.dicom.guard import damage_reported, require_pydicom
 from textsam.io.dicom.header import DicomFile, NoPictureError, read_file
 from textsam.io.dicom.stack import DicomStack
-from textsam.io.dicom.stream import has_dicom_prefix
 from textsam.io.dicom.values import numbers_or_none, text, whole_number
 from textsam.io.limits import Limits
+from textsam.io.open import DICOM_SUFFIXES, kind_of_file
 
 __all__ = ["open_dicom", "open_series"]
 
-_SUFFIXES = (".dcm", ".dicom", ".dic")
 _SAME_ORIENTATION = 1e-3
 _LISTED_SERIES = 20
 
@@ -117,7 +116,9 @@ def _files_in(folder: Path, limits: Limits) -> list[DicomFile]:
             f"{source}: the folder cannot be read ({error.strerror}); check its permissions"
         ) from error
     # A file that its name calls DICOM and that is none is damaged, not of another kind.
-    candidates = [p for p in paths if p.suffix.lower() in _SUFFIXES or has_dicom_prefix(p)]
+    candidates = [
+        p for p in paths if p.suffix.lower() in DICOM_SUFFIXES or kind_of_file(p) == "dicom"
+    ]
     limits.check_images(len(candidates), source)
     files = _read_all(candidates, limits, source, skip_no_picture=True)
     if not files:

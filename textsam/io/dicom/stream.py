@@ -9,10 +9,9 @@ from pathlib import Path
 
 from textsam.errors import ImageError
 from textsam.io.clamped import ClampedReader
-from textsam.io.dicom.meta import AFTER_PREFIX
 from textsam.io.limits import Limits
 
-__all__ = ["DicomReader", "has_dicom_prefix", "inflate", "open_clamped"]
+__all__ = ["DicomReader", "inflate", "open_clamped"]
 
 _COMPRESSED_CHUNK = 1 << 16
 _INFLATED_CHUNK = 1 << 20
@@ -52,12 +51,6 @@ def open_clamped(path: Path) -> DicomReader:
             f"{path}: the file cannot be opened ({error.strerror}); check that it is there and may "
             "be read"
         ) from error
-
-
-def has_dicom_prefix(path: Path) -> bool:
-    """Whether "DICM" follows the 128 bytes of preamble (PS3.10 7.1)."""
-    with open_clamped(path) as stream:
-        return stream.read(AFTER_PREFIX)[AFTER_PREFIX - 4 :] == b"DICM"
 
 
 def inflate(stream: DicomReader, limits: Limits, source: str) -> io.BytesIO:
