@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from textsam.errors import ImageError, LimitError
 
-__all__ = ["MIN_SIDE_PX", "check_dtype", "check_shape", "check_size", "to_rgb"]
+__all__ = ["MIN_SIDE_PX", "check_dtype", "check_shape", "check_size", "stretched", "to_rgb"]
 
 MIN_SIDE_PX = 8
 """Shortest side accepted, in pixels: below it there is nothing a segmentation could show."""
@@ -137,22 +137,33 @@ def _limits(values: NDArray[Any], source: str) -> tuple[float, float]:
 
 def _stretch(values: NDArray[Any], source: str) -> NDArray[np.float32]:
     low, high = _limits(values, source)
-    out = np.zeros(values.shape, dtype=np.float32)
     if values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
         low, high = 0.0, 1.0
+    return stretched(values, low, high)
+
+
+def stretched(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    """`low` to 0, `high` to 255, linear between and cut off beyond; all is 0 where they are equal.
+
+    Args:
+        values: (H, W) or (H, W, C); NaN stays NaN.
+        low, high: finite.
+    """
+    out = np.zeros(values.shape, dtype=np.float32)
     if low == high:
         return out
     # Halving keeps the difference of two huge float64 values from overflowing.
-    half = 0.5 if not np.isfinite(high - low) else 1.0
+    half = 1.0 if np.isfinite(high - low) else 0.5
     low, span = low * half, high * half - low * half
-    rows = max(1, _BLOCK_VALUES // max(1, values.shape[1] * values.shape[2]))
-    for top in range(0, values.shape[0], rows):
-        block = values[top : top + rows].astype(np.float64)
-        block *= half
-        block -= low
-        block /= span
-        block *= 255.0
-        out[top : top + rows] = block
+    rows = max(1, _BLOCK_VALUES // values[0].size)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for top in range(0, values.shape[0], rows):
+            block = values[top : top + rows].astype(np.float64)
+            block *= half
+            block -= low
+            block /= span
+            block *= 255.0
+            out[top : top + rows] = np.clip(block, 0.0, 255.0, out=block)
     return out
 
 

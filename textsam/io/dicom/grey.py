@@ -13,6 +13,7 @@ from textsam.io.dicom.layout import PixelLayout
 from textsam.io.dicom.lookup import LookupTable, read_lookup
 from textsam.io.dicom.values import first_item, numbers
 from textsam.io.dicom.voi import Window, choose_voi
+from textsam.io.pixels import stretched
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -167,10 +168,4 @@ def _stretched(values: _Floats, padding: NDArray[np.bool_] | None) -> NDArray[An
     inside = values if padding is None else values[~padding]
     if inside.size == 0:
         return np.zeros(values.shape, np.float32)
-    low, high = float(inside.min()), float(inside.max())
-    if low == high:
-        return np.zeros(values.shape, np.float32)
-    # Halving keeps the difference of two huge numbers from overflowing.
-    half = 1.0 if np.isfinite(high - low) else 0.5
-    share = (values * half - low * half) / (high * half - low * half)
-    return np.asarray(np.clip(share * 255.0, 0.0, 255.0))
+    return stretched(values, float(inside.min()), float(inside.max()))

@@ -18,13 +18,12 @@ from textsam.io.nifti.header import HEADER_BYTES, NiftiHeader, parse_header
 from textsam.io.nifti.plane import Plane, default_axis, plane_of
 from textsam.io.nifti.voxels import Voxels
 from textsam.io.paths import read_head
-from textsam.io.pixels import check_size, to_rgb
+from textsam.io.pixels import check_size, stretched, to_rgb
 from textsam.io.stack import Stack
 
 __all__ = ["NiftiStack", "open_nifti"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_BLOCK_VALUES = 1 << 21
 
 
 class NiftiStack(Stack):
@@ -111,23 +110,16 @@ class NiftiStack(Stack):
         """(H, W) stored values to (H, W, 3) in [0, 255]."""
         assert self._range is not None  # set by _kept_as_stored
         low, high = self._range
-        header = self.header
-        grey = np.zeros(values.shape, dtype=np.float32)
-        rows = max(1, _BLOCK_VALUES // values.shape[1])
-        for top in range(0, values.shape[0] if high > low else 0, rows):
-            with np.errstate(over="ignore", invalid="ignore"):
-                block = values[top : top + rows].astype(np.float64)
-                if header.scaled:
-                    block = block * header.slope + header.inter
-                if np.isinf(block).any():
-                    raise ImageError(
-                        f"{source}: {np.isinf(block).sum():,} values are infinite; replace them, "
-                        "for example with numpy.nan_to_num"
-                    )
-                # Halving keeps the difference of two huge values from overflowing.
-                shown = (block / 2 - low / 2) / (high / 2 - low / 2) * 255.0
-            grey[top : top + rows] = np.nan_to_num(shown.clip(0.0, 255.0), nan=0.0)
-        return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+        infinite = np.count_nonzero(np.isinf(values))
+        if infinite:
+            raise ImageError(
+                f"{source}: {infinite:,} values are infinite; replace them, for example with "
+                "numpy.nan_to_num"
+            )
+        slope, inter = self.header.slope, self.header.inter
+        # The range in stored values spares scaling each of them.
+        grey = stretched(values, (low - inter) / slope, (high - inter) / slope)
+        return np.repeat(np.nan_to_num(grey, copy=False)[:, :, np.newaxis], 3, axis=2)
 
     def to_volume(self, masks: Mapping[int, NDArray[np.bool_]]) -> NDArray[np.bool_]:
         """Put masks of images back into the file's voxel order.
