@@ -281,7 +281,7 @@ def test_an_axis_that_cannot_be(axis: Any, tmp_path: Path) -> None:
 
 def test_masks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     stack = open_nifti(write(tmp_path / "v.nii", numbered((9, 10, 11))))
-    with pytest.raises(ImageError, match=r"no image 11 .* has 11"):
+    with pytest.raises(ImageError, match=r"no image 11 .* there are 11"):
         stack.to_volume({11: np.zeros((10, 9), bool)})
     with pytest.raises(ImageError, match=r"must be bool \(10, 9\)"):
         stack.to_volume({0: np.zeros((9, 10), bool)})

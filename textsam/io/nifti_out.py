@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from textsam.errors import ConfigError, ImageError, TextSAMError
 from textsam.io.atomic import atomic_path, told_as
-from textsam.io.stack import Stack
+from textsam.io.stack import Stack, check_masks
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -108,12 +108,6 @@ def _content(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> bytes:
     """The bytes of the file."""
     if stack.format == "nifti":
         return _over_nifti(cast("NiftiStack", stack), masks)
-    for index in masks:
-        if not 0 <= index < len(stack):
-            raise ImageError(
-                f"{stack.source}: there is no image {index} to put a mask into; there are "
-                f"{len(stack)}, counted from 0"
-            )
     grid = _grid(stack)
     if grid is None:
         return _over_picture(stack, masks).to_bytes()
@@ -220,10 +214,11 @@ def _over_planes(
 ) -> Nifti1Image:
     header = stack.headers[0]
     height, width = int(header.Rows), int(header.Columns)
+    check_masks(stack, masks, (height, width))
     volume = np.zeros((width, height, len(grid.order)), dtype=np.uint8)
     for slot, index in enumerate(grid.order):
         if index in masks:
-            volume[:, :, slot] = _checked(stack, index, masks[index], (height, width)).T
+            volume[:, :, slot] = masks[index].T
     return _made(volume, _TO_RAS @ grid.affine_mm, _SCANNER, known_mm=True)
 
 
@@ -231,8 +226,9 @@ def _over_picture(stack: Stack, masks: Mapping[int, NDArray[np.bool_]]) -> Nifti
     image = stack.read(0)
     row_mm, column_mm = image.spacing_mm or (1.0, 1.0)
     plane = np.zeros((image.width, image.height), dtype=np.uint8)
+    check_masks(stack, masks, image.size_px)
     if 0 in masks:
-        plane[:] = _checked(stack, 0, masks[0], image.size_px).T
+        plane[:] = masks[0].T
     affine = _TO_RAS @ np.diag([column_mm, row_mm, 1.0, 1.0])
     return _made(plane, affine, _ALIGNED, known_mm=image.spacing_mm is not None)
 
@@ -251,17 +247,6 @@ def _made(
     made.header["descrip"] = b"mask by TextSAM"
     image: Nifti1Image = made
     return image
-
-
-def _checked(
-    stack: Stack, index: int, mask: NDArray[np.bool_], size: tuple[int, int]
-) -> NDArray[np.bool_]:
-    if mask.dtype != np.bool_ or mask.shape != size:
-        raise ImageError(
-            f"{stack.source}: the mask of image {index} is {mask.dtype} {mask.shape}; it must be "
-            f"bool {size}"
-        )
-    return mask
 
 
 def _no_volume(stack: Stack, why: str) -> ImageError:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from textsam.errors import ImageError
 from textsam.io.image import Image
 
-__all__ = ["SourceFormat", "Stack"]
+__all__ = ["SourceFormat", "Stack", "check_masks"]
 
 SourceFormat = Literal["raster", "nifti", "dicom"]
 
@@ -49,3 +53,20 @@ class Stack(Sequence[Image], ABC):
 
     def __iter__(self) -> Iterator[Image]:
         return (self.read(index) for index in range(len(self)))
+
+
+def check_masks(
+    stack: Stack, masks: Mapping[int, NDArray[np.bool_]], size_px: tuple[int, int]
+) -> None:
+    """Raise ImageError unless all masks are bool, of `size_px`, and of images of the stack."""
+    for index, mask in masks.items():
+        if not 0 <= index < len(stack):
+            raise ImageError(
+                f"{stack.source}: there is no image {index} to put a mask into; there are "
+                f"{len(stack)}, counted from 0"
+            )
+        if mask.dtype != np.bool_ or mask.shape != size_px:
+            raise ImageError(
+                f"{stack.source}: the mask of image {index} is {mask.dtype} {mask.shape}; it must "
+                f"be bool {size_px}"
+            )

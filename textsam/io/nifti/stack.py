@@ -19,7 +19,7 @@ from textsam.io.nifti.plane import Plane, default_axis, plane_of
 from textsam.io.nifti.voxels import Voxels
 from textsam.io.paths import read_head
 from textsam.io.pixels import check_size, stretched, to_rgb
-from textsam.io.stack import Stack
+from textsam.io.stack import Stack, check_masks
 
 __all__ = ["NiftiStack", "open_nifti"]
 
@@ -135,18 +135,8 @@ class NiftiStack(Stack):
             ImageError: an index there is no image for, or a mask of another shape or dtype.
         """
         volume = np.zeros(self.header.shape, dtype=bool)
-        size = (self.plane.height, self.plane.width)
+        check_masks(self, masks, (self.plane.height, self.plane.width))
         for index, mask in masks.items():
-            if not 0 <= index < len(self):
-                raise ImageError(
-                    f"{self.source}: there is no image {index} to put a mask back into; the volume "
-                    f"has {len(self)}, counted from 0"
-                )
-            if mask.dtype != np.bool_ or mask.shape != size:
-                raise ImageError(
-                    f"{self.source}: the mask of image {index} is {mask.dtype} {mask.shape}; it "
-                    f"must be bool {size}"
-                )
             np.moveaxis(volume, self.axis, 0)[index] = self.plane.hide(mask)
         return volume.reshape(self.header.file_shape)
 
