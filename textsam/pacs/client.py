@@ -232,7 +232,7 @@ class PacsClient:
             with self._session.at_most(max(self.limits.max_inflated_bytes, MAX_ANSWER_BYTES)):
                 return self._web.retrieve_instance_metadata(study_uid, series_uid, sop_instance_uid)
 
-        return self._read(partial(referenced_series, self._ask(fetch, what)), what)
+        return ask(self._session, partial(referenced_series, self._ask(fetch, what)), what)
 
     def download(
         self, study_uid: str, series_uid: str, sop_instance_uid: str, path: Path, room_bytes: int
@@ -278,7 +278,7 @@ class PacsClient:
             return file
 
         file = self._ask(fetch, what)
-        self._read(checked, what)
+        ask(self._session, checked, what)
         with told_as_output(path):
             path.write_bytes(file)
         return len(file)
@@ -303,33 +303,16 @@ class PacsClient:
             except requests.HTTPError as error:
                 return _why_refused(error)
 
-        answer = ask(self.address, self._session.has_login, self._released(send), what)
-        if failed := self._read(partial(failures, answer), what):
+        answer = ask(self._session, send, what)
+        if failed := ask(self._session, partial(failures, answer), what):
             raise PacsError(
                 f"{self.address.label}: {what} failed, reason {', '.join(failed)}; look into the "
                 "archive's log for this UID"
             )
-        return ", ".join(self._read(partial(warnings_of, answer), what))
+        return ", ".join(ask(self._session, partial(warnings_of, answer), what))
 
     def _ask(self, call: Callable[[], T], what: str) -> T:
-        login = self._session.has_login
-        released = self._released(call)
-        return ask_again(self.address, login, released, what, retries=self._retries)
-
-    def _released(self, call: Callable[[], T]) -> Callable[[], T]:
-        """`call`, after which no answer holds a connection."""
-
-        def run() -> T:
-            try:
-                return call()
-            finally:
-                self._session.release()
-
-        return run
-
-    def _read(self, call: Callable[[], T], what: str) -> T:
-        """Take an answer apart: no request, so nothing to repeat."""
-        return ask(self.address, self._session.has_login, call, what)
+        return ask_again(self._session, call, what, retries=self._retries)
 
     def _search(
         self,
@@ -352,7 +335,7 @@ class PacsClient:
         found: dict[str, Entry] = {}
         while True:
             answer = self._ask(partial(page, len(found) or None), what)
-            read = [self._read(partial(entry, item), what) for item in answer]
+            read = [ask(self._session, partial(entry, item), what) for item in answer]
             # A page may be shorter than asked for, so only one without news is the last.
             fresh = {one.uid: one for one in read if one.uid not in found}
             if not fresh:

@@ -12,7 +12,8 @@ from requests.exceptions import ChunkedEncodingError
 from urllib3.exceptions import ReadTimeoutError
 
 from textsam.errors import PacsError, TextSAMError
-from textsam.pacs.address import PASSWORD, TOKEN, USER, Address
+from textsam.pacs.address import PASSWORD, TOKEN, USER
+from textsam.pacs.session import GuardedSession
 
 __all__ = ["PassingError", "ask", "ask_again"]
 
@@ -45,26 +46,25 @@ class PassingError(PacsError):
         self.wait_s = wait_s
 
 
-def ask(address: Address, login: bool, call: Callable[[], T], what: str) -> T:
-    """Run `call`, and turn what goes wrong into a `PacsError`.
+def ask(session: GuardedSession, call: Callable[[], T], what: str) -> T:
+    """Run `call`, and turn what goes wrong into a `PacsError`; no answer holds a connection then.
 
     Args:
-        address: of the archive, named in messages.
-        login: whether credentials are sent.
+        session: with the archive, which messages name.
         call: talks to the archive, or reads what it sent.
         what: the thing asked for, named in messages; no data of patients.
 
     Raises:
         PacsError: with the host, the status and a remedy, and nothing of the body.
     """
-    label = address.label
+    label = session.address.label
     try:
         return call()
     except TextSAMError:
         raise
     except requests.HTTPError as error:
         code = 0 if error.response is None else error.response.status_code
-        message = f"{label}: {what}: HTTP {code}{_phrase(code)}; {_remedy(code, login)}"
+        message = f"{label}: {what}: HTTP {code}{_phrase(code)}; {_remedy(code, session.has_login)}"
         if code in _PASSING:
             raise PassingError(message, _wait_s(error.response)) from error
         raise PacsError(message) from error
@@ -91,21 +91,21 @@ def ask(address: Address, login: bool, call: Callable[[], T], what: str) -> T:
             f"{label}: {what}: the answer is not DICOMweb ({type(error).__name__}); check that the "
             "address is the root of a DICOMweb service"
         ) from error
+    finally:
+        session.release()
 
 
-def ask_again(
-    address: Address, login: bool, call: Callable[[], T], what: str, *, retries: int
-) -> T:
+def ask_again(session: GuardedSession, call: Callable[[], T], what: str, *, retries: int) -> T:
     """`ask`, and after a `PassingError` again up to `retries` times.
 
     Pauses grow, and are at least as long as the server asks for, up to a minute.
     """
     for attempt in range(retries):
         try:
-            return ask(address, login, call, what)
+            return ask(session, call, what)
         except PassingError as error:
             sleep(max(0.5 * 2**attempt, min(error.wait_s, _LONGEST_WAIT_S)))
-    return ask(address, login, call, what)
+    return ask(session, call, what)
 
 
 def _wait_s(response: requests.Response | None) -> float:
