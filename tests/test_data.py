@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL.ImageFile
 import pytest
 import tifffile
 import torch
@@ -473,12 +474,9 @@ def test_masks_are_turned_by_exif_as_images_are(
     np.testing.assert_array_equal(image[..., 0] > 0, masks["tumor"])
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".gif"])
-def test_a_mask_of_several_pages_is_refused_and_not_cut_to_the_first(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_a_mask_of_several_pages_is_refused_and_not_cut_to_the_first(tmp_path: Path) -> None:
     first, second = (PILImage.fromarray(square((40, 64), 4, 30, side)) for side in (0, 12))
-    path = tmp_path / f"m{suffix}"
+    path = tmp_path / "m.tif"
     first.save(path, save_all=True, append_images=[second])
     with pytest.raises(DataError, match=r"m\.\w+ holds several pages or frames \(2\)"):
         read_mask(path)
@@ -510,7 +508,7 @@ def test_a_mask_that_is_a_volume_is_refused_and_not_read_as_one_of_its_slices(
 
 @pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("kind", ["uint16", "int16", "int32"])
+@pytest.mark.parametrize("kind", ["uint16", "int16", "int32", "uint32"])
 def test_label_maps_of_either_byte_order_are_read(
     kind: str, order: Literal["<", ">"], deflate: bool, tmp_path: Path
 ) -> None:
@@ -549,7 +547,10 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     sample = one(tmp_path, square((32, 32), 0, 0, 4))
     (tmp_path / "m.png").write_bytes(b"not a mask")
-    with pytest.raises(DataError, match=r"m\.png cannot be read"):
+    with pytest.raises(DataError, match=r"m\.png cannot be read: .*accepted are PNG.*as PNG"):
+        load_sample(sample)
+    (tmp_path / "m.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"m\.png cannot be read: the file is empty"):
         load_sample(sample)
     (tmp_path / "m.png").unlink()
     with pytest.raises(DataError, match=r"m\.png does not exist"):
@@ -557,6 +558,22 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "i.png").write_bytes((tmp_path / "i.png").read_bytes()[:200])
     with pytest.raises(DataError, match="The image of set/i cannot be used"):
         load_sample(sample)
+
+
+def test_what_other_code_has_told_pillow_is_nothing_to_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "m.png", square((300, 300), 250, 0, 40))
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 1000)
+    assert (read_mask(path) > 0).sum() == 1600
+    monkeypatch.setenv("TEXTSAM_MAX_PIXELS", "80000")
+    with pytest.raises(DataError, match=r"m\.png cannot be read: .* more than the limit of 80,000"):
+        read_mask(path)
+    monkeypatch.delenv("TEXTSAM_MAX_PIXELS")
+    path.write_bytes(path.read_bytes()[:-60])  # what is cut off would be filled with zeros
+    with pytest.raises(DataError, match=r"m\.png cannot be read: .* truncated or damaged"):
+        read_mask(path)
 
 
 def test_two_targets_of_a_concept_are_united(tmp_path: Path) -> None:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 
 from textsam.errors import DataError, ImageError
 from textsam.io.coco_shapes import decode_union
-from textsam.io.limits import Limits
-from textsam.io.pillow import upright
+from textsam.io.pages import open_raster
+from textsam.io.paths import existing_file
 from textsam.io.raster import read_image
-from textsam.io.raw_modes import repair_byte_order
-from textsam.io.sniff import HEAD_BYTES, sniff
-from textsam.io.tiff import page_directories, stream_of_page
-from textsam.io.tiff_samples import refuse_depth
 
 __all__ = [
     "CocoTarget",
@@ -33,20 +24,6 @@ __all__ = [
     "read_mask",
     "unknown_labels",
 ]
-
-# What Pillow's decoders raise on damaged files, beside OSError.
-_DAMAGE = (
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    PILImage.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -107,63 +84,38 @@ class Sample:
 def read_mask(path: Path) -> NDArray[Any]:
     """A mask file: (H, W) integers as stored; a palette image gives its indices.
 
-    An EXIF orientation is applied as it is to images.
+    It is decoded as images are: an EXIF orientation is applied, and the limits are the same.
     Raises DataError if the file is missing, unreadable, of several pages or frames, a real
     colour image, or drawn by transparency alone.
     """
+    if not path.exists():
+        raise DataError(f"The mask {path} does not exist.")
     try:
-        with _opened(path) as file:
-            file.load()
-            mode = file.mode
-            raw = upright(np.asarray(file), file)
-    except FileNotFoundError:
-        raise DataError(f"The mask {path} does not exist.") from None
-    except (OSError, ImageError, *_DAMAGE) as error:
+        stack = open_raster(existing_file(path))
+        if len(stack) > 1:
+            raise DataError(
+                f"The mask {path} holds several pages or frames ({len(stack)}), and it is not "
+                "known which one is meant. Save that one as a PNG file."
+            )
+        raw = stack.values(0, indices=True)
+    except (OSError, ImageError) as error:
         told = str(error).removeprefix(f"{path}: ")
         raise DataError(f"The mask {path} cannot be read: {told}") from error
-    if mode in ("LA", "RGB", "RGBA"):
-        colour = raw[..., : 1 if mode == "LA" else 3]
+    if raw.ndim == 3:
+        colour = raw[..., :3]
         if not (colour == colour[..., :1]).all():
             raise DataError(
                 f"The mask {path} is a colour image. Store one grey value per class instead."
             )
-        if mode != "RGB" and np.ptp(raw[..., -1]) and not np.ptp(colour):
+        if raw.shape[2] == 4 and np.ptp(raw[..., 3]) and not np.ptp(colour):
             raise DataError(
                 f"The mask {path} is of one grey value, drawn by its transparency alone. Save it "
                 "as a grey image without transparency."
             )
         raw = colour[..., 0]
-    if raw.ndim != 2 or raw.dtype.kind not in "biu":
-        raise DataError(f"The mask {path} has mode {mode}; an 8- or 16-bit grey image is needed.")
+    if raw.dtype.kind not in "biu":
+        raise DataError(f"The mask {path} holds {raw.dtype} values; whole numbers are needed.")
     return raw.astype(np.uint8) * 255 if raw.dtype == np.bool_ else raw
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[PILImage.Image]:
-    """The one picture of a mask file. Which pages count is as for images."""
-    with path.open("rb") as stream:
-        if sniff(stream.read(HEAD_BYTES)) == "tiff":
-            pages = page_directories(stream, str(path), Limits())
-            count = len(pages)
-            with PILImage.open(stream_of_page(stream, pages[0].offset, str(path))) as file:
-                _refuse_pages(path, count)
-                refuse_depth(file, str(path))
-                repair_byte_order(file)
-                yield file
-            return
-        stream.seek(0)
-        with PILImage.open(stream) as file:
-            # MPO is a photograph with previews, of which the photograph is read.
-            _refuse_pages(path, 1 if file.format == "MPO" else getattr(file, "n_frames", 1))
-            yield file
-
-
-def _refuse_pages(path: Path, count: int) -> None:
-    if count > 1:
-        raise DataError(
-            f"The mask {path} holds several pages or frames ({count}), and it is not known which "
-            "one is meant. Save that one as a PNG file."
-        )
 
 
 def _foreground(target: Target, raw: NDArray[Any]) -> NDArray[np.bool_]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from textsam.errors import ImageError
 from textsam.io.image import Image, Placement
@@ -36,21 +39,30 @@ class RasterStack(Stack):
 
     def read(self, index: int) -> Image:
         """Decode image or page `index`; see `Stack.read`."""
-        directory, source = None, self.source
+        source = self._source_of(index)
+        return Image(to_rgb(self.values(index), source), self.source, placement=Placement(index))
+
+    def values(self, index: int, *, indices: bool = False) -> NDArray[Any]:
+        """The values of image or page `index` as stored; see `textsam.io.pillow.decode_file`."""
+        directory, source = None, self._source_of(index)
         if self._pages is not None:
             page = self._pages[index]
-            if len(self._pages) > 1:
-                source = f"{source}, page {index}"
             if page.damage is not None:
                 raise ImageError(
                     f"{source}: the page is damaged or cut off ({page.damage}); copy or export "
                     "the file again"
                 )
             directory = page.offset
-        values = decode_file(
-            self._path, self._limits.max_pixels, directory=directory, source=source
+        return decode_file(
+            self._path,
+            self._limits.max_pixels,
+            directory=directory,
+            source=source,
+            indices=indices,
         )
-        return Image(to_rgb(values, source), self.source, placement=Placement(index))
+
+    def _source_of(self, index: int) -> str:
+        return f"{self.source}, page {index}" if len(self) > 1 else self.source
 
 
 def open_raster(path: Path, limits: Limits | None = None) -> RasterStack:

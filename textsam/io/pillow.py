@@ -88,7 +88,12 @@ def _decoding_errors(source: str) -> Iterator[None]:
 
 
 def decode_file(
-    path: Path, max_pixels: int, *, directory: int | None = None, source: str | None = None
+    path: Path,
+    max_pixels: int,
+    *,
+    directory: int | None = None,
+    source: str | None = None,
+    indices: bool = False,
 ) -> NDArray[Any]:
     """Read one image of a PNG, JPEG, BMP or TIFF file, upright, with its stored values.
 
@@ -98,6 +103,7 @@ def decode_file(
         directory: where the directory of the TIFF page to read is, in bytes from the start of the
             file (`textsam.io.tiff`); None where the file must hold one image.
         source: the name for messages; None for the path.
+        indices: of an image with a palette give its indices instead of its colours.
 
     Returns:
         (H, W), (H, W, 3) or (H, W, 4), the last with alpha: bool, uint8, int8, uint16, int32,
@@ -116,7 +122,7 @@ def decode_file(
             repair_byte_order(picture)
             deep = _deep_rawmode(picture, source)
             if deep is None:
-                return array_from_pillow(picture, source)
+                return array_from_pillow(picture, source, indices=indices)
             return upright(_read_deep(picture, deep, stream, source), picture)
 
 
@@ -168,7 +174,9 @@ def stored_orientation(path: Path) -> int:
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
+def array_from_pillow(
+    picture: PIL.Image.Image, source: str, *, indices: bool = False
+) -> NDArray[Any]:
     """The values of a Pillow image, upright; see `decode_file` for shapes and dtypes.
 
     The current frame is read. An EXIF orientation that is still to be applied is applied. Colour
@@ -182,7 +190,8 @@ def array_from_pillow(picture: PIL.Image.Image, source: str) -> NDArray[Any]:
         key = _key_of(picture)
         with _unmapped(picture):
             picture.load()
-        return upright(_values(picture, key, source), picture)
+        own = indices and picture.mode == "P"
+        return upright(np.asarray(picture) if own else _values(picture, key, source), picture)
 
 
 def _open(stream: IO[bytes], source: str) -> PIL.Image.Image:
