@@ -98,6 +98,7 @@ def test_what_clinicians_write_is_understood(text: str, concept: str) -> None:
         "melanoma",
         "optic nerve",
         "nerve fiber",
+        "synapsis",  # of chromosomes
         "membrane of a mitochondrion",
         "wall of a vessel",
         "left and right ventricle",
@@ -125,6 +126,10 @@ def test_left_lung_suggests_lung_first() -> None:
         ("mitocondria", "mitochondria"),
         ("nucleolus", "cell nucleus"),
         ("miocardium", "myocardium"),
+        ("wall of the left ventricle", "myocardium"),
+        ("left heart ventricle", "left ventricle"),
+        ("right heart ventricle", "right ventricle"),
+        ("Myo", "myocardium"),
     ],
 )
 def test_misspelt_and_related_terms_suggest_the_concept(text: str, best: str) -> None:

@@ -51,7 +51,6 @@ _WORDS: Mapping[str, str] = {
     "nucleuses": "nucleus",
     "mitochondria": "mitochondrion",
     "myocardia": "myocardium",
-    "synapsis": "synapse",
     "carcinomata": "carcinoma",
     "metastases": "metastasis",
     "naevus": "nevus",
@@ -214,11 +213,12 @@ def canonical(text: str, known: Iterable[str] | None = None) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _similarity(a: str, b: str) -> float:
+def _similarity(a: str, b: str) -> tuple[float, float]:
     words_a, words_b = set(a.split()), set(b.split())
     ratio = difflib.SequenceMatcher(None, a, b).ratio()
     # "left lung" contains all of "lung": a better hint than letters shared with "left ventricle".
-    return max(ratio, 0.9) if words_a <= words_b or words_b <= words_a else ratio
+    # Of several contained, the letters decide: a wall of the left ventricle is not of the right.
+    return max(ratio, 0.9) if words_a <= words_b or words_b <= words_a else ratio, ratio
 
 
 def nearest(text: str, known: Iterable[str] | None = None, n: int = 3) -> list[str]:
@@ -228,12 +228,13 @@ def nearest(text: str, known: Iterable[str] | None = None, n: int = 3) -> list[s
     is close.
     """
     key = canonical_key(text)
-    scores: list[tuple[float, int, str]] = []
+    scores: list[tuple[tuple[float, float], int, str]] = []
     for order, name in enumerate(tuple(CONCEPTS) if known is None else tuple(known)):
         concept = CONCEPTS.get(name)
         terms = (*concept.names, *concept.related) if concept else (name,)
-        scores.append((-max(_similarity(key, canonical_key(term)) for term in terms), order, name))
-    return [name for score, _, name in sorted(scores) if score <= -0.6][:n]
+        best = max(_similarity(key, canonical_key(term)) for term in terms)
+        scores.append((best, -order, name))
+    return [name for (score, _), _, name in sorted(scores, reverse=True) if score >= 0.6][:n]
 
 
 def certainly_absent(text: str, modality: str) -> bool:

@@ -243,7 +243,7 @@ _TABLE = (
         ),
         ("cardiac MRI", "chest X-ray", "endoscopic ultrasound"),
         {},
-        ("heart", "pericardium", "endocardium", "scar", "septum"),
+        ("heart", "pericardium", "endocardium", "scar", "septum", "myo"),
     ),
     Concept(
         "mitochondria",
