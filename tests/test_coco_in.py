@@ -525,6 +525,13 @@ def test_files_that_are_no_coco_are_refused(tmp_path: Path, text: str | None, me
     assert [p.kind for p in check_coco({"a": ALL}, tmp_path).errors] == ["unusable-source"]
 
 
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    write(tmp_path, content())
+    text = (tmp_path / "all.json").read_text()
+    (tmp_path / "all.json").write_text(text, encoding="utf-8-sig")
+    assert len(samples_from_coco(tmp_path, ALL)) == len(content()["images"])
+
+
 def test_a_run_trains_and_validates_on_coco_files(tmp_path: Path) -> None:
     write(tmp_path, content())
     second = content()

@@ -209,6 +209,11 @@ def test_missing_and_broken_json(root: Path) -> None:
     (root / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match="cannot be read as JSON"):
         read_manifest(root)
+    for name in ("manifest.json", "splits.json"):  # as editors on Windows save it
+        content = MANIFEST if name == "manifest.json" else SPLITS
+        (root / name).write_text(json.dumps(content), encoding="utf-8-sig")
+    assert list(read_manifest(root)) == list(MANIFEST)
+    assert "em/train" in split_names(root)
     (root / "manifest.json").write_text("[]")
     with pytest.raises(DataError, match="must hold a JSON object, not a list"):
         read_manifest(root)
@@ -599,6 +604,19 @@ def test_a_plain_folder(tmp_path: Path) -> None:
     assert samples[0].weight == 3
     assert load_sample(samples[0])[1]["pancreatic tumor"].sum() == 25
     assert samples_from_folder(tmp_path, "x")[0].dataset == tmp_path.name
+
+
+def test_names_pair_however_their_accents_are_written(tmp_path: Path) -> None:
+    one, two = "m\u00fcller", "mu\u0308ller"  # as Linux and Windows write it, as a Mac does
+    for folder in (tmp_path / "plain", tmp_path / "root/bus"):
+        save(folder / f"images/{one}.png", grey((20, 20)))
+        save(folder / f"masks/{two}.png", square((20, 20), 2, 2, 5))
+    samples = samples_from_folder(tmp_path / "plain", "tumor")
+    assert [s.stem for s in samples] == [one]
+    (tmp_path / "root/manifest.json").write_text(json.dumps({"bus": MANIFEST["bus"]}))
+    (tmp_path / "root/splits.json").write_text(json.dumps({"bus": {"train": [two]}}))
+    samples += samples_from_manifest(tmp_path / "root", [Selection(set="bus", split="train")])
+    assert [load_sample(sample)[1]["tumor"].sum() for sample in samples] == [25, 25]
 
 
 def test_a_folder_with_parts_and_labels(tmp_path: Path) -> None:

@@ -362,7 +362,7 @@ def _patients(path: Path) -> dict[str, list[str]]:
     from textsam.errors import DataError
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or not all(

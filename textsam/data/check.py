@@ -232,9 +232,8 @@ class Checker:
                     continue
                 other, path = first[digest]
                 kind: Kind = "repeated-image" if other == part else "same-image"
-                yield Problem(
-                    kind, part, str(sample.image_path), f"has the pixels of {path} in {other!r}"
-                )
+                message = f"has the pixels of {path}" + (f" in {other!r}" if other else "")
+                yield Problem(kind, part, str(sample.image_path), message)
 
 
 def check_samples(

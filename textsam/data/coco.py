@@ -277,7 +277,7 @@ def _whole(value: object) -> bool:
 
 def _read(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"the COCO file {path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

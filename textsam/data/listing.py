@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,18 +90,22 @@ def is_system_file(path: Path) -> bool:
 
 
 def list_folder(folder: Path) -> Listing:
-    """The files of a folder, hidden ones and the system's left out."""
+    """The files of a folder, hidden ones and the system's left out.
+
+    Stems are in Unicode's NFC: a Mac may have written the same "é" in two code points.
+    """
     listing = Listing(folder, {}, {}, [])
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if path.name.startswith("."):
                 continue
+            stem = unicodedata.normalize("NFC", path.stem)
             if path.suffix.lower() in IMAGE_SUFFIXES:
-                listing.usable.setdefault(path.stem, []).append(path)
+                listing.usable.setdefault(stem, []).append(path)
             elif path.is_dir():
                 listing.inner.append(path)
             elif path.is_file() and not is_system_file(path):
-                listing.others.setdefault(path.stem, []).append(path)
+                listing.others.setdefault(stem, []).append(path)
     return listing
 
 

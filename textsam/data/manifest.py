@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -65,7 +66,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises DataError where there is none, or it has a key twice."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except _TwiceError as error:
         raise DataError(
             f"{path} has the key {error.args[0]!r} twice in one object, and what the first says "
@@ -166,14 +167,16 @@ def _read_splits(root: str | Path) -> dict[str, list[str]]:
             name = f"{key}/{part}"
             if not isinstance(stems, list) or not all(isinstance(s, str) for s in stems):
                 raise DataError(f"{path}: {name!r} must be a list of stems (texts).")
-            for stem in stems:
+            # As `list_folder` has them.
+            own = [unicodedata.normalize("NFC", stem) for stem in stems]
+            for stem in own:
                 if stem in seen:
                     raise DataError(
                         f"{path}: {stem!r} is listed in {seen[stem]!r} and again in {name!r}; "
                         "the parts of a split must not overlap."
                     )
                 seen[stem] = name
-            splits[name] = stems
+            splits[name] = own
     return splits
 
 

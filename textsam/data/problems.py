@@ -148,7 +148,7 @@ class Problems:
         try:
             yield
         except DataError as error:
-            self.add("unusable-source", path, str(error))
+            self.add("unusable-source", path, str(error).removeprefix(f"{path}: "))
 
 
 @dataclass(frozen=True)
