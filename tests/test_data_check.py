@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,22 @@ def test_a_mask_that_is_turned_otherwise_than_its_image_is_told_where_sizes_are_
         assert f"EXIF orientation {mask}" in problem.message
         assert f"{image} (1 turns nothing)" in problem.message
     assert len(report.errors) == (kind is not None)
+
+
+def test_a_folder_that_may_not_be_listed_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.iterdir
+
+    def refused(path: Path) -> Iterator[Path]:
+        if path.name == "masks":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    (problem,) = check_folder(folder).problems
+    assert problem.kind == "unusable-source"
+    assert problem.message == f"{folder / 'masks'} cannot be listed (Permission denied)"
 
 
 def test_files_of_other_kinds_are_told_and_never_denied(folder: Path) -> None:

@@ -96,7 +96,11 @@ def list_folder(folder: Path) -> Listing:
     """
     listing = Listing(folder, {}, {}, [])
     if folder.is_dir():
-        for path in sorted(folder.iterdir()):
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            raise DataError(f"{folder} cannot be listed ({error.strerror})") from error
+        for path in paths:
             if path.name.startswith("."):
                 continue
             stem = unicodedata.normalize("NFC", path.stem)
