@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from textsam.adapters import read_adapter_config
 from textsam.api import load_model
 from textsam.config import TrainConfig, read_config
+from textsam.data.ask import PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.augment_config import AugmentConfig
-from textsam.data.dataset import PromptSampler, TrainDataset, TrainItem, epoch_order
+from textsam.data.dataset import TrainDataset, TrainItem, epoch_order
 from textsam.data.sources import samples_of
 from textsam.evaluate.tables import markdown
 from textsam.frame import box_and_centroid

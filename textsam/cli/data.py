@@ -233,7 +233,7 @@ def convert(
         from textsam.data.folder import samples_from_folder
         from textsam.data.interchange import coco_to_set, samples_to_coco
         from textsam.data.problems import Problems
-        from textsam.data.selection import Selection
+        from textsam.data.selection import selection_of
         from textsam.data.sets import samples_from_manifest
 
         if data is None:
@@ -242,8 +242,7 @@ def convert(
         else:
             problems = Problems()
             if sets:
-                chosen = [text.partition("/") for text in sets]
-                selections = [Selection(set=first, split=rest) for first, _, rest in chosen]
+                selections = [selection_of(text) for text in sets]
                 samples = samples_from_manifest(data, selections, problems=problems)
             else:
                 word = str((concept or [""])[0])

@@ -285,7 +285,7 @@ def _image_facts(path: Path) -> _ImageFacts:
     try:
         image = read_image(path)
     except ImageError as error:
-        return _ImageFacts(error=_without(str(error), path))
+        return _ImageFacts(error=str(error).removeprefix(f"{path}: "))
     return _ImageFacts(image.size_px, image.sha256(), orientation=stored_orientation(path))
 
 
@@ -329,10 +329,6 @@ def _orientation_faults(
             "both upright, without the tag"
         )
         yield "orientation-mismatch", message
-
-
-def _without(message: str, path: Path) -> str:
-    return message.removeprefix(f"{path}: ")
 
 
 def _mask_faults(target: Target, mask: _MaskFacts) -> Iterator[tuple[Kind, str]]:

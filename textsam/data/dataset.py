@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from textsam.data.ask import PromptConfig, PromptSampler
+from textsam.data.ask import PromptSampler
 from textsam.data.sample import Sample, load_sample
 from textsam.errors import DataError
 from textsam.frame import SquareGeometry
 
-__all__ = ["PromptConfig", "PromptSampler", "TrainDataset", "TrainItem", "epoch_order"]
+__all__ = ["TrainDataset", "TrainItem", "epoch_order"]
 
 AugmentFunction = Callable[
     [NDArray[np.uint8], Sequence[NDArray[np.bool_]], np.random.Generator],

@@ -66,7 +66,5 @@ def _grown(region: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
     """The region with a ring of some pixels of the tile around it."""
     from scipy import ndimage
 
-    if not region.any():
-        return region
     away = ndimage.distance_transform_edt(~region)
     return np.asarray(away * scale <= _RING_PX)

@@ -276,7 +276,7 @@ def _blocky(mask: Mask, settings: QualitySettings) -> Iterator[Defect]:
         if places.size < 6:  # a rectangle has two
             return
         steps.append(int(np.gcd.reduce(places - places[0])))
-    step = int(np.gcd.reduce(steps)) if steps else 0
+    step = int(np.gcd.reduce(steps))
     if step >= settings.blocky_px:
         yield Defect("blocky", step, "px", f"the edge moves in steps of {step} px", mask)
 
@@ -284,6 +284,6 @@ def _blocky(mask: Mask, settings: QualitySettings) -> Iterator[Defect]:
 def _soft(raw: NDArray[np.integer], settings: QualitySettings) -> Iterator[Defect]:
     region = np.asarray((raw > 0) & (raw < 255))
     count = int(region.sum())
-    if count >= settings.soft_px and bool((raw == 255).any() or (raw > 127).any()):
+    if count >= settings.soft_px and bool((raw > 127).any()):
         low, high = int(raw[region].min()), int(raw[region].max())
         yield Defect("soft-edge", count, "px", f"{count} px between {low} and {high}", region)

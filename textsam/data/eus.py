@@ -22,7 +22,7 @@ import numpy as np
 import PIL.Image
 
 from textsam.data.check import Checker, check_samples
-from textsam.data.listing import IMAGE_SUFFIXES, is_system_file, tell_unsupported
+from textsam.data.listing import IMAGE_SUFFIXES, PARTS, is_system_file, tell_unsupported
 from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample, Target, read_mask
 from textsam.data.staging import staged_folder
@@ -32,7 +32,6 @@ from textsam.io.raster import read_image, write_mask, write_picture
 
 __all__ = ["PATIENT_PATTERN", "PUBLISHED", "Expected", "PreparedEus", "prepare_eus"]
 
-SPLITS = ("train", "val", "test")
 CONCEPT, MODALITY = "tumor", "endoscopic ultrasound"
 RECORD_FILE = "eus.json"
 
@@ -120,8 +119,8 @@ def prepare_eus(
         raise DataError(f"{out} exists already; remove it, or choose another place")
     pattern = _compiled(patient)
     for named in (expected, patients_of or expected):
-        if set(named) != set(SPLITS):
-            raise ConfigError(f"the parts are {', '.join(named)}; give {', '.join(SPLITS)}")
+        if set(named) != set(PARTS):
+            raise ConfigError(f"the parts are {', '.join(named)}; give {', '.join(PARTS)}")
     if patients_of is not None and pattern is None:
         raise ConfigError(
             "images are divided by patient, and no patients are to be read from their names; give "
@@ -130,7 +129,7 @@ def prepare_eus(
     found: list[Problem] = []
     left_out: dict[str, int] = {}
     if patients_of is None:
-        pairs = {split: _pairs(raw / split, split, pattern, found) for split in SPLITS}
+        pairs = {split: _pairs(raw / split, split, pattern, found) for split in PARTS}
     else:
         those = _pairs(raw, "", pattern, found)
         pairs = _divided(those, patients_of, found)
@@ -144,14 +143,14 @@ def prepare_eus(
     others = [f"{p.path}: {p.message}" for p in found if p.kind == "unsupported-file"]
     remedy = "\n".join([*others, remedy])
     _check_counts(pairs, expected, pattern is not None, found)
-    parts = {split: [_sample(pair) for pair in pairs[split]] for split in SPLITS}
+    parts = {split: [_sample(pair) for pair in pairs[split]] for split in PARTS}
     checker = Checker(progress=progress)
     report = check_samples(parts, found, allowed=allowed, checker=checker)
     report = _with_ones(report, checker)
     report.raise_errors(remedy)
     record = _record(pairs, checker, patient, left_out)
     with staged_folder(out) as staged:
-        for split in SPLITS:
+        for split in PARTS:
             for pair in pairs[split]:
                 _write(pair, staged / split, checker)
         (staged / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -230,13 +229,13 @@ def _patient(name: str, pattern: re.Pattern[str] | None) -> str | None:
 def _divided(
     pairs: Sequence[_Pair], patients_of: Mapping[str, Sequence[str]], found: list[Problem]
 ) -> dict[str, list[_Pair]]:
-    own = {patient: split for split in SPLITS for patient in patients_of[split]}
-    divided: dict[str, list[_Pair]] = {split: [] for split in SPLITS}
+    own = {patient: split for split in PARTS for patient in patients_of[split]}
+    divided: dict[str, list[_Pair]] = {split: [] for split in PARTS}
     for pair in pairs:
         if pair.patient in own:
             divided[own[pair.patient]].append(pair)
     there = {pair.patient for pair in pairs}
-    for split in SPLITS:
+    for split in PARTS:
         problems = Problems(split)
         for patient in patients_of[split]:
             if own[patient] != split:
@@ -249,7 +248,7 @@ def _divided(
 
 def _left_out(pairs: Sequence[_Pair], patients_of: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Patient that no split lists -> number of images; who is not known is a fault of its own."""
-    listed = {patient for split in SPLITS for patient in patients_of[split]}
+    listed = {patient for split in PARTS for patient in patients_of[split]}
     others = Counter(p.patient for p in pairs if p.patient and p.patient not in listed)
     return dict(sorted(others.items()))
 
@@ -265,7 +264,7 @@ def _check_counts(
     found: list[Problem],
 ) -> None:
     seen: dict[str, str] = {}
-    for split in SPLITS:
+    for split in PARTS:
         problems = Problems(split)
         count, wanted = len(pairs[split]), expected[split]
         if count != wanted.images:
@@ -326,7 +325,7 @@ def _record(
     left_out: Mapping[str, int],
 ) -> dict[str, Any]:
     splits: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in PARTS:
         digest = hashlib.sha256()
         sizes: Counter[str] = Counter()
         for pair in sorted(pairs[split], key=lambda pair: pair.stem):

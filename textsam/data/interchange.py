@@ -20,7 +20,7 @@ import textsam
 from textsam.caller import warn_caller
 from textsam.data.check import check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
-from textsam.data.listing import IMAGE_SUFFIXES
+from textsam.data.listing import IMAGE_SUFFIXES, PARTS, SUFFIXES
 from textsam.data.problems import (
     ALLOWABLE,
     DataReport,
@@ -244,7 +244,7 @@ def _polygons(
 
 
 def _modality(parts: Mapping[str, CocoSelection]) -> str:
-    unknown = sorted(set(parts) - {"train", "val", "test"})
+    unknown = sorted(set(parts) - set(PARTS))
     if unknown or not parts:
         raise DataError(f"the parts are {', '.join(parts) or 'none'}; give train, val or test")
     modalities = sorted({selection.modality for selection in parts.values()})
@@ -272,8 +272,7 @@ def _samples(
         for sample in samples[part]:
             path = sample.image_path
             if path.suffix.lower() not in IMAGE_SUFFIXES:
-                known = ", ".join(sorted(IMAGE_SUFFIXES))
-                problems.add("broken-image", path, f"is none of {known}; convert it")
+                problems.add("broken-image", path, f"is none of {SUFFIXES}; convert it")
             if _stem(sample).startswith("."):
                 told = (
                     "its name begins with a dot; hidden files of a set are left out, so rename it"

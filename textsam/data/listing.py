@@ -16,7 +16,6 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "PARTS",
     "SUFFIXES",
-    "Folders",
     "Listing",
     "is_system_file",
     "list_folder",
@@ -135,19 +134,6 @@ def the_only(stem: str, paths: Sequence[Path], problems: Problems | None) -> Pat
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence, five at most."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-class Folders:
-    """Index of image and mask folders, each listed once."""
-
-    def __init__(self) -> None:
-        self.known: dict[Path, Listing] = {}
-
-    def __call__(self, folder: Path) -> Listing:
-        """The listing of a folder."""
-        if folder not in self.known:
-            self.known[folder] = list_folder(folder)
-        return self.known[folder]
 
 
 def unusable_instead(listings: Sequence[Listing], stem: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from textsam.data.listing import PARTS, Folders, listed, the_only, unusable_instead
+from textsam.data.listing import PARTS, Listing, list_folder, listed, the_only, unusable_instead
 from textsam.data.manifest import DatasetInfo, read_manifest, read_split
 from textsam.data.problems import Problems
 from textsam.data.sample import Sample, Target
@@ -55,24 +55,32 @@ def _samples(
             "its images. Add 'classes' or 'absent' to the manifest."
         )
     labels = tuple(sorted(int(k) for k in info.classes if "/" not in k))
-    folders = Folders()
+    known: dict[Path, Listing] = {}
+
+    def listing_of(folder: Path) -> Listing:
+        if folder not in known:
+            known[folder] = list_folder(folder)
+        return known[folder]
+
     samples: list[Sample] = []
     missing_images: dict[str, str] = {}
     missing_masks: dict[str, str] = {}
     for stem in kept(read_split(root, f"{info.name}/{selection.split}"), selection):
-        found = [(b, p) for b in bases for p in folders(b / "images").usable.get(stem, [])]
+        found = [(b, p) for b in bases for p in listing_of(b / "images").usable.get(stem, [])]
         if not found:
-            missing_images[stem] = unusable_instead([folders(b / "images") for b in bases], stem)
+            listings = [listing_of(b / "images") for b in bases]
+            missing_images[stem] = unusable_instead(listings, stem)
             continue
         image_path = the_only(stem, [p for _, p in found], problems)
         base = found[0][0]
         targets: list[Target] = []
         for key, concept in classes.items():
             folder, label = _mask_folder_and_label(key, info)
-            paths = folders(base / folder).usable.get(stem)
+            masks = listing_of(base / folder)
+            paths = masks.usable.get(stem)
             if not paths:
                 mask = f"{base / folder / stem}.png"
-                missing_masks[mask] = unusable_instead([folders(base / folder)], stem)
+                missing_masks[mask] = unusable_instead([masks], stem)
                 continue
             mask_path = the_only(stem, paths, problems)
             targets.append(Target(concept, mask_path, label, () if label is None else labels))
@@ -89,7 +97,7 @@ def _samples(
         )
     where = f"The split {info.name}/{selection.split}"
     if problems is not None:
-        for listing in folders.known.values():
+        for listing in known.values():
             listing.tell_others(problems)
         for stem, instead in missing_images.items():
             told = f"{where} lists it; it is not below {set_folder}{instead}"

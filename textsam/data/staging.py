@@ -31,10 +31,8 @@ def staged_folder(target: str | Path) -> Iterator[Path]:
         yield staged
         staged.rename(target)
     except OSError as error:
-        shutil.rmtree(staged, ignore_errors=True)
         raise DataError(
             f"{target} cannot be written ({error}); check permissions and free space"
         ) from error
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)  # gone already where all went well

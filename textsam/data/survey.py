@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from textsam.data.check import Checker, check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
 from textsam.data.folder import samples_from_folder
+from textsam.data.listing import PARTS
 from textsam.data.manifest import split_names
 from textsam.data.problems import DataReport, Kind, Problem, Problems
 from textsam.data.sample import Sample
@@ -26,8 +27,6 @@ __all__ = [
     "samples_in_folder",
     "samples_in_root",
 ]
-
-_SPLITS = ("train", "val", "test")
 
 
 def check_settings(data: DataSettings, *, checker: Checker | None = None) -> DataReport:
@@ -100,9 +99,7 @@ def check_folders(
     parts: dict[str, list[Sample]] = {}
     found: list[Problem] = []
     for name, folder in folders.items():
-        inside = [split for split in _SPLITS if (Path(folder) / split).is_dir()]
-        splits: list[str | None] = [*inside] or [None]
-        for split in splits:
+        for split in _splits_in(folder):
             part = "/".join(text for text in (name, split) if text)
             problems = Problems(part)
             with problems.source(Path(folder) / (split or "")):
@@ -135,11 +132,16 @@ def samples_in_folder(folder: str | Path, concept: str = "object") -> list[Sampl
     Raises:
         DataError: as `samples_from_folder`.
     """
-    inside = [split for split in _SPLITS if (Path(folder) / split).is_dir()]
-    splits: list[str | None] = [*inside] or [None]
     return [
-        sample for split in splits for sample in samples_from_folder(folder, concept, split=split)
+        sample
+        for split in _splits_in(folder)
+        for sample in samples_from_folder(folder, concept, split=split)
     ]
+
+
+def _splits_in(folder: str | Path) -> list[str | None]:
+    """The parts that a plain folder has inside; None alone where it is not divided."""
+    return [part for part in PARTS if (Path(folder) / part).is_dir()] or [None]
 
 
 def check_coco(
@@ -165,13 +167,9 @@ def check_coco(
 def _joined(reports: Sequence[DataReport], checker: Checker) -> DataReport:
     """One report; a file that is in several folds is told of once."""
     kept: dict[tuple[Kind, str, str], Problem] = {}
-    for problem in _all(reports):
-        kept.setdefault((problem.kind, problem.path, problem.message), problem)
+    for report in reports:
+        for problem in report.problems:
+            kept.setdefault((problem.kind, problem.path, problem.message), problem)
     samples = {part: count for report in reports for part, count in report.samples.items()}
     joined = DataReport(tuple(kept.values()), samples)
     return replace(joined, files=checker.files, seconds=checker.seconds)
-
-
-def _all(reports: Iterable[DataReport]) -> Iterable[Problem]:
-    for report in reports:
-        yield from report.problems
