@@ -527,6 +527,12 @@ def test_masks_that_the_target_does_not_explain_are_refused(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"values 0, 1 and none above 127.*class in a manifest"):
         load_sample(one(tmp_path, labels))
     assert load_sample(one(tmp_path, labels, 1))[1]["tumor"].sum() == 64
+    # Of 300 numbered nuclei those above 127 would be inside, and the others not.
+    objects = np.arange(320, dtype=np.uint16).reshape(16, 20)
+    with pytest.raises(DataError, match=r"0, 1, .* and 312 more, as a map of labels or objects"):
+        load_sample(one(tmp_path, objects))
+    edge = np.array([[0, 32768, 65535]] * 8, dtype=np.uint16).repeat(8, axis=1)
+    assert load_sample(one(tmp_path, edge))[1]["tumor"].sum() == 128  # as resizing leaves it
     labels[0, 0] = 7
     assert load_sample(one(tmp_path, labels, 1))[1]["tumor"].sum() == 64
     with pytest.raises(DataError, match=r"values 7, which are not among the labels .*: 1, 2"):

@@ -259,7 +259,7 @@ def test_what_is_said_of_masks_of_ones_can_be_done(folder: Path) -> None:
     save(folder / "masks/0.png", blob(1))
     text = check_folder(folder).text()
     assert (
-        "not-a-mask (1): masks of 0 and small values where 0 and 255 are expected; write 255"
+        "not-a-mask (1): masks of labels or small values where 0 and 255 are expected; write 255"
         in text
     )
     assert '"classes": {"1": CONCEPT}' in text

@@ -25,6 +25,7 @@ from textsam.data.sample import (
     CocoTarget,
     Sample,
     Target,
+    listed_values,
     not_binary,
     read_mask,
     unknown_labels,
@@ -36,8 +37,6 @@ from textsam.io.raster import read_image
 from textsam.prompts import MODALITIES, nearest_modality
 
 __all__ = ["Checker", "check_samples", "unknown_modality"]
-
-_MOST_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -336,25 +335,21 @@ def _mask_faults(target: Target, mask: _MaskFacts) -> Iterator[tuple[Kind, str]]
     if values is None:
         yield "broken-mask", mask.error
         return
-    if not_binary(target, values):
-        yield "not-a-mask", f"holds the values {_listed(values)} and none above 127"
+    if fault := not_binary(target, values):
+        yield "not-a-mask", fault
         return
     unknown = unknown_labels(target, values)
     if unknown.size:
         yield (
             "unknown-label",
-            f"holds {_listed(unknown)}; the labels are 0, {', '.join(map(str, target.labels))}",
+            f"holds {listed_values(unknown)}; the labels are 0, "
+            + ", ".join(map(str, target.labels)),
         )
     if target.label is None:
         between = values[(values != 0) & (values != 255)]
         if between.size:
-            yield "odd-mask-values", f"holds {_listed(between)}; above 127 counts as inside"
+            yield "odd-mask-values", f"holds {listed_values(between)}; above 127 counts as inside"
         if (values > 127).all():
             yield "all-foreground", f"every pixel is {target.concept!r}"
     elif values.tolist() == [target.label]:
         yield "all-foreground", f"every pixel is {target.concept!r}"
-
-
-def _listed(values: NDArray[np.int64]) -> str:
-    shown = ", ".join(str(int(value)) for value in values[:_MOST_VALUES])
-    return shown + (f" and {values.size - _MOST_VALUES} more" if values.size > _MOST_VALUES else "")

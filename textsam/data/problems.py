@@ -70,8 +70,8 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "size-mismatch": "masks or annotations of another size than their image",
         "orientation-mismatch": "masks that EXIF turns otherwise than their image",
         "unknown-label": "pixel values that no class of the set has",
-        "not-a-mask": "masks of 0 and small values where 0 and 255 are expected; write 255 inside, "
-        'or give the value as a class in a manifest, as in "classes": {"1": CONCEPT}',
+        "not-a-mask": "masks of labels or small values where 0 and 255 are expected; write 255 "
+        'inside, or give the value as a class in a manifest, as in "classes": {"1": CONCEPT}',
         "unknown-reference": "annotations of an image or a category that the file does not list",
         "bad-annotation": "entries of an annotation file that are incomplete or of a wrong type",
         "unclosed-polygon": "polygons whose outline does not close",

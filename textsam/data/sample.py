@@ -19,11 +19,15 @@ __all__ = [
     "CocoTarget",
     "Sample",
     "Target",
+    "listed_values",
     "load_sample",
     "not_binary",
     "read_mask",
     "unknown_labels",
 ]
+
+# Inside, in masks of 16 and of 32 bits.
+_FULL = (2**16 - 1, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -119,24 +123,34 @@ def read_mask(path: Path) -> NDArray[Any]:
 
 
 def _foreground(target: Target, raw: NDArray[Any]) -> NDArray[np.bool_]:
-    if not_binary(target, raw):
+    if fault := not_binary(target, raw):
         raise DataError(
-            f"The mask {target.mask_path} holds the values {_listed(raw)} and none above 127: "
-            "it is not a 0/255 mask. Write 255 inside, or give the value as a class in a manifest, "
-            'as in "classes": {"1": CONCEPT}.'
+            f"The mask {target.mask_path} {fault}: it is not a 0/255 mask. Write 255 inside, or "
+            'give the value as a class in a manifest, as in "classes": {"1": CONCEPT}.'
         )
     unknown = unknown_labels(target, raw)
     if unknown.size:
         raise DataError(
-            f"The mask {target.mask_path} holds the values {_listed(unknown)}, which are not "
+            f"The mask {target.mask_path} holds the values {listed_values(unknown)}, which are not "
             f"among the labels of its set: {', '.join(map(str, target.labels))}."
         )
     return np.asarray(raw > 127 if target.label is None else raw == target.label)
 
 
-def not_binary(target: Target, values: NDArray[Any]) -> bool:
-    """Whether a mask that should be 0/255 has pixels, and none of them foreground."""
-    return target.label is None and bool(values.any()) and not bool((values > 127).any())
+def not_binary(target: Target, values: NDArray[Any]) -> str:
+    """What is wrong with the values of a mask that should be 0/255; empty where nothing is.
+
+    It has pixels, and none of them foreground; or it numbers objects, so that some would be
+    foreground for their number alone.
+    """
+    top = int(values.max(initial=0))
+    if target.label is not None or not values.any():
+        return ""
+    if top <= 127:
+        return f"holds the values {listed_values(values)} and none above 127"
+    if top > 255 and top not in _FULL and np.unique(values).size > 2:
+        return f"holds the values {listed_values(values)}, as a map of labels or objects does"
+    return ""
 
 
 def unknown_labels(target: Target, values: NDArray[Any]) -> NDArray[Any]:
@@ -146,9 +160,11 @@ def unknown_labels(target: Target, values: NDArray[Any]) -> NDArray[Any]:
     return np.setdiff1d(values, np.asarray((0, *target.labels)))
 
 
-def _listed(values: NDArray[Any]) -> str:
+def listed_values(values: NDArray[Any]) -> str:
+    """The distinct ones in a sentence, eight at most."""
     unique = np.unique(values)
-    return ", ".join(str(int(v)) for v in unique[:8]) + (", …" if unique.size > 8 else "")
+    more = f" and {unique.size - 8} more" if unique.size > 8 else ""
+    return ", ".join(str(int(value)) for value in unique[:8]) + more
 
 
 def _pixels(sample: Sample) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ __all__ = [
 
 PARTS = ("train", "val")
 STAMP_FILE = "data-check.json"
-_STAMP_FORMAT = 2  # one more whenever a check finds what it did not before
+_STAMP_FORMAT = 3  # one more whenever a check finds what it did not before
 
 
 @dataclass(frozen=True)
