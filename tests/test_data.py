@@ -385,6 +385,9 @@ def test_wrong_selections_are_refused(root: Path) -> None:
     rewrite(root, "manifest.json", lambda m: m.update(new=m["bus"]))
     with pytest.raises(DataError, match="has no images"):
         samples_from_manifest(root, [Selection(set="new", split="train")])
+    rewrite(root, "splits.json", lambda s: s["em"].update(train=["00.png"]))
+    with pytest.raises(DataError, match=r"00\.png \(names are listed without suffix\)"):
+        samples_from_manifest(root, [Selection(set="em", split="train")])
 
 
 # --- reading

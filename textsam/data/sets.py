@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from textsam.data.listing import PARTS, Listing, list_folder, listed, the_only, unusable_instead
+from textsam.data.listing import (
+    IMAGE_SUFFIXES,
+    PARTS,
+    Listing,
+    list_folder,
+    listed,
+    the_only,
+    unusable_instead,
+)
 from textsam.data.manifest import DatasetInfo, read_manifest, read_split
 from textsam.data.problems import Problems
 from textsam.data.sample import Sample, Target
@@ -69,7 +77,9 @@ def _samples(
         found = [(b, p) for b in bases for p in listing_of(b / "images").usable.get(stem, [])]
         if not found:
             listings = [listing_of(b / "images") for b in bases]
-            missing_images[stem] = unusable_instead(listings, stem)
+            suffixed = Path(stem).suffix.lower() in IMAGE_SUFFIXES
+            hint = " (names are listed without suffix)" if suffixed else ""
+            missing_images[stem] = unusable_instead(listings, stem) or hint
             continue
         image_path = the_only(stem, [p for _, p in found], problems)
         base = found[0][0]
