@@ -118,7 +118,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         go(killed, kill_at=2)
     assert "not begun" in (killed.out / "ranks" / "ranks.md").read_text(encoding="utf-8")
-    assert "training stopped at step 2 of 4" in go(killed, dry_run=True).table
+    assert "training begun, kept up to step 2 of 4" in go(killed, dry_run=True).table
     go(killed)
     go(whole)
     adapters = [
@@ -443,7 +443,7 @@ def test_a_training_that_failed_and_was_then_killed_has_not_failed(bench: Bench)
     go(bench, fail_on=1, only=["1"])
     with pytest.raises(KeyboardInterrupt):
         go(bench, kill_at=2, only=["1"])
-    assert "- 1, seed 0: training stopped at step 2 of 4" in go(bench, dry_run=True).table
+    assert "- 1, seed 0: training begun, kept up to step 2 of 4" in go(bench, dry_run=True).table
 
 
 def test_a_failed_evaluation_is_told_by_the_first_line_of_its_message(
@@ -474,6 +474,20 @@ def test_a_training_another_process_is_at_is_left_alone(bench: Bench) -> None:
     assert states(result) == [("1", 0, "finished"), ("2", 0, "skipped"), ("3", 0, "busy")]
     assert key in result.outcomes[2].message
     assert not result.complete
+
+
+def test_results_of_a_command_with_other_settings_at_the_same_time_stay(bench: Bench) -> None:
+    def after_another(jobs: Any, work: Any) -> Any:
+        assert go(bench, overrides=["optim.lr=0.002"]).complete
+        return InProcess()(jobs, work)
+
+    result = go(bench, engine=after_another)
+    assert states(result) == [("1", 0, "failed"), ("2", 0, "failed")]
+    assert "training.optim.lr was 0.002 and is 0.001" in result.outcomes[0].message
+    assert "- 1, seed 0: made with other settings" in result.table
+    assert all(record(bench, cell)["state"] == "finished" for cell in ("1", "2"))
+    assert go(bench, replace=True).complete
+    assert len(bench.trained) == 4
 
 
 def test_seeds_found_on_disk_join_the_table(bench: Bench) -> None:

@@ -20,8 +20,9 @@ import textsam
 from textsam.ablate.data import evaluation_samples
 from textsam.ablate.plan import CellJob, Job
 from textsam.adapters import TENSORS_FILE
+from textsam.changes import changes_between
 from textsam.config import TrainConfig
-from textsam.errors import TextSAMError
+from textsam.errors import ConfigError, TextSAMError
 from textsam.evaluate import evaluate
 from textsam.inference.segmenter import Segmenter
 from textsam.io.atomic import save_text, told_as_output, write_json
@@ -298,6 +299,14 @@ def _evaluate(
     command: str,
 ) -> None:
     path = cell.folder / CELL_FILE
+    there = read_record(path)
+    if there is not None and there.get("identity") != cell.identity:
+        # Not there when this call began: another one with other settings has made them since.
+        raise ConfigError(
+            f"{cell.folder} has meanwhile got results of other settings "
+            f"({changes_between(there.get('settings', {}), cell.facts)}); give one of the two "
+            "commands another --out, or --replace to do the cell again"
+        )
     asked = cell.evaluation
     content = {
         "format": 1,

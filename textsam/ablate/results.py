@@ -207,8 +207,9 @@ def _what_is_missing(cell: CellJob, job: Job) -> str:
     try:
         training = read_adapter_config(job.training / "last").training
     except AdapterError:
-        return "training stopped early" if job.training.is_dir() else "not begun"
-    return f"training stopped at step {training.get('step')} of {training.get('total_steps')}"
+        return "training begun" if job.training.is_dir() else "not begun"
+    step, total = training.get("step"), training.get("total_steps")
+    return f"training begun, kept up to step {step} of {total}"
 
 
 def _failed(problem: Path) -> str | None:
