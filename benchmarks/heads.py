@@ -375,9 +375,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Cut beside what they show, images are asked only what the cut took away.
     crops = [row for row in collect(decoder, beside, "cut") if row.absent == BESIDE]
     val = [*collect(decoder, whole, "validation images"), *crops]
+    images = f" --images {options.images}" if options.images else ""
     made = (
         f"`python benchmarks/heads.py {options.config.as_posix()} {options.adapter.as_posix()} "
-        f"--data data`, {os.cpu_count()} CPU cores, {platform.machine()}, "
+        f"--data data{images}`, {os.cpu_count()} CPU cores, {platform.machine()}, "
         f"{datetime.now(UTC).date()}, seeds {', '.join(map(str, SEEDS))}. Heads learnt from "
         f"{len(train)} questions about {length} augmented images."
     )

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -285,7 +286,7 @@ def command(options: argparse.Namespace) -> str:
         parts.append(f"--images {options.images}")
     if options.seed:
         parts.append(f"--seed {options.seed}")
-    parts += [f"--set {assignment}" for assignment in options.set]
+    parts += [f"--set {shlex.quote(assignment)}" for assignment in options.set]
     return " ".join(parts)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -247,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(names) - SOURCES.keys():
         parser.error(f"--sets {', '.join(sorted(unknown))}: choose of {', '.join(SOURCES)}")
     settings = f" --seeds {options.seeds}"
-    settings += "".join(f" --set {change}" for change in options.set)
+    settings += "".join(f" --set {shlex.quote(change)}" for change in options.set)
     complete = True
     for name in names:
         write_folder(name, options.data, options.work, options.epfl)

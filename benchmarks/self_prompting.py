@@ -9,6 +9,7 @@ in `benchmarks/results/methods/`. Kill it, and give the command again: what is f
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     complete = True
     for name in names:
         command = f"python benchmarks/self_prompting.py --tables {name} --seeds {options.seeds}"
-        command += "".join(f" --set {change}" for change in options.set)
+        command += "".join(f" --set {shlex.quote(change)}" for change in options.set)
         result = ablate(
             CONFIGS / f"{name}.yaml",
             out=options.work,
