@@ -218,44 +218,31 @@ def choose_passes(segmenter: Segmenter, samples: Sequence[Sample]) -> int:
     return chosen[CONCEPT][0]
 
 
-class WordPredictor:
-    """Asks a segmenter for the tumour; the truth is not looked at.
+def by_word(segmenter: Segmenter, passes: int) -> Predictor:
+    """Asks a segmenter, with the word or without, for the tumour; the truth is not looked at."""
 
-    Args:
-        segmenter: with the word, or without.
-        passes: of refinement.
-    """
-
-    def __init__(self, segmenter: Segmenter, passes: int) -> None:
-        self.segmenter, self.passes = segmenter, passes
-
-    def __call__(
-        self, pixels: NDArray[np.uint8], _truth: NDArray[np.bool_]
+    def predict(
+        pixels: NDArray[np.uint8], _truth: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probability and mask (H, W) of an image."""
-        found = self.segmenter.segment(pixels, CONCEPT, refine=self.passes)
+        found = segmenter.segment(pixels, CONCEPT, refine=passes)
         return found.probability, found.mask
 
+    return predict
 
-class BoxPredictor:
-    """Gives a segmenter the box of the truth, tight and unshifted, and no word.
 
-    Args:
-        segmenter: whose model takes no word.
-    """
+def by_box(segmenter: Segmenter) -> Predictor:
+    """Gives a segmenter that takes no word the box of the truth, tight and unshifted."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
-
-    def __call__(
-        self, pixels: NDArray[np.uint8], truth: NDArray[np.bool_]
+    def predict(
+        pixels: NDArray[np.uint8], truth: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probability and mask (H, W) of an image."""
         geometry = box_and_centroid(truth)
         if geometry is None:
             raise DataError("the truth of an image is empty and has no box")
-        found = self.segmenter.segment(pixels, CONCEPT, refine=0, boxes=geometry[0])
+        found = segmenter.segment(pixels, CONCEPT, refine=0, boxes=geometry[0])
         return found.probability, found.mask
+
+    return predict
 
 
 def train_arm(job: Job, deadline: float) -> bool:
@@ -278,8 +265,8 @@ def predictor_of(job: Job, known_passes: int | None) -> tuple[Predictor, int | N
         return UNetPredictor(UNetRun(job.config, job.unet, job.folder)), None
     segmenter = segmenter_of(job, VIEWS if job.arm == "averaged" else "")
     if job.arm == "box":
-        return BoxPredictor(segmenter), None
+        return by_box(segmenter), None
     passes = known_passes
     if passes is None:
         passes = choose_passes(segmenter, samples_of(job.config.data, "val"))
-    return WordPredictor(segmenter, passes), passes
+    return by_word(segmenter, passes), passes

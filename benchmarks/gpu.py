@@ -33,8 +33,6 @@ its parts is also a command of its own:
     python3 benchmarks/gpu.py finish configs/generalist.yaml --out OUT
     python3 benchmarks/gpu.py ablate configs/ablations/rank.yaml --minutes 9 --out OUT
     python3 benchmarks/gpu.py methods levels --minutes 9 --out OUT
-    python3 benchmarks/gpu.py measure --sets busi/fold1/test --out OUT
-    python3 benchmarks/gpu.py profile configs/busi.yaml
     python3 benchmarks/gpu.py speed --out OUT
 
 Few files come back, each of them small: an adapter with its log, in half precision, as NAME.tar.gz
@@ -55,7 +53,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -261,22 +258,6 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """Evaluate the best adapter on splits of the packed data and time it."""
-    _use_packed()
-    from textsam.api import load_model
-    from textsam.data.selection import selection_of
-    from textsam.data.sets import samples_from_manifest
-    from textsam.evaluate import evaluate
-
-    adapter = arguments.adapter or str(PLACE / "runs" / arguments.run / "best")
-    segmenter = load_model("lite", adapter, arguments.device)
-    samples = samples_from_manifest(PLACE / "data", [selection_of(s) for s in arguments.sets])
-    summary = evaluate(segmenter, samples, out=Path(arguments.out), progress=False)
-    print(f"{platform.node()} {platform.machine()}: {adapter}")
-    print(summary.table())
-
-
 def together(arguments: argparse.Namespace) -> int:
     """Train several configurations side by side, each as long as the time allows."""
     _use_packed()
@@ -288,14 +269,6 @@ def one_of_them(arguments: argparse.Namespace) -> int:
     """One of the trainings side by side; `together` starts it."""
     _use_packed()
     return one(arguments.name, arguments.works, arguments.until, Path(arguments.out))
-
-
-def profile(arguments: argparse.Namespace) -> None:
-    """Say which kernels a training step spends its time in."""
-    _use_packed()
-    from gpu_profile import profile as of_steps
-
-    print(of_steps(arguments.config, tuple(arguments.set), arguments.steps))
 
 
 def speed(arguments: argparse.Namespace) -> int:
@@ -368,13 +341,6 @@ def main() -> int:
     p.add_argument("--methods", action="append", default=[], choices=METHODS)
     p.add_argument("--out", required=True)
     p.set_defaults(call=session)
-    p = commands.add_parser("measure")
-    p.add_argument("--adapter")
-    p.add_argument("--run", default="generalist")
-    p.add_argument("--sets", nargs="+", required=True)
-    p.add_argument("--device", default="auto")
-    p.add_argument("--out", required=True)
-    p.set_defaults(call=measure)
     p = commands.add_parser("together")
     p.add_argument("works", nargs="+", help="CONFIG[,a.b=value…]")
     p.add_argument("--minutes", type=float, default=8)
@@ -386,11 +352,6 @@ def main() -> int:
     p.add_argument("--until", type=float, required=True)
     p.add_argument("--out", required=True)
     p.set_defaults(call=one_of_them)
-    p = commands.add_parser("profile")
-    p.add_argument("config")
-    p.add_argument("--steps", type=int, default=5)
-    p.add_argument("--set", action="append", default=[])
-    p.set_defaults(call=profile)
     p = commands.add_parser("speed")
     p.add_argument("--minutes", type=float, default=8.0)
     p.add_argument("--out", required=True)

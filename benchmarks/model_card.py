@@ -13,13 +13,12 @@ as it stands for what numbers do not say.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from curves import draw_curves
+from curves import draw_curves, read_curves
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -37,8 +36,6 @@ def main() -> None:
     arguments = parser.parse_args()
     config = json.loads((arguments.adapter / "adapter.json").read_text(encoding="utf-8"))
     summary = json.loads((arguments.evaluation / "summary.json").read_text(encoding="utf-8"))
-    with (arguments.adapter / "log.csv").open(newline="", encoding="utf-8") as file:
-        log = list(csv.DictReader(file))
     _refuse_others(config, summary, arguments)
     notes = arguments.adapter / "notes.md"
     parts = [
@@ -51,7 +48,7 @@ def main() -> None:
         _beside(arguments.evaluation / "beside.json"),
         _failures(arguments),
         "## How it was made",
-        _recipe(config, log),
+        _recipe(config, read_curves(arguments.adapter / "log.csv")),
         _curves(arguments.adapter),
         "## Data and terms",
         _data(config),
@@ -292,35 +289,32 @@ def _shares(averaged: list[dict[str, Any]]) -> str:
     return " and ".join(parts)
 
 
-def _recipe(config: dict[str, Any], log: list[dict[str, str]]) -> str:
+def _recipe(config: dict[str, Any], curves: dict[str, dict[int, float]]) -> str:
     training = config["training"]
     calibration = training.get("calibration")
     first = training.get("continued_from")
-    values: dict[int, dict[str, float]] = {}
-    for row in log:
-        if row["name"].startswith("val_"):
-            values.setdefault(int(row["step"]), {})[row["name"]] = float(row["value"])
+    losses = curves.get("val_loss", {})
     command = f"`textsam train configs/{config['name']}.yaml`, seed {training['config']['seed']}"
     step, total = training["step"], training["total_steps"]
     lines = [
         (f"Begun from {first}; then " if first else "")
         + (
             f"{command}: best of {total} steps at step {step}, chosen on validation images."
-            if values
+            if losses
             else f"{command}: stopped after {step} of {total} steps, before any validation."
         )
         + " `log.csv` has every step."
     ]
-    if values:
+    if losses:
         lines += [
             "",
             "| step | validation loss | mean Dice | masks where nothing is |",
             "|---|---|---|---|",
         ]
-    for step, found in sorted(values.items()):
+    for step, loss in sorted(losses.items()):
         lines.append(
-            f"| {step} | {found['val_loss']:.3f} | {found['val_dice']:.3f} "
-            f"| {100 * found['val_false_positive_rate']:.0f} % |"
+            f"| {step} | {loss:.3f} | {curves['val_dice'][step]:.3f} "
+            f"| {100 * curves['val_false_positive_rate'][step]:.0f} % |"
         )
     if averaged := training.get("averaged"):
         mean = f"`textsam average` then took the mean: {_shares(averaged)}"

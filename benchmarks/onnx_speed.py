@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textsam.metrics import iou
+
 SEED = 0
 PROMPT = "cell nucleus"
 
@@ -115,8 +117,7 @@ def warm(contenders: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
                 answer = model.segment(image, PROMPT, refine=refine)
                 seconds[name].append(time.perf_counter() - began)
                 masks.append(answer.probability > 0.5)
-            union = (masks[0] | masks[1]).sum()
-            ious.append(float((masks[0] & masks[1]).sum() / union) if union else 1.0)
+            ious.append(iou(*masks))
         row: dict[str, Any] = {"case": case, "n": repeats, "iou_min": min(ious)}
         for name, values in seconds.items():  # the first round warms up
             row[name] = round(statistics.median(values[1:]), 4)

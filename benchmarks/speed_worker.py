@@ -35,7 +35,6 @@ from speed_models import (
 )
 
 REFINE = 2
-PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16"}
 
 
 class Contender(ABC):

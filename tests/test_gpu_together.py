@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import begin, learned, run_config, same, write_data
+from runs import begin, run_config, write_data
 from safetensors.torch import load_file
 
 from textsam import weights
@@ -29,7 +29,6 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import gpu_back  # noqa: E402
 import gpu_files  # noqa: E402
-import gpu_profile  # noqa: E402
 import gpu_together  # noqa: E402
 from gpu_together import Work, works_of  # noqa: E402
 
@@ -151,15 +150,3 @@ def test_words_that_were_not_packed_mean_no_number(tmp_path: Path) -> None:
         ours, theirs = packed(["tumor"], context), whole(["tumor"], context)
         torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0.02)
         assert packed(["xylophone"], context).isnan().any()
-
-
-def test_a_step_is_taken_apart_without_learning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tiny_run(write_data(tmp_path))
-    before = {name: value.clone() for name, value in learned(run).items()}
-    monkeypatch.setattr(gpu_profile, "set_up", lambda _: run)
-    table = gpu_profile.profile("toy.yaml", (), 1)
-    assert "aten::" in table
-    assert table.endswith("images/s at 64 px, while being recorded")
-    assert same(before, learned(run))

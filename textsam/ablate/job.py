@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 import traceback
@@ -280,14 +281,9 @@ def _train(job: Job, config: TrainConfig, steps: Steps) -> dict[str, Any]:
 
 def _parameters(tensors: Path) -> int:
     """Numbers in an adapter: it holds what was trained and nothing else."""
-    total = 0
     with safe_open(tensors, "np") as file:
-        for name in file.keys():  # noqa: SIM118  # not a mapping
-            count = 1
-            for length in file.get_slice(name).get_shape():
-                count *= length
-            total += count
-    return total
+        names = file.keys()
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _evaluate(
