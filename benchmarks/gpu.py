@@ -33,6 +33,7 @@ its parts is also a command of its own:
     python3 benchmarks/gpu.py finish configs/generalist.yaml --out OUT
     python3 benchmarks/gpu.py ablate configs/ablations/rank.yaml --minutes 9 --out OUT
     python3 benchmarks/gpu.py methods levels --minutes 9 --out OUT
+    python3 benchmarks/gpu.py measure --sets busi/fold1/test --out OUT
     python3 benchmarks/gpu.py speed --out OUT
 
 Few files come back, each of them small: an adapter with its log, in half precision, as NAME.tar.gz
@@ -53,6 +54,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -258,6 +260,22 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
+def measure(arguments: argparse.Namespace) -> None:
+    """Evaluate the best adapter on splits of the packed data and time it."""
+    _use_packed()
+    from textsam.api import load_model
+    from textsam.data.selection import selection_of
+    from textsam.data.sets import samples_from_manifest
+    from textsam.evaluate import evaluate
+
+    adapter = arguments.adapter or str(PLACE / "runs" / arguments.run / "best")
+    segmenter = load_model("lite", adapter, arguments.device)
+    samples = samples_from_manifest(PLACE / "data", [selection_of(s) for s in arguments.sets])
+    summary = evaluate(segmenter, samples, out=Path(arguments.out), progress=False)
+    print(f"{platform.node()} {platform.machine()}: {adapter}")
+    print(summary.table())
+
+
 def together(arguments: argparse.Namespace) -> int:
     """Train several configurations side by side, each as long as the time allows."""
     _use_packed()
@@ -341,6 +359,13 @@ def main() -> int:
     p.add_argument("--methods", action="append", default=[], choices=METHODS)
     p.add_argument("--out", required=True)
     p.set_defaults(call=session)
+    p = commands.add_parser("measure")
+    p.add_argument("--adapter")
+    p.add_argument("--run", default="generalist")
+    p.add_argument("--sets", nargs="+", required=True)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--out", required=True)
+    p.set_defaults(call=measure)
     p = commands.add_parser("together")
     p.add_argument("works", nargs="+", help="CONFIG[,a.b=value…]")
     p.add_argument("--minutes", type=float, default=8)
