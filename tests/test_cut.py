@@ -161,6 +161,12 @@ def test_the_choice_by_hand() -> None:
     assert choose_cut(worse).dice["1"] == (0.5, None)
 
 
+def test_of_a_few_objects_no_cut_is_chosen() -> None:
+    better = CutAt(("dermoscopy", "skin lesion"), ways(0.5, 0.5, 0.5, 0.5, 0.9, 0.5), {})
+    assert choose_cut([better] * 9).cut is None
+    assert choose_cut([better] * 10).cut == Cut(sharpness=2)
+
+
 def test_masks_are_cut_as_they_are_and_closer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.calibrate.looks import looks_at
-from textsam.calibrate.threshold import group_weights
+from textsam.calibrate.threshold import FULL_SAY, group_weights
 from textsam.data.sample import Sample
 from textsam.inference.cut import Cut
 from textsam.inference.decoded import Decoded, cut_out
@@ -54,7 +54,10 @@ class ChosenCut:
 
 
 def choose_cut(seen: Sequence[CutAt]) -> ChosenCut:
-    """The sharpness of the best mean of both looks, of those that lose nothing on whole images."""
+    """The sharpness of the best mean of both looks, of those that lose nothing on whole images.
+
+    Of fewer than `FULL_SAY` things the best is an accident: the threshold stays fixed.
+    """
     means: dict[float | None, tuple[float, float | None]] = {}
     for way in (None, *SHARPNESSES):
         closer = [(one.group, one.closer[way]) for one in seen if one.closer]
@@ -66,7 +69,8 @@ def choose_cut(seen: Sequence[CutAt]) -> ChosenCut:
     def both(way: float | None) -> float:
         return float(np.mean([value for value in means[way] if value is not None]))
 
-    allowed = [way for way in means if means[way][0] >= means[None][0]]
+    enough = len(seen) >= FULL_SAY
+    allowed = [way for way in means if way is None or (enough and means[way][0] >= means[None][0])]
     best = max(allowed, key=both)  # of alike ones the first, and that is the fixed one
     return ChosenCut(
         None if best is None else Cut(sharpness=best),

@@ -194,6 +194,7 @@ def calibrate(
         from textsam.api import load_model
         from textsam.calibrate import finish_adapter, fit_kinds
         from textsam.calibrate.scores import MIN_ANSWERS
+        from textsam.calibrate.threshold import FULL_SAY
         from textsam.config import read_config
         from textsam.data.sources import samples_of
 
@@ -241,7 +242,8 @@ def calibrate(
     for concept, sides_px in finished.sides_for.items():
         typer.echo(f"{out}: {concept} at {' and '.join(map(str, sides_px))} px")
     if cut:
-        how = f"sharpness {finished.cut.sharpness:g}" if finished.cut else "a fixed threshold"
+        fixed = f"a fixed threshold (another takes {FULL_SAY} objects, and no loss on whole images)"
+        how = f"sharpness {finished.cut.sharpness:g}" if finished.cut else fixed
         typer.echo(f"{out}: masks cut by {how}; mean Dice on whole images and closer looks:")
         for way, (whole, closer) in finished.training["dice_by_cut"].items():
             near = "none" if closer is None else f"{closer:.3f}"
