@@ -77,6 +77,13 @@ def test_wilcoxon_of_many_cases_is_close_to_the_normal_approximation() -> None:
     assert found.p_value == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), rel=0.02)
 
 
+@pytest.mark.parametrize("better", [1, 3, 5, 8])
+def test_wilcoxon_of_a_few_cases_that_differ_among_many_is_exact(better: int) -> None:
+    """Of all 2^n signs of n differences one gives as large a sum, and one as small."""
+    after = [0.01 * (i + 1) if i < better else 0.0 for i in range(100)]
+    assert wilcoxon_signed_rank([0.0] * 100, after).p_value == pytest.approx(2 / 2**better)
+
+
 @pytest.mark.parametrize("test", [paired_t_test, wilcoxon_signed_rank])
 def test_no_difference_and_the_same_difference(test: object) -> None:
     assert callable(test)
