@@ -371,7 +371,7 @@ def test_samples_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
     sample = make(tmp_path / "d", 0, "s", "brain MRI", {"tumor": RV}, absent=("tumor",))
     with pytest.raises(DataError, match="annotated with pixels and declared absent"):
         measured({}, [sample])
-    with pytest.raises(DataError, match="two samples"):
+    with pytest.raises(DataError, match="is among the samples twice: "):
         measured({}, [sample, sample])
     with pytest.raises(ConfigError, match="seed is -1; give a whole number, 0 or more"):
         measure_faithfulness(Model({}), [sample], out=None, seed=-1, progress=False)

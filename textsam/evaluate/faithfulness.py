@@ -19,6 +19,7 @@ from textsam.errors import DataError, TextSAMError
 from textsam.evaluate.faithfulness_rows import AnswerFile, AnswerRow, Kind, Wording
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise_faithfulness
 from textsam.evaluate.options import whole_number
+from textsam.evaluate.plan import refuse_twice
 from textsam.evaluate.reliability_plot import draw_reliability
 from textsam.evaluate.row_file import ImageKey, digests_of
 from textsam.evaluate.wordings import wordings
@@ -157,12 +158,8 @@ def measure_faithfulness(
     seed = whole_number("seed", seed)
     if not samples:
         raise DataError("there are no samples to measure on; give a set with images")
+    refuse_twice(samples)
     by_image = {(sample.dataset, sample.stem): sample for sample in samples}
-    if len(by_image) < len(samples):
-        raise DataError(
-            "two samples have the same set and stem; give the sets different names, or each sample "
-            "once"
-        )
     settings = {
         "format": 1,
         **model.settings,

@@ -17,6 +17,7 @@ import textsam
 from textsam.evaluate.caption import who_and_how
 from textsam.evaluate.cases import Case, ImageKey, Kind, slab_title
 from textsam.evaluate.tables import markdown
+from textsam.metrics.statistics import mean_std
 
 __all__ = ["AbsenceResult", "ConceptResult", "EvaluationSummary", "Spread", "summarise"]
 
@@ -32,11 +33,7 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of at least one value."""
-        return cls(
-            mean=round(statistics.fmean(values), 6),
-            std=round(statistics.pstdev(values), 6),
-            median=round(statistics.median(values), 6),
-        )
+        return cls(*(round(value, 6) for value in (*mean_std(values), statistics.median(values))))
 
 
 @dataclass(frozen=True)
