@@ -118,6 +118,11 @@ def test_each_pass_is_asked_with_the_box_of_the_mask_before(word: bool, box: boo
     assert [s.shape[1] for s in script.sparse[1:]] == [corners] * 3
 
 
+def test_of_all_passes_the_last_alone_keeps_its_masks() -> None:
+    _, passes = passes_of(squares(20, 16, 18, 18), Settle())
+    assert [len(p.masks._made) for p in passes] == [0, 0, 0, 1]
+
+
 def test_a_runaway_decoder_is_held_by_the_guard_and_only_by_it() -> None:
     shrinking = squares(16, 14, 12, 10, 8, 6, 4, 2)
     _, bare = passes_of(shrinking, Settle(falls=None, most_passes=7))

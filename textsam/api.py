@@ -32,6 +32,7 @@ from textsam.presets import Preset, preset
 from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 if TYPE_CHECKING:
+    from textsam.inference.passes import Refine
     from textsam.inference.prepare import ImageLike
     from textsam.result import Segmentation
 
@@ -187,7 +188,7 @@ def segment(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it c
     device: str = ...,
     precision: str = ...,
     views: str | Views | None = ...,
-    refine: int | None = ...,
+    refine: Refine | None = ...,
     points: Any = ...,
     boxes: Any = ...,
     strict: bool = ...,
@@ -204,7 +205,7 @@ def segment(
     device: str = ...,
     precision: str = ...,
     views: str | Views | None = ...,
-    refine: int | None = ...,
+    refine: Refine | None = ...,
     points: Any = ...,
     boxes: Any = ...,
     strict: bool = ...,
@@ -220,7 +221,7 @@ def segment(
     device: str = "auto",
     precision: str = "auto",
     views: str | Views | None = None,
-    refine: int | None = None,
+    refine: Refine | None = None,
     points: Any = None,
     boxes: Any = None,
     strict: bool = False,

@@ -32,8 +32,8 @@ class Segmentation:
     Attributes:
         mask: (H, W) bool in the image's own size; True where the prompt's subject is. All False
             when `found` is False.
-        probability: (H, W) float32 in [0, 1], the model's probability per pixel; kept also when
-            nothing was found.
+        probability: (H, W) float32 in [0, 1], the model's probability per pixel, 0 outside of
+            `image.region_px`; kept also when nothing was found.
         score: in [0, 1], how sure the model is of the answer as a whole.
         found: whether the prompt's subject is in the image at all.
         prompt: the text asked for.

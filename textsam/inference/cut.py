@@ -31,7 +31,7 @@ class Cut(Section):
     Attributes:
         sharpness: exponent on the odds of a probability before it is believed; 1 takes it at its
             word. Averages over pixels are not calibrated, and validation says how much to believe.
-        least: where no probability exceeds this the mask is empty.
+        least: where no probability exceeds this the mask is not cut lower.
         lowest: no mask is cut lower.
     """
 

@@ -62,7 +62,7 @@ class Encodings:
         return known
 
     def embed(self, images: Sequence[Prepared]) -> list[Tensor]:
-        """The (1, 256, 64, 64) embeddings of images; those seen lately are not encoded again."""
+        """The (1, 256, h, h) embeddings of images; those seen lately are not encoded again."""
         known: dict[str, Tensor] = {}
         new: dict[str, Prepared] = {}
         with self._kept:

@@ -21,7 +21,7 @@ class Masks(Sequence[NDArray[np.bool_]]):
     what is refined needs its mask here.
 
     Args:
-        logits: (C, 1, 256, 256), low resolution, over the model's square.
+        logits: (C, 1, 4h, 4h), low resolution, over the model's square.
         frames: (C,) of the images.
         threshold_logit: logit above which a pixel belongs to a mask.
     """
@@ -55,7 +55,7 @@ class Masks(Sequence[NDArray[np.bool_]]):
         """These with some of other masks instead; what is made of either stays made.
 
         Args:
-            logits: (C, 1, 256, 256) of all that is returned.
+            logits: (C, 1, 4h, 4h) of all that is returned.
             by: the other masks.
             rows: which of these -> which of the others.
         """
@@ -63,3 +63,7 @@ class Masks(Sequence[NDArray[np.bool_]]):
         new._made = {index: mask for index, mask in self._made.items() if index not in rows}
         new._made |= {index: by._made[row] for index, row in rows.items() if row in by._made}
         return new
+
+    def forget(self) -> None:
+        """Let go of what is made; it is made again where it is asked for again."""
+        self._made.clear()

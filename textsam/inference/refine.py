@@ -29,7 +29,7 @@ class Geometry:
         points: (n, 2) of (x, y) in pixels.
         labels: (n,), 1 foreground, 0 background.
         box: (4,) of (x_min, y_min, x_max, y_max), or None.
-        mask: (1, 256, 256) logits of an earlier pass over the model's square, or None.
+        mask: (1, 4h, 4h) logits of an earlier pass over the model's square, or None.
     """
 
     points: NDArray[np.float64]
@@ -43,7 +43,7 @@ class Pass:
     """One pass over C prompts.
 
     Attributes:
-        logits: (C, 1, 256, 256), low resolution, over the model's square.
+        logits: (C, 1, 4h, 4h), low resolution, over the model's square.
         iou: (C, 1) predicted IoU.
         masks: C of (H, W) bool, each at its image's resolution.
         settled: index of each prompt that refines until its mask settles -> refinement passes so
@@ -64,7 +64,7 @@ def geometry_of_mask(
 ) -> Geometry | None:
     """Prompts from a mask in the image's frame; arguments and None as in `points_and_box`.
 
-    `logits` are those the mask was cut from, (1, 256, 256), for the kinds that give them.
+    `logits` are those the mask was cut from, (1, 4h, 4h), for the kinds that give them.
     """
     found = points_and_box(mask, gives, generator)
     if found is None:
@@ -170,7 +170,7 @@ def decode_passes(
 
     Args:
         model: in eval mode.
-        embedding: (1, 256, 64, 64) of the image all prompts are about, or C of these.
+        embedding: (1, 256, h, h) of the image all prompts are about, or C of these.
         text_tokens: (C, 256), or C of (256,) or None; None needs manual geometry, unless the model
             takes no text.
         frame: of the image, or C of these.
@@ -247,6 +247,7 @@ def decode_passes(
                     current_logits[index], current_iou[index] = again.logits[row], again.iou[row]
                     rows[index] = row
             masks = masks.replaced(current_logits, again.masks, rows)
+            before.masks.forget()  # those of a large image, of every pass, would fill gigabytes
         ended = {index: (own.passes, own.ending) for index, own in settling.items()}
         passes.append(Pass(current_logits, current_iou, masks, ended))
     return passes

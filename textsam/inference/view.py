@@ -93,7 +93,7 @@ class View:
         Args:
             images: as this view sees them.
             asked: the questions.
-            embeddings: (B,) of (1, 256, 64, 64), where they are known.
+            embeddings: (B,) of (1, 256, h, h), where they are known.
 
         Returns:
             B × C answers, image after image, in the frames of the images' regions, not mirrored.

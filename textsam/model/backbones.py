@@ -44,9 +44,10 @@ class Backbone:
     """A segmentation backbone: SAM's three parts and what is particular about this one.
 
     Attributes:
-        image_encoder: (B, 3, side, side) -> (B, 256, 64, 64).
+        image_encoder: (B, 3, side, side) -> (B, 256, h, h); h is side/16 for SAM, side/4 for
+            LiteMedSAM.
         prompt_encoder: points and boxes in the model's frame -> tokens; no-mask dense embedding.
-        mask_decoder: embedding and tokens -> (C, 1, 256, 256) logits and (C, 1) predicted IoU.
+        mask_decoder: embedding and tokens -> (C, 1, 4h, 4h) logits and (C, 1) predicted IoU.
         side_px: side of the square input.
         normalise: pixel normalisation of this backbone.
         qkv_layout: order of the fused qkv of its attentions.

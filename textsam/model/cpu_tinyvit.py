@@ -47,10 +47,10 @@ class CpuTinyViT(nn.Module):
         """Embed images, one after the other.
 
         Args:
-            images: (B, 3, 256, 256), normalised.
+            images: (B, 3, S, S), normalised; S is the side its attentions were made for.
 
         Returns:
-            (B, 256, 64, 64) of `dtype`.
+            (B, 256, S/4, S/4) of `dtype`.
         """
         # Everything is of one type already; autocast would turn norms back to float32.
         with torch.autocast("cpu", enabled=False):

@@ -22,7 +22,8 @@ class TextSAM(nn.Module):
     """The network of TextSAM-EUS (Spiegler et al. 2025), composed of built parts.
 
     Args:
-        image_encoder: (B, 3, S, S) normalised images -> (B, 256, 64, 64) embeddings.
+        image_encoder: (B, 3, S, S) normalised images -> (B, 256, h, h) embeddings; h is S/16 for
+            SAM and S/4 for LiteMedSAM.
         prompt_encoder: SAM's, frozen.
         mask_decoder: SAM's.
         text_encoder: frozen BERT.
@@ -75,7 +76,7 @@ class TextSAM(nn.Module):
             images: (B, 3, S, S), normalised and padded.
 
         Returns:
-            (B, 256, 64, 64) embeddings.
+            (B, 256, h, h) embeddings.
         """
         embedding: Tensor = self.image_encoder(images)
         return embedding
@@ -101,12 +102,12 @@ class TextSAM(nn.Module):
             points: (C, n, 2) coordinates (x, y) in the model's frame, in pixels, and (C, n)
                 labels, 1 foreground, 0 background.
             boxes: (C, 4), (x_min, y_min, x_max, y_max) in the model's frame, in pixels.
-            masks: (C, 1, 256, 256) logits of an earlier pass, as `decode` gives them: SAM's dense
+            masks: (C, 1, 4h, 4h) logits of an earlier pass, as `decode` gives them: SAM's dense
                 prompt.
             count: C where nothing at all is given, to a model that takes no text.
 
         Returns:
-            (C, m, 256) sparse tokens and the (C or 1, 256, 64, 64) dense embedding, which says
+            (C, m, 256) sparse tokens and the (C or 1, 256, h, h) dense embedding, which says
             that there is no mask where none is given.
 
         Raises:
@@ -139,12 +140,12 @@ class TextSAM(nn.Module):
         """Decode N prompts, on one image or on one image each.
 
         Args:
-            image_embedding: (1, 256, 64, 64), or (N, 256, 64, 64).
+            image_embedding: (1, 256, h, h), or (N, 256, h, h).
             sparse: (N, m, 256) prompt tokens.
-            dense: (N or 1, 256, 64, 64).
+            dense: (N or 1, 256, h, h).
 
         Returns:
-            (N, 1, 256, 256) logits over the model's square and (N, 1) predicted IoU.
+            (N, 1, 4h, 4h) logits over the model's square and (N, 1) predicted IoU.
         """
         if self.fast_decoder is not None and len(sparse) == len(image_embedding) == len(dense) == 1:
             logits, iou = self.fast_decoder(image_embedding, sparse, dense)
