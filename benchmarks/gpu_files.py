@@ -153,7 +153,7 @@ def _pack_data(arguments: argparse.Namespace, target: Path) -> None:
     from textsam.data.sample import load_sample
     from textsam.data.selection import selection_of
     from textsam.data.sets import samples_from_manifest
-    from textsam.preprocess import resize_pixels
+    from textsam.frame import resize_pixels
 
     root, side, native = Path(arguments.data), arguments.side, arguments.native
     wanted = {name for path in arguments.config for name in _sets_of(path, read_config(path).data)}

@@ -33,12 +33,11 @@ from textsam import api
 from textsam.cli import app
 from textsam.errors import AdapterError, ConfigError, PromptError, TextSAMError, WeightsError
 from textsam.export import OnnxSegmenter, export_onnx, write
-from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
+from textsam.export.frame import SquareFrame, model_input, sigmoid
 from textsam.export.plain import plain_blocks
 from textsam.export.record import ExportRecord, Normalisation, read_record, write_record
 from textsam.export.session import open_session
 from textsam.inference.cut import Cut
-from textsam.inference.refine import box_and_centroid as torch_box_and_centroid
 from textsam.inference.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.io.image import Image
 from textsam.metrics import iou
@@ -672,14 +671,6 @@ def test_command_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
 
-@given(sizes, st.sampled_from([16, 64, 1024]))
-def test_frames_agree(size_px: tuple[int, int], side_px: int) -> None:
-    ours, theirs = SquareFrame(size_px, side_px), Frame(size_px, side_px)
-    assert ours.valid_px == theirs.valid_px
-    points = np.array([[0.0, 0.0], [3.5, 1.25], [size_px[1] - 1.0, size_px[0] - 1.0]])
-    assert np.array_equal(ours.to_model(points), theirs.to_model(points))
-
-
 @settings(max_examples=40, deadline=None)
 @given(sizes, st.sampled_from([32, 64, 100]), st.integers(0, 9))
 def test_logits_reach_the_image_as_in_pytorch(
@@ -721,16 +712,6 @@ def test_a_constant_image_is_normalised_to_zero() -> None:
     pixels = np.full((20, 30, 3), 7, np.uint8)
     found, _ = model_input(pixels, 64, Normalisation(kind="min_max"))
     assert not found.any()
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 9))
-def test_boxes_and_centroids_agree(height: int, width: int, share: float, seed: int) -> None:
-    mask = np.random.default_rng(seed).random((height, width)) < share
-    found, wanted = box_and_centroid(mask), torch_box_and_centroid(mask)
-    assert (found is None) == (wanted is None) == (not mask.any())
-    if found is not None and wanted is not None:
-        assert np.array_equal(found[0], wanted[0])
-        assert np.array_equal(found[1], wanted[1])
 
 
 def test_sigmoid_of_any_logit() -> None:

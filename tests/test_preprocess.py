@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from textsam.preprocess import Frame, MinMaxPixels, Preprocessor, StandardPixels, resize_pixels
+from textsam.frame import resize_pixels
+from textsam.preprocess import Frame, MinMaxPixels, Preprocessor, StandardPixels
 
 SIDES = st.integers(1, 5000)
 MODEL_SIDES = st.sampled_from([64, 256, 1024])
@@ -48,13 +49,12 @@ def test_size_inside_the_square_by_hand(
 
 
 @given(SIDES, SIDES, MODEL_SIDES, st.lists(st.tuples(*[st.floats(-100, 6000)] * 2), min_size=1))
-def test_points_go_to_the_model_as_sams_do_and_come_back(
+def test_points_go_to_the_model_as_sams_do(
     height: int, width: int, side: int, points: list[tuple[float, float]]
 ) -> None:
     frame = Frame((height, width), side)
     array = np.array(points)
     there = frame.to_model(array)
-    np.testing.assert_allclose(frame.to_image(there), array, rtol=1e-12, atol=1e-9)
     if frame.valid_px == ResizeLongestSide.get_preprocess_shape(height, width, side):
         sams = ResizeLongestSide(side).apply_coords(array, (height, width))
         np.testing.assert_allclose(there, sams, rtol=1e-12)
@@ -65,7 +65,6 @@ def test_points_by_hand() -> None:
     assert frame.to_model(np.array([[100.0, 25.0], [0.0, 50.0]])).tolist() == [[32, 8], [0, 16]]
     uneven = Frame((100, 300), 64)  # 21 px of 100 rows: the ratios differ
     np.testing.assert_allclose(uneven.to_model(np.array([300.0, 100.0])), [64, 21])
-    np.testing.assert_allclose(uneven.to_image(np.array([32.0, 10.5])), [150, 50])
 
 
 @pytest.mark.parametrize("image", [(30, 100), (100, 30), (300, 64), (1, 64), (7, 5000)])

@@ -15,13 +15,8 @@ from scipy import ndimage
 from tiny import loud_model
 from torch import Tensor
 
-from textsam.inference.refine import (
-    Geometry,
-    Pass,
-    box_and_centroid,
-    decode_passes,
-    geometry_of_mask,
-)
+from textsam.frame import box_and_centroid
+from textsam.inference.refine import Geometry, Pass, decode_passes, geometry_of_mask
 from textsam.inference.settle import Settle
 from textsam.model.textsam import TextSAM
 from textsam.preprocess import Frame

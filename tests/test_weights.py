@@ -731,13 +731,13 @@ def test_every_entry_says_where_it_comes_from_and_under_which_licence() -> None:
 
 def test_sam_checksums_and_sizes() -> None:
     # The digests of the files Meta publishes, as known to the packages that carry SAM.
-    assert weights.entry("sam_vit_b").sha256 == (
+    assert weights.entry("sam_vit_b").identity == (
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
     )
-    assert weights.entry("sam_vit_l").sha256 == (
+    assert weights.entry("sam_vit_l").identity == (
         "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
     )
-    assert weights.entry("sam_vit_h").sha256 == (
+    assert weights.entry("sam_vit_h").identity == (
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
     )
     sizes = [weights.entry(f"sam_vit_{size}").size_bytes for size in "blh"]

@@ -42,11 +42,6 @@ class SquareGeometry:
         (height, width), (valid_height, valid_width) = self.image_px, self.valid_px
         return np.asarray(points, dtype=np.float64) * (valid_width / width, valid_height / height)
 
-    def to_image(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Map (..., 2) points from the model's frame back to the image's."""
-        (height, width), (valid_height, valid_width) = self.image_px, self.valid_px
-        return np.asarray(points, dtype=np.float64) * (width / valid_width, height / valid_height)
-
 
 def resize_pixels(pixels: NDArray[np.generic], size_px: tuple[int, int]) -> NDArray[np.generic]:
     """Resize as SAM was trained: Pillow's bilinear filter, which averages when it shrinks.

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from textsam.frame import SquareGeometry, resize_pixels
 
-__all__ = [
-    "Frame",
-    "MinMaxPixels",
-    "PixelNormaliser",
-    "Preprocessor",
-    "StandardPixels",
-    "resize_pixels",
-]
+__all__ = ["Frame", "MinMaxPixels", "PixelNormaliser", "Preprocessor", "StandardPixels"]
 
 PixelNormaliser = Callable[[Tensor], Tensor]
 

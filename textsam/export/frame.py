@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsam.export.record import Normalisation
-from textsam.frame import SquareGeometry, box_and_centroid, resize_pixels
+from textsam.frame import SquareGeometry, resize_pixels
 
-__all__ = ["SquareFrame", "box_and_centroid", "model_input", "normalised", "sigmoid"]
+__all__ = ["SquareFrame", "model_input", "normalised", "sigmoid"]
 
 
 @dataclass(frozen=True)

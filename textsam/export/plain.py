@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from textsam.model.chunked_mlp import ChunkedMlp
-from textsam.model.relpos_attention import RelativePositionAttention
+from textsam.model.relpos_attention import RelativePositionAttention, by_distance
 
 __all__ = ["plain_blocks"]
 
@@ -36,8 +35,8 @@ class _PlainAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, heads, n_tokens, -1).unbind()
         grid = q.reshape(heads, height, width, -1)
         # (b, y, x, d) · (y, d, y'), and the same the other way round.
-        rows = grid @ _table(self.rel_pos_h, height).transpose(1, 2)
-        columns = grid.transpose(1, 2) @ _table(self.rel_pos_w, width).transpose(1, 2)
+        rows = grid @ by_distance(self.rel_pos_h, height).transpose(1, 2)
+        columns = grid.transpose(1, 2) @ by_distance(self.rel_pos_w, width).transpose(1, 2)
         columns = columns.transpose(1, 2)
         scores = ((q * self.scale) @ k.transpose(1, 2)).view(heads, height, width, height, width)
         scores = scores + rows[..., :, None] + columns[..., None, :]
@@ -45,25 +44,6 @@ class _PlainAttention(nn.Module):
         mixed = mixed.view(batch, self.num_heads, n_tokens, -1).transpose(1, 2)
         out: Tensor = self.proj(mixed.reshape(batch, height, width, channels))
         return out
-
-
-class _PlainMlp(nn.Module):
-    """`ChunkedMlp` with all tokens at once."""
-
-    def __init__(self, mlp: ChunkedMlp) -> None:
-        super().__init__()
-        self.lin1, self.lin2, self.act = mlp.lin1, mlp.lin2, mlp.act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) tokens to (..., C)."""
-        mapped: Tensor = self.lin2(self.act(self.lin1(x)))
-        return mapped
-
-
-def _table(relative: Tensor, size: int) -> Tensor:
-    """(2·size - 1, d) embeddings of distances -> (size, size, d) of query and key positions."""
-    positions = torch.arange(size)
-    return relative[positions[:, None] - positions[None, :] + size - 1]
 
 
 @contextmanager
@@ -76,7 +56,7 @@ def plain_blocks(encoder: nn.Module) -> Iterator[None]:
             encoder.set_submodule(name, _PlainAttention(module).eval())
         elif isinstance(module, ChunkedMlp):
             replaced[name] = module
-            encoder.set_submodule(name, _PlainMlp(module).eval())
+            encoder.set_submodule(name, nn.Sequential(module.lin1, module.act, module.lin2).eval())
     try:
         yield
     finally:

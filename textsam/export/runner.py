@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from textsam.caller import warn_caller
 from textsam.errors import PromptError, WeightsError
-from textsam.export.frame import SquareFrame, box_and_centroid, model_input, sigmoid
+from textsam.export.frame import SquareFrame, model_input, sigmoid
 from textsam.export.record import (
     DECODER_FILE,
     ENCODER_FILE,
@@ -23,6 +23,7 @@ from textsam.export.record import (
     read_record,
 )
 from textsam.export.session import open_session
+from textsam.frame import box_and_centroid
 from textsam.inference.decoded import Decoded, cut_out, mean_of_views
 from textsam.inference.judgement import judge
 from textsam.inference.kinds import UNLOOKED, mean_embedding

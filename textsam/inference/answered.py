@@ -21,7 +21,7 @@ from textsam.inference.verdict import verdict
 from textsam.inference.view import Asked
 from textsam.result import Segmentation
 
-__all__ = ["answered", "sides_for"]
+__all__ = ["answered"]
 
 
 def answered(
@@ -51,7 +51,7 @@ def answered(
         B lists of C results.
     """
     own = (model.own_px,)
-    sides = [sides_for(config, question, model.own_px) for question in questions]
+    sides = [config.sides_for.get(question.concept or "", own) for question in questions]
     with torch.inference_mode():
         looks = [UNLOOKED for _ in images]
         embeddings = None
@@ -89,17 +89,6 @@ def answered(
         ]
         for row, (image, look) in enumerate(zip(images, looks, strict=True))
     ]
-
-
-def sides_for(config: AdapterConfig, question: Question, own_px: int) -> tuple[int, ...]:
-    """The sides of the model's square at which an adapter wants a question answered.
-
-    Args:
-        config: of the adapter.
-        question: asked.
-        own_px: the adapter's own side, of all concepts that it does not name.
-    """
-    return config.sides_for.get(question.concept or "", (own_px,))
 
 
 def _token(encodings: Encodings, question: Question) -> Tensor | None:

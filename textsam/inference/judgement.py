@@ -4,39 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.inference.kinds import ImageKinds, Look
-from textsam.inference.score import ScoreMap, answer_score
+from textsam.inference.kinds import Look
+from textsam.inference.score import answer_score
 
-__all__ = ["Judgement", "Rules", "judge"]
+if TYPE_CHECKING:
+    from textsam.adapters import AdapterConfig
+    from textsam.export.record import ExportRecord
 
-
-class Rules(Protocol):
-    """What an adapter, or an export of one, says about scores; see `AdapterConfig`."""
-
-    @property
-    def score(self) -> Literal["iou_head", "mask_probability"]:
-        """Where the raw score comes from."""
-
-    @property
-    def score_map(self) -> ScoreMap:
-        """From the raw score to the Dice to expect."""
-
-    @property
-    def score_map_for(self) -> Mapping[str, ScoreMap]:
-        """Concepts with a map of their own."""
-
-    @property
-    def found_threshold(self) -> float:
-        """Score below which the answer is "not there"."""
-
-    @property
-    def kinds(self) -> ImageKinds | None:
-        """Kinds of image, of which it is known what cannot be in them."""
+__all__ = ["Judgement", "judge"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +37,7 @@ class Judgement:
 
 
 def judge(
-    rules: Rules,
+    rules: AdapterConfig | ExportRecord,
     mask: NDArray[np.bool_],
     probability: NDArray[np.float32],
     *,
@@ -69,7 +49,7 @@ def judge(
     """Score a mask and decide whether it is an answer.
 
     Args:
-        rules: of the adapter.
+        rules: of the adapter, or of an export of it.
         mask: (H, W), of the last pass.
         probability: (H, W) in [0, 1].
         iou: that the decoder predicts for the mask; need not lie in [0, 1].

@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textsam.frame import box_and_centroid
 from textsam.inference.masks import Masks
 from textsam.inference.refinement import RefineWith, generator_for, points_and_box
 from textsam.inference.settle import Ending, Settle, Settling
 from textsam.model.textsam import TextSAM
 from textsam.preprocess import Frame
 
-__all__ = ["Geometry", "Pass", "box_and_centroid", "decode_passes", "geometry_of_mask"]
+__all__ = ["Geometry", "Pass", "decode_passes", "geometry_of_mask"]
 
 
 @dataclass(frozen=True)

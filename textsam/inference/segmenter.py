@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from textsam.adapters import AdapterConfig
 from textsam.errors import PromptError
-from textsam.inference.answered import answered, sides_for
+from textsam.inference.answered import answered
 from textsam.inference.batch import BatchAnswer, batches
 from textsam.inference.encoded import means_of
 from textsam.inference.forked import do_without_lost_threads
@@ -357,10 +357,6 @@ class Segmenter:
             gives=gives,
             seed=seed,
         )
-
-    def sides_px(self, question: Question) -> tuple[int, ...]:
-        """The sides of the model's square at which the adapter wants a question answered."""
-        return sides_for(self.config, question, self.own_side_px)
 
     def mean_embedding(self, image: ImageLike) -> NDArray[np.float64]:
         """(256,) mean of an image's embedding, by which kinds of image are told apart.

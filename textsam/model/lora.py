@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textsam.errors import ConfigError
 
-__all__ = ["SplitQKV", "inject_lora", "lora_parameter_names", "merge_lora", "split_fused_qkv"]
+__all__ = ["SplitQKV", "inject_lora", "merge_lora", "split_fused_qkv"]
 
 Layout = Literal["blocks", "per_head"]
 
@@ -135,13 +135,6 @@ def _check_target(module: nn.Module, target: str) -> None:
         raise ConfigError(
             f"no layer has the LoRA target {target!r}; the linear ones end in {', '.join(ends)}"
         )
-
-
-def lora_parameter_names(module: nn.Module) -> list[str]:
-    """Names of the LoRA matrices inside `module`."""
-    return [
-        name for name, _ in module.named_parameters() if ".lora_A." in name or ".lora_B." in name
-    ]
 
 
 def merge_lora(module: nn.Module) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-__all__ = ["RelativePositionAttention", "attend_by_chunks", "attend_fused"]
+__all__ = ["RelativePositionAttention", "attend_by_chunks", "attend_fused", "by_distance"]
 
 # Scores held at once: 8 MB in float32, a share of a core's part of the last cache level.
 _CHUNK_SCORES = 1 << 21
@@ -64,8 +64,8 @@ class RelativePositionAttention(nn.Module):
         batch, height, width, _ = x.shape
         qkv = self.qkv(x).view(batch, height, width, 3, self.num_heads, -1)
         q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).flatten(1, 2).unbind()
-        rows = torch.einsum("bhwc,hkc->bhwk", q, _table(self.rel_pos_h, height).to(q.dtype))
-        columns = torch.einsum("bhwc,wkc->bhwk", q, _table(self.rel_pos_w, width).to(q.dtype))
+        rows = torch.einsum("bhwc,hkc->bhwk", q, by_distance(self.rel_pos_h, height).to(q.dtype))
+        columns = torch.einsum("bhwc,wkc->bhwk", q, by_distance(self.rel_pos_w, width).to(q.dtype))
         rows, columns = rows.contiguous(), columns.contiguous()
         q, k, v = (q * self.scale).flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
         attend = attend_by_chunks if x.device.type == "cpu" else attend_fused
@@ -75,7 +75,7 @@ class RelativePositionAttention(nn.Module):
         return out
 
 
-def _table(relative: Tensor, size: int) -> Tensor:
+def by_distance(relative: Tensor, size: int) -> Tensor:
     """(2·size - 1, d) embeddings of distances -> (size, size, d) of query and key positions."""
     positions = torch.arange(size, device=relative.device)
     return relative[positions[:, None] - positions[None, :] + size - 1]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textsam.inference.refine import box_and_centroid
+from textsam.frame import box_and_centroid
 from textsam.inference.refinement import RefineWith, points_and_box
 from textsam.train.settings import GeometrySettings
 

@@ -105,11 +105,6 @@ class WeightEntry:
         return sum(file.size_bytes or 0 for file in self.files)
 
     @property
-    def sha256(self) -> str | None:
-        """Digest of a single-file entry; None for folders and for unknown digests."""
-        return None if self.is_folder else self.files[0].sha256
-
-    @property
     def identity(self) -> str:
         """What an adapter records of the weights it was trained on: the digests of all files."""
         if not self.is_folder:
