@@ -35,9 +35,10 @@ from textsam.errors import AdapterError, ConfigError, PromptError, TextSAMError,
 from textsam.export import OnnxSegmenter, export_onnx, write
 from textsam.export.frame import SquareFrame, model_input, sigmoid
 from textsam.export.plain import plain_blocks
-from textsam.export.record import ExportRecord, Normalisation, read_record, write_record
+from textsam.export.record import ExportRecord, Normalisation, Parity, read_record, write_record
 from textsam.export.session import open_session
 from textsam.inference.cut import Cut
+from textsam.inference.kinds import ImageKinds, Spread
 from textsam.inference.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.io.image import Image
 from textsam.metrics import iou
@@ -69,6 +70,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def traced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For exports of the model of `folder`: its graphs, as to trace them again takes long."""
+
+    def copied(target: Path, *_: object) -> Parity:
+        for name in ("encoder.onnx", "decoder.onnx"):
+            shutil.copy2(folder / name, target)
+        return read_record(folder).parity
+
+    monkeypatch.setattr(write, "_write_graphs", copied)
 
 
 def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -476,6 +489,7 @@ def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("traced")
 def test_an_adapter_that_refines_otherwise_does_not_refine_in_its_export(tmp_path: Path) -> None:
     original = standard_segmenter(refine=0, refine_with="point")
     exported = OnnxSegmenter(export_onnx(original, tmp_path / "out"), threads=1)
@@ -485,6 +499,31 @@ def test_an_adapter_that_refines_otherwise_does_not_refine_in_its_export(tmp_pat
         assert_alike(found, original.segment(image, "lung", refine=refine))
     with pytest.raises(PromptError, match=r"refine is 2, and the adapter refines with 'point'"):
         exported.segment(image, "lung", refine=2)
+
+
+@pytest.mark.usefixtures("traced")
+def test_kinds_of_image_rule_out_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(2, 256))
+    kinds = ImageKinds(
+        names=("dermoscopy", "X-ray"),
+        weights=tuple(tuple(map(float, row)) for row in weights),
+        biases=(0.0, 0.0),
+        threshold=0.4,
+        spread=Spread(centres=((0.0, 0.0),) * 2, precision=((1.0, 0.0), (0.0, 1.0)), reach=1500.0),
+    )
+    segmenter = tiny_segmenter(kinds=kinds)
+    exported = OnnxSegmenter(export_onnx(segmenter, tmp_path / "export"), threads=1)
+    seen = set()
+    for seed in range(6):
+        image = np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+        image = np.where(rng.random(3) < 0.5, image, 255 - image // (seed + 1)).astype(np.uint8)
+        ours, theirs = segmenter.segment(image, "lung"), exported.segment(image, "lung")
+        assert theirs.extra.get("not_in") == ours.extra.get("not_in")
+        assert theirs.extra.get("unfamiliar") == ours.extra.get("unfamiliar")
+        assert theirs.found == ours.found
+        seen.add("unfamiliar" if "unfamiliar" in ours.extra else ours.extra.get("not_in"))
+    assert {"dermoscopy", "unfamiliar"} <= seen
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from textsam.checkpoint import save_adapter
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.folder import samples_from_folder
 from textsam.errors import AdapterError
-from textsam.export import OnnxSegmenter, export_onnx
 from textsam.frame import SquareGeometry
 from textsam.inference.kinds import ImageKinds, Remainder, Spread, mean_embedding
 from textsam.inference.ready import ready_segmenter
@@ -237,30 +236,6 @@ def test_a_batch_larger_than_what_is_kept_is_told_apart_image_by_image() -> None
     pictures = [np.roll(picture(), shift, axis=0) for shift in range(6)]
     answers = list(rules.segment_batch(pictures, ["lung"], batch_size=6))
     assert [answer.answers[0].extra["not_in"] for answer in answers] == ["dermoscopy"] * 6
-
-
-def test_an_export_rules_out_the_same(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    weights = rng.normal(size=(2, 256))
-    kinds = ImageKinds(
-        names=("dermoscopy", "X-ray"),
-        weights=tuple(tuple(map(float, row)) for row in weights),
-        biases=(0.0, 0.0),
-        threshold=0.4,
-        spread=Spread(centres=((0.0, 0.0),) * 2, precision=((1.0, 0.0), (0.0, 1.0)), reach=1500.0),
-    )
-    segmenter = tiny_segmenter(kinds=kinds)
-    onnx = OnnxSegmenter(export_onnx(segmenter, tmp_path / "export"))
-    seen = set()
-    for seed in range(6):
-        image = np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8)
-        image = np.where(rng.random(3) < 0.5, image, 255 - image // (seed + 1)).astype(np.uint8)
-        ours, theirs = segmenter.segment(image, "lung"), onnx.segment(image, "lung")
-        assert theirs.extra.get("not_in") == ours.extra.get("not_in")
-        assert theirs.extra.get("unfamiliar") == ours.extra.get("unfamiliar")
-        assert theirs.found == ours.found
-        seen.add("unfamiliar" if "unfamiliar" in ours.extra else ours.extra.get("not_in"))
-    assert {"dermoscopy", "unfamiliar"} <= seen
 
 
 def samples(folder: Path, modality: str, seed: int) -> list[Any]:

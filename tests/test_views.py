@@ -96,18 +96,11 @@ def test_views_are_read_as_they_are_written(text: str | None, views: Views) -> N
         "112,0112",
         ",",
         "1.5",
+        112,
+        (112, 168),
     ],
 )
-def test_other_words_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"views is .*; give sides .* such as '112,168,mirrored'"):
-        views_of(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [112, (112, 168)],
-)
-def test_what_is_no_text_is_refused(text: Any) -> None:
+def test_other_words_are_refused(text: Any) -> None:
     with pytest.raises(ConfigError, match=r"views is .*; give sides .* such as '112,168,mirrored'"):
         views_of(text)
 
