@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -48,6 +49,30 @@ def test_there_is_one_wherever_there_is_room() -> None:
     crops = [absent_crop([corner], np.random.default_rng(seed)) for seed in range(50)]
     assert all(crop is not None for crop in crops)
     assert len({str(crop) for crop in crops}) > 40, "a place of its own each time"
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_sizes_and_places_by_hand(flipped: bool, turned: bool) -> None:
+    # An object along one edge, 10 px deep: its margin is 2 px, and 88 of 100 px are left.
+    mask = np.zeros((100, 400), dtype=bool)
+    mask[-10:] = flipped
+    mask[:10] = not flipped
+    mask = mask.T if turned else mask
+    rng = np.random.default_rng(0)
+    crops = [absent_crop([mask], rng) for _ in range(2500)]
+    found = [crop[::-1] if turned else crop for crop in crops if crop is not None]
+    assert len(found) == 2500
+    low, high = (0, 88) if flipped else (12, 100)
+    sides = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in found]
+    assert {rows for rows, _ in sides} == set(range(62, 89)), "from 0.7 of what is left"
+    assert min(rows.start for rows, _ in found) == low
+    assert max(rows.stop for rows, _ in found) == high
+    assert min(columns.start for _, columns in found) == 0
+    assert max(columns.stop for _, columns in found) == 400
+    aspects = [columns / rows for rows, columns in sides]
+    assert 2.48 < max(aspects) <= 2.5
+    assert 1.72 < min(aspects) < 1.76
 
 
 def test_none_without_room_or_without_an_object() -> None:

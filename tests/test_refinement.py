@@ -73,6 +73,15 @@ def test_a_mask_of_two_pixels_still_gives_five_points() -> None:
     assert {tuple(point) for point in found[0]} <= {(1.0, 1.0), (2.0, 1.0)}
 
 
+def test_no_pixel_is_given_twice_where_there_are_enough() -> None:
+    five = np.zeros((5, 5), dtype=bool)
+    five[1, :] = True
+    for seed in range(5):
+        found = points_and_box(five, RefineWith.BOX_5POINTS, np.random.default_rng(seed))
+        assert found is not None
+        assert sorted(found[0].tolist()) == [[x, 1] for x in range(5)]
+
+
 def test_points_are_drawn_evenly_from_the_mask() -> None:
     drawn = np.concatenate(
         [
