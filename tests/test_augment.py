@@ -216,19 +216,25 @@ def test_speckle_grows_with_the_signal() -> None:
     assert only(speckle_p=1.0)(black, [], rng())[0].max() == 0
 
 
-def test_grains_are_as_large_as_asked_and_as_strong() -> None:
-    image = np.full((240, 240, 3), 120, dtype=np.uint8)
-    fine = only(noise_p=1.0, noise_sd=(0.04, 0.04))(image, [], rng())[0][..., 0].astype(float)
-    out = only(noise_p=1.0, noise_sd=(0.04, 0.04), grain=(4, 4))(image, [], rng())
-    coarse = out[0][..., 0].astype(float)
-    assert coarse.std() == pytest.approx(fine.std(), rel=0.02)
+@pytest.mark.parametrize("blue", [120, 90])
+def test_grains_are_as_large_as_asked_and_as_strong(blue: int) -> None:
+    image = np.full((240, 260, 3), 120, dtype=np.uint8)
+    image[..., 2] = blue
+    fine = only(noise_p=1.0, noise_sd=(0.04, 0.04))(image, [], rng())[0].astype(float)
+    coarse = only(noise_p=1.0, noise_sd=(0.04, 0.04), grain=(4, 4))(image, [], rng())[0]
+    coarse = coarse.astype(float)
+    assert coarse.std(axis=(0, 1)) == pytest.approx(fine.std(axis=(0, 1)), rel=0.03)
 
-    def alike(noise: NDArray[np.float64], px: int) -> float:
-        return float(np.corrcoef(noise[:, px:].ravel(), noise[:, :-px].ravel())[0, 1])
+    def alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+        return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
-    assert abs(alike(fine, 1)) < 0.05
-    assert alike(coarse, 1) > 0.8
-    assert abs(alike(coarse, 9)) < 0.1
+    assert abs(alike(fine[:, 1:, 0], fine[:, :-1, 0])) < 0.05
+    assert alike(coarse[:, 1:, 0], coarse[:, :-1, 0]) > 0.8
+    assert alike(coarse[1:, :, 0], coarse[:-1, :, 0]) > 0.8
+    assert abs(alike(coarse[:, 9:, 0], coarse[:, :-9, 0])) < 0.1
+    # Each channel of a coloured image has its own.
+    for noise in (fine, coarse):
+        assert abs(alike(noise[..., 0], noise[..., 2]) - (blue == 120)) < 0.1
 
 
 def test_gain_is_smooth_and_within_its_bounds() -> None:
@@ -297,11 +303,12 @@ def test_blur_and_low_resolution_lose_detail_and_keep_the_mean() -> None:
 
 
 def test_marks_are_bright_few_and_do_not_depend_on_the_mask() -> None:
-    image = np.full((256, 256, 3), 30, dtype=np.uint8)
-    here, there = np.zeros((2, 256, 256), dtype=bool)
-    here[:100, :100] = True
-    there[150:, 150:] = True
-    marks = only(marks_p=1.0)
+    image = np.full((96, 512, 3), 30, dtype=np.uint8)
+    here, there = np.zeros((2, 96, 512), dtype=bool)
+    here[:40, :200] = True
+    there[60:, 300:] = True
+    # A single one, so that it is missed where it lies beside the image.
+    marks = only(marks_p=1.0, marks_count=1)
     for seed in range(10):
         out, (same,) = marks(image, [here], rng(seed))
         np.testing.assert_array_equal(same, here)

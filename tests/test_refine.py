@@ -266,6 +266,17 @@ def test_a_list_with_mixed_geometry_answers_in_order_as_one_by_one() -> None:
     assert changed == [True, False, True]
 
 
+def test_several_that_ask_nothing_are_decoded_together() -> None:
+    model = loud_model().model
+    model.takes_text = False
+    with torch.inference_mode():
+        alone, both = (
+            decode_passes(model, EMBEDDING, [None] * n, FRAME, refine=[0] * n, together=True)[0]
+            for n in (1, 2)
+        )
+    torch.testing.assert_close(both.logits, alone.logits.expand(2, -1, -1, -1))
+
+
 def test_the_same_twice_is_the_same_bit_for_bit() -> None:
     runs = [by_real_model(TOKENS, [2] * 3) for _ in range(2)]
     for first, second in zip(*runs, strict=True):

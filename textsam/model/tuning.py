@@ -103,7 +103,7 @@ def load_trainable(model: TextSAM, state: dict[str, Tensor], *, source: str) -> 
             loaded then.
     """
     own = trainable_parameters(model)
-    if problems := differences({name: p.detach() for name, p in own.items()}, state):
+    if problems := differences(own, state):
         raise AdapterError(f"{source} does not fit this model: " + "; ".join(problems))
     for name, parameter in own.items():
         parameter.data.copy_(state[name])
