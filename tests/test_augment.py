@@ -318,12 +318,27 @@ def test_marks_are_bright_few_and_do_not_depend_on_the_mask() -> None:
         assert (out[changed] >= 30).all()
 
 
-def test_probabilities_are_kept() -> None:
-    image, _ = scene(16, 16)
-    image = np.ascontiguousarray(image[:, :16])
-    flips = only(flip_horizontal_p=0.3)
-    count = sum(not np.array_equal(flips(image, [], rng(s))[0], image) for s in range(1000))
-    assert 250 < count < 350
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flip_horizontal_p",
+        "absent_crop_p",
+        "close_crop_p",
+        "invert_p",
+        "gain_p",
+        "levels_p",
+        "blur_p",
+        "noise_p",
+        "marks_p",
+    ],
+)
+def test_probabilities_are_kept(name: str) -> None:
+    image = np.repeat(rng().integers(0, 256, (100, 100, 1), dtype=np.uint8), 3, axis=2)
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[5:25, 5:25] = True
+    change = only(**{name: 0.3})
+    outs = [change(image, [mask], rng(seed))[0] for seed in range(400)]
+    assert 90 < sum(not np.array_equal(out, image) for out in outs) < 150
 
 
 def test_wrong_input_is_refused() -> None:

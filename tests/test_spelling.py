@@ -167,3 +167,8 @@ def test_the_message_names_input_answer_and_choice() -> None:
         "x", "tumro", ["tumor"], answered=False
     )
     assert "'zebra'; it knows: tumor" in unknown_message("x", "zebra", ["tumor"], answered=True)
+
+
+def test_a_known_name_is_no_slip_for_another() -> None:
+    assert corrected("quuxom", ["quuxon", "other"]) == "quuxon"
+    assert corrected("quuxom", ["quuxon", "quuxom"]) is None
