@@ -20,8 +20,11 @@ from tiny import tiny_model
 
 from textsam.config import TrainConfig
 from textsam.errors import ConfigError
+from textsam.model.tuning import trainable_parameters
 from textsam.train import processes as processes_module
+from textsam.train.losses import LossParts
 from textsam.train.memory import peak_memory_mib
+from textsam.train.preference import PreferenceParts
 from textsam.train.processes import Processes, join
 from textsam.train.run import architecture_from, fit, setup
 
@@ -232,3 +235,39 @@ def test_processes_do_not_share_one_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="device is 'cuda:1' and 2 processes"):
         join("cuda:1")
+
+
+def test_losses_that_some_images_have_are_means_over_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in preference optimisation: one labelled image of four here, three of four there.
+    rows: list[Any] = []
+
+    def gather(_: Processes, values: list[Any]) -> list[Any]:
+        if not isinstance(values[0], dict):
+            return values
+        rows.extend(values)
+        return rows
+
+    monkeypatch.setattr(Processes, "gather", gather)
+    root = write_data(tmp_path)
+    for name, labelled, bce in (("one", 1, 1.0), ("other", 3, 5.0)):
+        config = run_config(root, name=name, batch_size=4)
+        run = begin(config)
+        nothing = sum(p.sum() * 0 for p in trainable_parameters(run.built.model).values())
+        own = LossParts(nothing + bce, nothing, nothing)
+        rated = PreferenceParts(
+            bce=nothing,
+            dice=nothing,
+            iou=nothing,
+            preference=nothing + bce,
+            weight=1.0,
+            correct=None,
+            skipped=0.0,
+        )
+        parts = [own] * labelled + [rated] * (4 - labelled)
+        monkeypatch.setattr(run.forward, "losses", lambda *_, parts=parts: parts)
+        fit(run, stop_after=1, progress=False)
+    assert curve(config) == {1: 3.0}
+    assert curve(config, "bce") == {1: (1 + 3 * 5) / 4}
+    assert curve(config, "preference") == {1: (3 * 1 + 5) / 4}

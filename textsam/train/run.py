@@ -198,17 +198,20 @@ def _begin_together(run: Run) -> None:
     run.processes.copy_from_main(trainable_parameters(run.built.model).values())
 
 
-def _of_all(processes: Processes, values: dict[str, float]) -> dict[str, float]:
-    """What a step has measured, over all processes: means, but of memory the most."""
-    rows = processes.gather([values])
-    if len(rows) == 1:
-        return values
-    together = {}
-    # Not all processes need have measured the same: an image says what its loss is made of.
-    for name in dict.fromkeys(name for row in rows for name in row):
-        column = [row[name] for row in rows if name in row]
-        together[name] = max(column) if name == "memory_peak_mib" else statistics.fmean(column)
-    return together
+def _of_all(processes: Processes, measured: dict[str, list[float]]) -> dict[str, float]:
+    """What a step has measured, over all processes: means, but of memory the most.
+
+    Images say what their losses are made of, and need not all say the same: of each name the mean
+    is over what there is in all processes, not over theirs.
+    """
+    together: dict[str, list[float]] = {}
+    for row in processes.gather([measured]):
+        for name, values in row.items():
+            together.setdefault(name, []).extend(values)
+    return {
+        name: max(values) if name == "memory_peak_mib" else statistics.fmean(values)
+        for name, values in together.items()
+    }
 
 
 def batches_at(run: Run, side_px: int) -> Iterator[list[tuple[Key, TrainItem]]]:
@@ -233,7 +236,10 @@ def batch_loss(
     return torch.stack(totals).mean(), parts
 
 
-def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) -> dict[str, float]:
+def _optimiser_step(
+    run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]
+) -> dict[str, list[float]]:
+    """Take one step; what this process has measured, of each image what its loss is made of."""
     config = run.config
     factor = rate_factor(
         *run.scheduled(run.state.step),
@@ -244,8 +250,7 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     run.optimiser.zero_grad(set_to_none=True)
-    sums = {"loss": 0.0}
-    seen: dict[str, list[float]] = {}
+    measured = {"loss": [0.0]}
     for _ in range(config.accumulate):
         batch = next(batches)
         mean, parts = batch_loss(run, batch)
@@ -258,14 +263,10 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
                 f"lower optim.lr or set optim.grad_clip, and {_way_on(run)}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        sums["loss"] += float(loss.detach())
+        measured["loss"][0] += float(loss.detach())
         for part in parts:
             for name, value in part.logged().items():
-                seen.setdefault(name, []).append(value)
-    for name, values in seen.items():
-        sums[name] = 0.0
-        for value in values:
-            sums[name] += value / len(values)
+                measured.setdefault(name, []).append(value)
     parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     # Each process has the mean over its slice; slices are equal, so the mean of means is the mean.
     run.processes.average_gradients(parameters)
@@ -277,15 +278,15 @@ def _optimiser_step(run: Run, batches: Iterator[list[tuple[Key, TrainItem]]]) ->
             f"lower optim.lr, and {_way_on(run)}"
         )
     if clip is not None:
-        sums["grad_norm"] = norm
+        measured["grad_norm"] = [norm]
     run.optimiser.step()
-    sums["lr_factor"] = factor
+    measured["lr_factor"] = [factor]
     peak = peak_memory_mib(run.processes.device)
     if peak is not None:
         # Linux counts pages in batches per core: what it calls the peak can be a little less later.
         run.memory_peak_mib = max(run.memory_peak_mib, peak)
-        sums["memory_peak_mib"] = run.memory_peak_mib
-    return sums
+        measured["memory_peak_mib"] = [run.memory_peak_mib]
+    return measured
 
 
 def _way_on(run: Run) -> str:
