@@ -360,10 +360,16 @@ def test_a_failed_save_leaves_the_old_adapter(
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("textsam.checkpoint.save_file", fail)
-    with pytest.raises(OutputError, match="disk full"):
-        save_adapter(folder, tiny_config(name="new"), trainable_state(tiny_model(LOUD).model))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    def full(*_: object) -> None:
+        raise OutputError("disk full")
+
+    other = {n: t + 1 for n, t in trainable_state(tiny_model(LOUD).model).items()}
+    for writer, failing in (("save_file", fail), ("write_adapter_config", full)):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"textsam.checkpoint.{writer}", failing)
+            with pytest.raises(OutputError, match="disk full"):
+                save_adapter(folder, tiny_config(name="new"), other)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_adapters_are_found_by_path_and_by_shipped_name(

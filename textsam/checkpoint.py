@@ -74,7 +74,7 @@ def save_adapter(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write `adapter.safetensors` and `adapter.json`, each moved into place when complete.
+    """Write `adapter.safetensors` and `adapter.json`, moved into place when both are complete.
 
     Args:
         folder: made if needed.
@@ -93,7 +93,8 @@ def save_adapter(
         save_file(stored, temporary, metadata={"format": "textsam-adapter-1"})
         temporary.chmod(0o644)  # safetensors writes for its owner alone
         digest = sha256_of(temporary)
-    write_adapter_config(folder, config.model_copy(update={"tensors_sha256": digest}))
+        # Before the tensors are moved: where there is no room for it, both stay as they were.
+        write_adapter_config(folder, config.model_copy(update={"tensors_sha256": digest}))
     return folder
 
 
