@@ -83,15 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = read_config(options.config, changes)
             for side_px, one in validated(config, sides_px).items():
                 found[weight, side_px] = one
-                sys.stderr.write(f"{weight} at {side_px} px: {one.dice:.4f}\n")
+                sys.stderr.write(f"{weight} at {side_px} px: {one.line()}\n")
     groups = sorted({group for one in found.values() for group in one.dice_by_group})
     rows = [
         (
             f"{weight:g}",
             f"{side_px}",
             f"{one.loss:.4f}",
-            f"{100 * one.dice:.1f}",
-            f"{100 * one.false_positive_rate:.1f}",
+            *("–" if v is None else f"{100 * v:.1f}" for v in (one.dice, one.false_positive_rate)),
             *(f"{100 * one.dice_by_group[group]:.1f}" for group in groups),
         )
         for (weight, side_px), one in found.items()

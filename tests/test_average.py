@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cli_runs import run
+from runs import run_config, train, write_data
 from safetensors.torch import load_file
 from tiny import loud_model, tiny_config
 
@@ -19,6 +20,8 @@ from textsam.errors import AdapterError, ConfigError
 from textsam.inference.refinement import RefineWith
 from textsam.model.build import Architecture
 from textsam.model.tuning import Tuning, trainable_state
+from textsam.train import run as run_module
+from textsam.train.validate import Validation
 
 SHAPE = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=4))
 
@@ -177,6 +180,17 @@ def test_the_command_says_it_in_a_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"warning: {tmp_path / 'old'} ('old', goes on from no adapter) and ")
+
+
+def test_best_and_last_of_a_run_that_was_resumed_otherwise_are_related(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([Validation(0.1), Validation(0.2)])
+    monkeypatch.setattr(run_module, "validate", lambda *_: next(answers))
+    write_data(tmp_path)
+    train(run_config(tmp_path, val_every=3), stop_after=3)
+    folder = train(run_config(tmp_path, val_every=3, save_every=1)).folder
+    average_adapters(folder / "best", folder / "last", tmp_path / "mean")
 
 
 def test_best_and_last_of_one_run_and_an_average_with_its_parts_are_related(

@@ -159,8 +159,11 @@ def test_without_shares_a_run_is_as_it_was(tmp_path: Path) -> None:
     assert run.side_at(0) == (64, 10)
 
 
-def test_shares_must_leave_steps_at_the_preset_s_side(tmp_path: Path) -> None:
-    parts = [{"side_px": 32, "share": 0.6}, {"side_px": 48, "share": 0.4}]
+@pytest.mark.parametrize("shares", [(0.6, 0.4), (0.7, 0.2, 0.1)])
+def test_shares_must_leave_steps_at_the_preset_s_side(
+    tmp_path: Path, shares: tuple[float, ...]
+) -> None:
+    parts = [{"side_px": 32, "share": share} for share in shares]
     with pytest.raises(ValueError, match="add up to 1 or more"):
         progressive_run(tmp_path, progressive=parts)
 

@@ -271,7 +271,8 @@ def test_a_log_line_cut_short_is_dropped(tmp_path: Path) -> None:
         for step in (1, 2, 12):
             log.write(step, {"loss": step / 4})
     text = log.path.read_text(encoding="utf-8")
-    log.path.write_text(text + "1", encoding="utf-8")  # of "13,loss,…"
+    # What a power failure may leave, and a line of "13,loss,…".
+    log.path.write_text(text + "\0\0\0,\0,\0\n1", encoding="utf-8")
     RunLog(tmp_path, 2, tensorboard=False)
     assert log.path.read_text(encoding="utf-8").split() == [
         "step,name,value", "1,loss,0.25", "2,loss,0.5",

@@ -169,6 +169,26 @@ def test_the_best_so_far_survives_a_resume(root: Path, monkeypatch: pytest.Monke
     assert read_adapter_config(resumed.folder / "best").training["step"] == 2
 
 
+def test_validation_tells_no_number_of_what_it_was_not_shown(tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path / "train", 2)
+    write_images_and_masks(tmp_path / "val", 2, seed=1)
+    for mask in (tmp_path / "val" / "masks").iterdir():
+        with Image.open(mask) as shown:
+            Image.new("L", shown.size).save(mask)
+    data = {**run_config(tmp_path).data.model_dump(), "allow": ["empty-class"]}
+    empty = train(run_config(tmp_path, name="empty", data=data, select="last", epochs=1))
+    assert {"val_loss", "val_false_positive_rate"} == {
+        row[1] for row in log_rows(empty) if row[1].startswith("val_")
+    }
+    data |= {"train_folders": data["val_folders"], "val_folders": data["train_folders"]}
+    full = begin(run_config(tmp_path, name="full", data=data, prompts={"negatives": 0}))
+    found = run_module.validate(full.forward, full.val_set, full.val_keys, full.config.loss)
+    assert found.false_positive_rate is None
+    assert found.line() == (
+        f"val loss {found.loss:.4f}, Dice {found.dice:.4f}, IoU {found.iou:.4f}"
+    )
+
+
 def test_validation_counts_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begin(run_config(root))
     sample = run.val_set.samples[0]

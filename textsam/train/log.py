@@ -32,8 +32,9 @@ class RunLog:
         kept = []
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
-                # A kill may leave a line half written; it is of a step after the state.
-                rows = [row for row in csv.reader(file) if len(row) == 3 and row[0] != "step"]
+                # A kill may leave a line half written, and a power failure zeros; they are of a
+                # step after the state.
+                rows = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit()]
             kept = [row for row in rows if int(row[0]) <= step]
         with (
             told_as_output(self.path),

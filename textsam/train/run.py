@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from textsam.adapters import CONFIG_FILE, AdapterConfig
 from textsam.checkpoint import record_of, save_adapter
-from textsam.config import TrainConfig
+from textsam.config import WITHOUT_EFFECT, TrainConfig
 from textsam.data.dataset import TrainItem
 from textsam.errors import ConfigError, TextSAMError
 from textsam.io.atomic import told_as_output
@@ -57,7 +57,7 @@ def _adapter_config(run: Run, step: int) -> AdapterConfig:
             # By name: a path says where it lay on the machine that trained.
             "continued_from": run.continued_from,
             "config": config.model_dump(
-                mode="json", exclude={"out", "device", "data", "cache", "init_adapter"}
+                mode="json", exclude={*WITHOUT_EFFECT, "data", "init_adapter"}
             ),
             "data": config.data.model_dump(mode="json", exclude={"root"}),
         },
@@ -82,7 +82,9 @@ def _validate(run: Run, log: RunLog | None) -> Validation:
             f"step {run.state.step}: the validation loss is {result.loss}; lower optim.lr or set "
             f"optim.grad_clip, and {_way_on(run)}"
         )
-    value = result.loss if run.config.select == "val_loss" else -result.dice
+    value = result.loss
+    if run.config.select == "val_dice" and result.dice is not None:  # `setup` has seen to it
+        value = -result.dice
     if run.config.select == "last" or run.state.best is None or value < run.state.best:
         run.state.best = value
         if log is not None:
@@ -170,11 +172,7 @@ def fit(run: Run, *, stop_after: int | None = None, progress: bool = True) -> Ru
             if state.step % val_every == 0 or state.step == total:
                 result = _validate(run, log)
                 if log is not None:
-                    bar.console.print(
-                        f"step {state.step}: val loss {result.loss:.4f}, Dice {result.dice:.4f}, "
-                        f"IoU {result.iou:.4f}, "
-                        f"false positives {result.false_positive_rate:.3f}"
-                    )
+                    bar.console.print(f"step {state.step}: {result.line()}")
             due = state.step % config.save_every == 0 or state.step == last
             if due and log is not None:
                 # The state last: a run that is killed in between makes its adapters again.

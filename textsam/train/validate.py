@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 
@@ -41,24 +42,26 @@ class Validation:
 
     Attributes:
         loss: mean over images, weighted as in training.
-        dice: mean over the groups of `dice_by_group`, so that a large set does not hide a small.
+        dice: mean over the groups of `dice_by_group`, so that a large set does not hide a small;
+            None where no image shows anything.
         dice_by_group: "set/concept" -> mean Dice at the model's resolution, by text alone unless
             the run gives geometry in validation.
-        iou: mean over the groups of `iou_by_group`.
+        iou: mean over the groups of `iou_by_group`, or None likewise.
         iou_by_group: "set/concept" -> mean IoU, of the same masks.
-        false_positive_rate: share of absent concepts answered with a non-empty mask.
+        false_positive_rate: share of absent concepts answered with a non-empty mask; None
+            where none is asked for.
     """
 
     loss: float
-    dice: float
+    dice: float | None = None
     dice_by_group: dict[str, float] = field(default_factory=dict)
-    false_positive_rate: float = 0.0
-    iou: float = 0.0
+    false_positive_rate: float | None = None
+    iou: float | None = None
     iou_by_group: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
-        """Flat name -> value, for logs."""
-        return {
+        """Flat name -> value of what there is, for logs."""
+        found = {
             "val_loss": self.loss,
             "val_dice": self.dice,
             "val_iou": self.iou,
@@ -66,6 +69,13 @@ class Validation:
             **{f"val_dice/{name}": value for name, value in self.dice_by_group.items()},
             **{f"val_iou/{name}": value for name, value in self.iou_by_group.items()},
         }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def line(self) -> str:
+        """The same without the groups, for a terminal."""
+        told = {"Dice": self.dice, "IoU": self.iou, "false positives": self.false_positive_rate}
+        rest = [f"{name} {value:.4f}" for name, value in told.items() if value is not None]
+        return ", ".join([f"val loss {self.loss:.4f}", *rest])
 
 
 def validate(
@@ -120,14 +130,14 @@ def validate(
         for group, one, other in seen.overlaps:
             dices[group].append(one)
             ious[group].append(other)
-    by_group = {name: sum(values) / len(values) for name, values in sorted(dices.items())}
-    iou_by_group = {name: sum(values) / len(values) for name, values in sorted(ious.items())}
+    by_group = {name: fmean(values) for name, values in sorted(dices.items())}
+    iou_by_group = {name: fmean(values) for name, values in sorted(ious.items())}
     answered = [answer for seen in everything for answer in seen.answered]
     return Validation(
-        loss=sum(seen.loss for seen in everything) / max(1, len(keys)),
-        dice=sum(by_group.values()) / max(1, len(by_group)),
+        loss=fmean(seen.loss for seen in everything),
+        dice=fmean(by_group.values()) if by_group else None,
         dice_by_group=by_group,
-        false_positive_rate=sum(answered) / max(1, len(answered)),
-        iou=sum(iou_by_group.values()) / max(1, len(iou_by_group)),
+        false_positive_rate=fmean(answered) if answered else None,
+        iou=fmean(iou_by_group.values()) if iou_by_group else None,
         iou_by_group=iou_by_group,
     )
