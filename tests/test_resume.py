@@ -523,6 +523,14 @@ def test_a_stored_answer_is_the_first_answer(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+def test_stored_answers_are_as_readable_as_other_files(tmp_path: Path) -> None:
+    image, other = torch.zeros(3, 4, 4), tmp_path / "other"
+    cache = EmbeddingCache(tmp_path, "encoder")
+    cache(image, lambda _: torch.ones(1, 2))
+    other.touch()
+    assert cache.path_of(image).stat().st_mode == other.stat().st_mode
+
+
 def test_another_encoder_or_image_is_another_entry(tmp_path: Path) -> None:
     image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
     cache = EmbeddingCache(tmp_path, "encoder 1")

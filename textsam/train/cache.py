@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from textsam.io.atomic import atomic_path, told_as_output
@@ -48,8 +48,9 @@ class EmbeddingCache:
         if path.is_file() and (known := _stored(path)) is not None:
             return known.to(image.device, torch.float32)
         embedding = encode(image[None]).detach().to("cpu", torch.float16).contiguous()
-        with told_as_output(path, SafetensorError), atomic_path(path) as temporary:
-            save_file({"embedding": embedding}, temporary)
+        with told_as_output(path), atomic_path(path) as temporary:
+            # safetensors' own files are for their owner alone, and a cache may be a group's.
+            temporary.write_bytes(save({"embedding": embedding}))
         return embedding.to(image.device, torch.float32)
 
 
