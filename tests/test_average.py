@@ -106,10 +106,19 @@ def test_the_side_is_the_second_adapters(tmp_path: Path) -> None:
     assert read_adapter_config(tmp_path / "mean").architecture.side_px is None
 
 
+def test_base_weights_that_only_one_has_on_record_are_kept(tmp_path: Path) -> None:
+    adapter(tmp_path / "old", 1, base={"litemedsam": "1" * 64})
+    adapter(tmp_path / "new", 2, base={"litemedsam": "1" * 64, "minilm": "2" * 64})
+    for first, second in (("old", "new"), ("new", "old")):
+        mean = average_adapters(tmp_path / first, tmp_path / second, tmp_path / "mean")
+        assert mean.base == {"litemedsam": "1" * 64, "minilm": "2" * 64}
+
+
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    adapter(tmp_path / "old", 1)
+    adapter(tmp_path / "old", 1, base={"litemedsam": "1" * 64, "minilm": "1" * 64})
     adapter(tmp_path / "new", 2)
     adapter(tmp_path / "based", 2, base={"litemedsam": "0" * 64})
+    adapter(tmp_path / "told", 2, base={"minilm": "0" * 64})
     other = Architecture(context_depth=3, token_scale=16.0, tuning=Tuning(rank=2))
     save_adapter(tmp_path / "thin", tiny_config(other), trainable_state(loud_model(other, 3).model))
     tensors = load_file(tmp_path / "new" / "adapter.safetensors")
@@ -119,7 +128,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path) -> 
     with (tmp_path / "broken" / "adapter.safetensors").open("ab") as file:
         file.write(b"x")
     for second, words in (
-        ("based", "differ in base"),
+        ("based", r"differ in base \(base\.litemedsam: the files are others\)"),
+        ("told", r"differ in base \(base\.minilm: the files are others\)"),
         ("thin", r"differ in architecture \(architecture\.rank was 4 and is 2\); average"),
         ("short", "do not have the same tensors"),
         ("broken", "sha256|SHA-256"),

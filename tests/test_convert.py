@@ -70,7 +70,10 @@ def test_what_the_adapter_says_of_itself(official: TinyOfficial, tmp_path: Path)
     assert (architecture.rank, architecture.context_tokens) == (2, 4)
     assert (architecture.encoder, architecture.decoder) == ("lora", "lora")
     assert (architecture.normalise, architecture.token_scale) == (True, 1.0)
-    assert config.base == {"sam_vit_b": weights.entry("sam_vit_b").identity}
+    assert config.base == {
+        "sam_vit_b": weights.entry("sam_vit_b").identity,
+        "biomedclip": official.text_encoder.digest(),
+    }
     assert config.training["converted_from"] == "official.pth"
     assert config.training["sha256"] == sha256_of(checkpoint)
     again = convert_checkpoint(checkpoint, tmp_path / "other", name="mine")

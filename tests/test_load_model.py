@@ -112,6 +112,23 @@ def test_the_right_or_unrecorded_base_is_accepted(
     assert textsam.load_model("lite", folder, sam_checkpoint=path).built is built
 
 
+def test_an_adapter_is_used_with_the_text_encoder_it_was_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = loud_model()
+    monkeypatch.setattr(api, "build_model", lambda *_, **__: built)
+    encoder = built.model.text_encoder
+    folder = adapter(tmp_path / "a", base={"minilm": encoder.digest()})
+    words = encoder.bert.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        words[5:].zero_()  # as a copy with the words in use alone
+    assert textsam.load_model("lite", folder).built is built
+    with torch.no_grad():
+        encoder.bert.encoder.layer[0].output.dense.bias[0] += 1e-6
+    with pytest.raises(AdapterError, match=r"was trained on minilm with sha256 .* at hand have"):
+        textsam.load_model("lite", folder)
+
+
 def test_the_identity_tells_base_weights_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,7 @@ def test_the_adapter_written_reproduces_the_model(root: Path) -> None:
         config = read_adapter_config(run.folder / name)
         assert (config.name, config.preset, config.prompts) == ("toy", "lite", ("tumor",))
         assert (config.refine, config.terms, config.score) == (1, "CC0", "iou_head")
-        assert config.base.keys() == {"litemedsam"}
+        assert config.base.keys() == {"litemedsam", "minilm"}
     # As `load_model` does: the architecture comes from the folder, the base weights from elsewhere.
     config = read_adapter_config(run.folder / "last")
     assert (config.architecture.token_scale, config.architecture.context_depth) == (4.0, 3)
@@ -311,8 +311,14 @@ def test_an_adapter_of_another_model_is_not_continued_though_its_tensors_fit(roo
         run_module.setup(
             fourth, tiny_model(run_module.architecture_from(fourth)), sam_checkpoint=other
         )
-    assert not (root / "runs" / "third").exists()
-    assert not (root / "runs" / "fourth").exists()
+    fifth = second.model_copy(update={"name": "fifth"})
+    speaking = tiny_model(run_module.architecture_from(fifth))
+    with torch.no_grad():
+        speaking.model.text_encoder.bert.encoder.layer[0].output.dense.bias += 1
+    with pytest.raises(AdapterError, match="'toy' was trained on biomedclip with sha256"):
+        run_module.setup(fifth, speaking)
+    for name in ("third", "fourth", "fifth"):
+        assert not (root / "runs" / name).exists()
 
 
 @pytest.mark.parametrize("limit", [None, 1])

@@ -92,7 +92,9 @@ class AdapterConfig(Section):
         score_map_for: concepts with knots of their own.
         kinds: tells kinds of image apart, and so what cannot be in one; None: nothing is ruled out.
         authors_frame: refinement prompts stay in the image's frame, as in the authors' code.
-        base: registry name -> sha256 of the base weights it was trained on.
+        base: registry name -> sha256 of the base weights it was trained on: of the image encoder's
+            file, and of the text encoder's numbers (`TextEncoder.digest`). What is missing, or
+            "unknown", is not compared.
         terms: terms of its training data.
         tensors_sha256: lower-case hexadecimal SHA-256 of `adapter.safetensors`; None in folders
             written before it was recorded, which are then not checked.

@@ -103,6 +103,8 @@ def load_model(
         sam_checkpoint=sam_checkpoint,
         text_encoder=text_encoder,
     )
+    if info.text_weights in config.base:
+        check_base(config, info.text_weights, built.model.text_encoder.digest())
     load_learned(folder, built)
     if authors_frame is not None:
         config = config.model_copy(update={"authors_frame": authors_frame})
@@ -146,7 +148,7 @@ def _own_weights(
     recorded = config.base.get(info.image_weights, "unknown") != "unknown"
     if sam_checkpoint is not None and not recorded:
         digests[info.image_weights] = sha256_of(Path(sam_checkpoint))
-    if text_encoder is not None:
+    if text_encoder is not None and info.text_weights not in config.base:
         digests[info.text_weights] = sha256_of_folder(Path(text_encoder))
     if not digests:
         return ""

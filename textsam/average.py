@@ -30,7 +30,6 @@ _KEPT = {
     "refine_with",
     "score",
     "authors_frame",
-    "base",
     "terms",
     "mask_threshold",
 }
@@ -85,6 +84,9 @@ def average_adapters(
     facts = [config.model_dump(mode="json") for config in configs]
     # No number depends on the side: a training may go on at another one.
     facts[0]["architecture"]["side_px"] = new.architecture.side_px
+    # What only one has on record cannot be compared.
+    for own, other in ((facts[0], new), (facts[1], old)):
+        own["base"] = {name: own["base"][name] for name in own["base"] if name in other.base}
     for name in ("preset", "architecture", "base", "score", "refine_with", "authors_frame"):
         before, after = ({name: own[name]} for own in facts)
         if before != after:
@@ -124,7 +126,10 @@ def average_adapters(
     ]
     made = {name: what for name, what in new.training.items() if name not in _MEASURED}
     config = AdapterConfig(
-        **new.model_dump(include=_KEPT), refine=0, training={**made, "averaged": averaged}
+        **new.model_dump(include=_KEPT),
+        base={**old.base, **new.base},
+        refine=0,
+        training={**made, "averaged": averaged},
     )
     return read_adapter_config(save_adapter(out, config, tensors))
 

@@ -303,7 +303,7 @@ def convert_checkpoint(
         architecture=record_of(architecture),
         prompts=prompts,
         authors_frame=authors_frame,
-        base={info.image_weights: image_identity},
+        base={info.image_weights: image_identity, info.text_weights: encoder.digest()},
         training={"converted_from": checkpoint.name, "sha256": sha256_of(checkpoint)},
     )
     save_adapter(out, config, learned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,19 @@ class TextEncoder(nn.Module):
     def n_layers(self) -> int:
         """Number of transformer layers."""
         return int(self.bert.config.num_hidden_layers)
+
+    def digest(self) -> str:
+        """SHA-256 of its numbers, the same from whatever file they came.
+
+        The table of words is left out: one that was cut to the words in use is as good, and another
+        encoder has other layers.
+        """
+        found = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            if not name.endswith("word_embeddings.weight"):
+                found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                found.update(tensor.cpu().contiguous().numpy())
+        return found.hexdigest()
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of `[CLS] text . [SEP]`, without context tokens, however many there are."""

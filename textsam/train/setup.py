@@ -215,8 +215,12 @@ def setup(
         )
         built = assemble(backbone, encoder, architecture_from(config))
     continued_from = init_digest = None
-    base = _base_identities(config.preset, sam_checkpoint)
-    encoder_id = [*base.values(), config.precision]
+    info = preset(config.preset)
+    image_id = weights.entry(info.image_weights).identity
+    if sam_checkpoint is not None:
+        image_id = sha256_of(Path(sam_checkpoint))
+    base = {info.image_weights: image_id, info.text_weights: built.model.text_encoder.digest()}
+    encoder_id = [image_id, config.precision]
     if config.init_adapter is not None:
         folder_before = find_adapter(config.init_adapter)
         begun_from = read_adapter_config(folder_before)
@@ -266,7 +270,7 @@ def setup(
         forward = PreferenceForward(forward, config.preference, unlabelled)
     optimiser = _optimiser(built, config)
     made_of = ingredients(
-        base=base[preset(config.preset).image_weights],
+        base=image_id,
         text_encoder=_text_identity(config.preset, text_encoder),
         authors_frame=authors_frame,
         parts=parts,
@@ -365,15 +369,6 @@ def _check_same_token(adapter: AdapterConfig, config: TrainConfig) -> None:
                 f"adapter.{name} is {ours}, and the init_adapter {adapter.name!r} was trained with "
                 f"{theirs}; set adapter.{name} to that"
             )
-
-
-def _base_identities(preset_name: str, sam_checkpoint: str | Path | None) -> dict[str, str]:
-    """Registry name -> digest of the base weights in use; own text encoders have none on record."""
-    info = preset(preset_name)
-    image = weights.entry(info.image_weights).identity
-    if sam_checkpoint is not None:
-        image = sha256_of(Path(sam_checkpoint))
-    return {info.image_weights: image}
 
 
 def _text_identity(preset_name: str, text_encoder: str | Path | None) -> str:
