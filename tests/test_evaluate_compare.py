@@ -19,7 +19,7 @@ from textsam.evaluate import EvaluationComparison, compare_evaluations, evaluate
 from textsam.evaluate.compare import COMPARISON_FILE, COMPARISON_TABLE
 from textsam.inference.settle import Settle
 
-SHIPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "lite-generalist"
+SHIPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "generalist"
 OFF_A, OFF_B = (0, 2, 5, 8, 3, 6), (0, 1, 2, 9, 1, 2)
 
 
