@@ -15,6 +15,7 @@ import collections
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -97,6 +98,7 @@ def main() -> None:
         "python": platform.python_version(),
     }
     result["versions"] = {name: version(name) for name in packages}
+    result["command"] = shlex.join(["python", "benchmarks/fuzz.py", *sys.argv[1:]])
     result["date"] = datetime.now(UTC).date().isoformat()
     text = json.dumps(result, indent=2)
     print(text)

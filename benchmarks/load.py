@@ -21,6 +21,7 @@ import http.client
 import json
 import os
 import platform
+import shlex
 import signal
 import socket
 import subprocess
@@ -320,6 +321,7 @@ def main() -> None:
             "python": platform.python_version(),
             "textsam": textsam.__version__,
         },
+        "command": shlex.join(["python", "benchmarks/load.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
     }
     text = json.dumps(result, indent=2)
