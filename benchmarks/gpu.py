@@ -1,4 +1,4 @@
-"""Train and measure on a borrowed GPU machine that reaches no network.
+"""Train and measure on a GPU machine that reaches no network.
 
 Such a machine starts bare, takes files in parts of limited size and runs commands for minutes, so
 the work is cut to fit: everything needed is packed into one archive, sent in parts, and all work

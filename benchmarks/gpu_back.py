@@ -1,4 +1,4 @@
-"""What a training on a borrowed GPU brings back: an adapter folder in one file.
+"""What a training on a GPU machine brings back: an adapter folder in one file.
 
 Few files come back from such a machine, and none that is large. So an adapter is stored in half
 precision, as it is shipped, with its log, and packed: 12 MB for `lite`. Unpacked it is an adapter

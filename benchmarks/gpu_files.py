@@ -1,4 +1,4 @@
-"""What goes to a borrowed GPU machine and how it is taken there: wheels and data in parts."""
+"""What goes to a GPU machine and how it is taken there: wheels and data in parts."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ WHEELS = (
     "platformdirs",
 )
 MODEL = "model.safetensors"
+DIGEST = "digest"
 
 
 def pack(arguments: argparse.Namespace) -> None:
@@ -100,7 +101,7 @@ def _version(name: str) -> str:
 def _pack_text(target: Path) -> None:
     """MiniLM for the words of the vocabulary alone, in half precision: a quarter of it.
 
-    The rows of all other words are zeros; see `without_unpacked`.
+    The rows of all other words are zeros; see `packed_text`.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -122,15 +123,20 @@ def _pack_text(target: Path) -> None:
     save_file(state, target / MODEL)
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(source / name, target)
+    (target / DIGEST).write_text(encoder.digest(), encoding="ascii")
 
 
-def without_unpacked(encoder: TextEncoder) -> TextEncoder:
-    """Make the rows of words that were not packed no numbers, which no file of weights may hold.
+def packed_text(encoder: TextEncoder, folder: Path) -> TextEncoder:
+    """Make the packed encoder of a folder what it is for.
 
-    A prompt with one then fails, instead of meaning nothing.
+    The rows of words that were not packed become no numbers, which no file of weights may hold: a
+    prompt with one then fails, instead of meaning nothing. What is learned with it is for the whole
+    encoder, whose digest adapters have on record.
     """
     table = encoder.bert.embeddings.word_embeddings.weight.data
     table[(table == 0).all(dim=1)] = float("nan")
+    digest = (folder / DIGEST).read_text("ascii")
+    encoder.digest = lambda: digest  # type: ignore[method-assign]
     return encoder
 
 

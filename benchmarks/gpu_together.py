@@ -148,7 +148,7 @@ def set_up(work: Work) -> Run:
     """The run of a training, on the packed data."""
     import torch
     from busi_arms import fold_config
-    from gpu_files import without_unpacked
+    from gpu_files import packed_text
 
     from textsam.config import read_config
     from textsam.model.build import assemble, load_parts
@@ -164,7 +164,7 @@ def set_up(work: Work) -> Run:
     packed = text.is_dir()
     backbone, encoder = load_parts(config.preset, text_encoder=text if packed else None)
     if packed:
-        encoder = without_unpacked(encoder)
+        encoder = packed_text(encoder, text)
     return setup(config, assemble(backbone, encoder, architecture_from(config)))
 
 

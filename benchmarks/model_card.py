@@ -312,10 +312,12 @@ def _recipe(config: dict[str, Any], curves: dict[str, dict[int, float]]) -> str:
             "|---|---|---|---|",
         ]
     for step, loss in sorted(losses.items()):
-        lines.append(
-            f"| {step} | {loss:.3f} | {curves['val_dice'][step]:.3f} "
-            f"| {100 * curves['val_false_positive_rate'][step]:.0f} % |"
+        dice, answered = (
+            curves.get(name, {}).get(step) for name in ("val_dice", "val_false_positive_rate")
         )
+        told = "–" if dice is None else f"{dice:.3f}"
+        rate = "–" if answered is None else f"{100 * answered:.0f} %"
+        lines.append(f"| {step} | {loss:.3f} | {told} | {rate} |")
     if averaged := training.get("averaged"):
         mean = f"`textsam average` then took the mean: {_shares(averaged)}"
         lines += ["", f"{mean}, the last being this run's."]

@@ -107,7 +107,7 @@ def test_the_side_is_the_second_adapters(tmp_path: Path) -> None:
 
 
 def test_base_weights_that_only_one_has_on_record_are_kept(tmp_path: Path) -> None:
-    adapter(tmp_path / "old", 1, base={"litemedsam": "1" * 64})
+    adapter(tmp_path / "old", 1, base={"litemedsam": "1" * 64, "minilm": "unknown"})
     adapter(tmp_path / "new", 2, base={"litemedsam": "1" * 64, "minilm": "2" * 64})
     for first, second in (("old", "new"), ("new", "old")):
         mean = average_adapters(tmp_path / first, tmp_path / second, tmp_path / "mean")

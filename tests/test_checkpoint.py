@@ -21,10 +21,10 @@ from textsam.adapters import (
     TENSORS_FILE,
     AdapterConfig,
     ArchitectureRecord,
+    adapter_json,
     find_adapter,
     read_adapter_config,
     shipped_adapters,
-    write_adapter_config,
 )
 from textsam.checkpoint import architecture_of, load_adapter, record_of, save_adapter
 from textsam.errors import AdapterError, OutputError, WeightsError
@@ -334,7 +334,7 @@ def test_configuration_round_trip(tmp_path: Path) -> None:
         tensors_sha256="cd" * 32,
         training={"epochs": 3, "note": {"seed": 1}},
     )
-    write_adapter_config(tmp_path, config)
+    (tmp_path / CONFIG_FILE).write_text(adapter_json(config))
     assert read_adapter_config(tmp_path) == config
     assert [path.name for path in tmp_path.iterdir()] == [CONFIG_FILE]
 
@@ -361,10 +361,10 @@ def test_a_failed_save_leaves_the_old_adapter(
         raise OSError("disk full")
 
     def full(*_: object) -> None:
-        raise OutputError("disk full")
+        raise OSError("disk full")
 
     other = {n: t + 1 for n, t in trainable_state(tiny_model(LOUD).model).items()}
-    for writer, failing in (("save_file", fail), ("write_adapter_config", full)):
+    for writer, failing in (("save_file", fail), ("adapter_json", full)):
         with monkeypatch.context() as patched:
             patched.setattr(f"textsam.checkpoint.{writer}", failing)
             with pytest.raises(OutputError, match="disk full"):

@@ -15,7 +15,7 @@ from cli_runs import run, use_tiny_model, write_image
 from typer.main import get_command
 
 import textsam
-from textsam.adapters import AdapterConfig, write_adapter_config
+from textsam.adapters import CONFIG_FILE, AdapterConfig, adapter_json
 from textsam.cli import app
 from textsam.cli.errors import errors_as_exit
 from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
@@ -129,7 +129,8 @@ def test_wrong_usage_is_exit_code_2(asked: list[dict[str, Any]], tmp_path: Path)
 
 def write_adapter(folder: Path) -> Path:
     config = AdapterConfig(name="mine", preset="lite", prompts=("tumor", "gizmo"))
-    write_adapter_config(folder, config)
+    folder.mkdir(parents=True)
+    (folder / CONFIG_FILE).write_text(adapter_json(config))
     (folder / "adapter.safetensors").write_bytes(b"")
     return folder
 

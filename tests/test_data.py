@@ -490,6 +490,10 @@ def test_a_mask_of_several_pages_is_refused_and_not_cut_to_the_first(tmp_path: P
         read_mask(path)
     second.save(path)
     assert (read_mask(path) > 0).sum() == 144
+    path = tmp_path / "m.png"
+    first.save(path, save_all=True, append_images=[second])
+    with pytest.raises(DataError, match=r"m\.png .*several pages or frames .*; .* a grey PNG file"):
+        read_mask(path)
 
 
 def test_a_smaller_copy_in_a_tiff_is_no_page_of_a_mask(tmp_path: Path) -> None:
@@ -534,8 +538,10 @@ def test_masks_that_the_target_does_not_explain_are_refused(tmp_path: Path) -> N
     objects = np.arange(320, dtype=np.uint16).reshape(16, 20)
     with pytest.raises(DataError, match=r"0, 1, .* and 312 more, as a map of labels or objects"):
         load_sample(one(tmp_path, objects))
-    edge = np.array([[0, 32768, 65535]] * 8, dtype=np.uint16).repeat(8, axis=1)
-    assert load_sample(one(tmp_path, edge))[1]["tumor"].sum() == 128  # as resizing leaves it
+    # As resizing leaves it, in 16 bits, in 12, and in 8 that were moved up.
+    for full in (65535, 4095, 65280):
+        soft = np.array([[0, full // 2, full]] * 8, dtype=np.uint16).repeat(8, axis=1)
+        assert load_sample(one(tmp_path, soft))[1]["tumor"].sum() == 128
     labels[0, 0] = 7
     assert load_sample(one(tmp_path, labels, 1))[1]["tumor"].sum() == 64
     with pytest.raises(DataError, match=r"values 7, which are not among the labels .*: 1, 2"):
@@ -561,7 +567,9 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     sample = one(tmp_path, square((32, 32), 0, 0, 4))
     (tmp_path / "m.png").write_bytes(b"not a mask")
-    with pytest.raises(DataError, match=r"m\.png cannot be read: .*accepted are PNG.*as PNG"):
+    with pytest.raises(
+        DataError, match=r"m\.png cannot be read: this is not .*save it as a grey PNG"
+    ):
         load_sample(sample)
     (tmp_path / "m.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"m\.png cannot be read: the file is empty"):

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,17 +165,20 @@ def test_a_mask_that_is_turned_otherwise_than_its_image_is_told_where_sizes_are_
 def test_a_folder_that_may_not_be_listed_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Path.iterdir
+    for method, told in (("iterdir", "masks"), ("is_dir", ".")):
+        whole = getattr(Path, method)
 
-    def refused(path: Path) -> Iterator[Path]:
-        if path.name == "masks":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return whole(path)
+        def refused(path: Path, whole: Any = whole) -> Any:
+            if path.name == "masks":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return whole(path)
 
-    monkeypatch.setattr(Path, "iterdir", refused)
-    (problem,) = check_folder(folder).problems
-    assert problem.kind == "unusable-source"
-    assert problem.message == f"{folder / 'masks'} cannot be listed (Permission denied)"
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, method, refused)
+            (problem,) = check_folder(folder).problems
+        assert problem.kind == "unusable-source"
+        why = "cannot be listed (Permission denied); check its permissions"
+        assert problem.message == f"{folder / told} {why}"
 
 
 def test_files_of_other_kinds_are_told_and_never_denied(folder: Path) -> None:

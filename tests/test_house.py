@@ -32,7 +32,11 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").rglob("*.yaml")
     if not re.search(r"^cells:", path.read_text(encoding="utf-8"), re.MULTILINE)
 )
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("weights/*.md")])
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "weights/*.md", "weights/*/*.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+)
 
 
 def marked_commands(text: str) -> dict[str, list[str]]:
@@ -226,8 +230,21 @@ def test_command_line_document_names_every_command_and_option() -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
-    local = [link.split("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
-    assert [link for link in local if link and not (path.parent / link).exists()] == []
+    local = [link.partition("#") for link in links if not re.match(r"[a-z]+:", link)]
+    assert [name for name, _, _ in local if name and not (path.parent / name).exists()] == []
+    lost = [
+        f"{name}#{anchor}"
+        for name, _, anchor in local
+        if anchor and anchor not in anchors(path.parent / name if name else path)
+    ]
+    assert lost == []
+
+
+def anchors(path: Path) -> set[str]:
+    """What links can name in a document: its headings, as GitHub makes anchors of them."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+?)\s*$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
 
 
 def test_source_archive_has_what_documents_and_tests_lead_to() -> None:

@@ -19,7 +19,7 @@ from tiny import (
 
 import textsam
 from textsam import api, weights
-from textsam.adapters import read_adapter_config, write_adapter_config
+from textsam.adapters import CONFIG_FILE, adapter_json, read_adapter_config
 from textsam.checkpoint import save_adapter
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError, ConfigError, DeviceError, WeightsError
@@ -182,13 +182,15 @@ def test_segment_loads_again_what_was_written_again(
         assert textsam.segment(PICTURE, "tumor", adapter=folder, device="cpu").adapter == "tiny"
     assert len(parts) == 1, "the model was kept"
     config = read_adapter_config(folder)
-    write_adapter_config(folder, config.model_copy(update={"name": "another"}))
+    (folder / CONFIG_FILE).write_text(adapter_json(config.model_copy(update={"name": "another"})))
     assert textsam.segment(PICTURE, "tumor", adapter=folder, device="cpu").adapter == "another"
     # A relative path is another folder elsewhere.
     monkeypatch.chdir(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(folder, elsewhere / folder.name)
-    write_adapter_config(elsewhere / folder.name, config.model_copy(update={"name": "elsewhere's"}))
+    (elsewhere / folder.name / CONFIG_FILE).write_text(
+        adapter_json(config.model_copy(update={"name": "elsewhere's"}))
+    )
     for place, name in ((folder.parent, "another"), (elsewhere, "elsewhere's")):
         monkeypatch.chdir(place)
         answer = textsam.segment(PICTURE, "tumor", adapter=folder.name, device="cpu")

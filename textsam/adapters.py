@@ -14,7 +14,6 @@ from textsam.inference.kinds import ImageKinds
 from textsam.inference.refinement import RefineWith
 from textsam.inference.score import CheckedScoreMap
 from textsam.invalid import invalid_fields
-from textsam.io.atomic import save_text
 from textsam.io.readable_json import readable_json
 from textsam.sections import Section
 from textsam.weights.checksum import sha256_of
@@ -26,13 +25,13 @@ __all__ = [
     "ArchitectureRecord",
     "SidesPx",
     "Written",
+    "adapter_json",
     "as_written",
     "check_base",
     "check_tensors",
     "find_adapter",
     "read_adapter_config",
     "shipped_adapters",
-    "write_adapter_config",
 ]
 
 CONFIG_FILE = "adapter.json"
@@ -252,11 +251,6 @@ def check_tensors(folder: str | Path, config: AdapterConfig) -> str:
     return found
 
 
-def write_adapter_config(folder: str | Path, config: AdapterConfig) -> Path:
-    """Write `adapter.json` atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    text = readable_json(config.model_dump(mode="json"), ensure_ascii=True)
-    return save_text(Path(folder) / CONFIG_FILE, text + "\n")
+def adapter_json(config: AdapterConfig) -> str:
+    """What stands in `adapter.json`, in ASCII."""
+    return readable_json(config.model_dump(mode="json"), ensure_ascii=True) + "\n"

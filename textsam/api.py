@@ -148,7 +148,7 @@ def _own_weights(
     recorded = config.base.get(info.image_weights, "unknown") != "unknown"
     if sam_checkpoint is not None and not recorded:
         digests[info.image_weights] = sha256_of(Path(sam_checkpoint))
-    if text_encoder is not None and info.text_weights not in config.base:
+    if text_encoder is not None:
         digests[info.text_weights] = sha256_of_folder(Path(text_encoder))
     if not digests:
         return ""

@@ -84,9 +84,14 @@ def average_adapters(
     facts = [config.model_dump(mode="json") for config in configs]
     # No number depends on the side: a training may go on at another one.
     facts[0]["architecture"]["side_px"] = new.architecture.side_px
-    # What only one has on record cannot be compared.
-    for own, other in ((facts[0], new), (facts[1], old)):
-        own["base"] = {name: own["base"][name] for name in own["base"] if name in other.base}
+    # What is not on record in both cannot be compared.
+    unknown = {
+        name
+        for name in old.base.keys() | new.base.keys()
+        if "unknown" in (old.base.get(name, "unknown"), new.base.get(name, "unknown"))
+    }
+    for own in facts:
+        own["base"] = {name: own["base"][name] for name in own["base"].keys() - unknown}
     for name in ("preset", "architecture", "base", "score", "refine_with", "authors_frame"):
         before, after = ({name: own[name]} for own in facts)
         if before != after:
@@ -127,7 +132,7 @@ def average_adapters(
     made = {name: what for name, what in new.training.items() if name not in _MEASURED}
     config = AdapterConfig(
         **new.model_dump(include=_KEPT),
-        base={**old.base, **new.base},
+        base=old.base | {name: digest for name, digest in new.base.items() if digest != "unknown"},
         refine=0,
         training={**made, "averaged": averaged},
     )

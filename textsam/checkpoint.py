@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from textsam.adapters import (
+    CONFIG_FILE,
     TENSORS_FILE,
     AdapterConfig,
     ArchitectureRecord,
+    adapter_json,
     check_tensors,
     read_adapter_config,
-    write_adapter_config,
 )
 from textsam.io.atomic import atomic_path, told_as_output
 from textsam.model.build import Architecture, BuiltModel
@@ -88,13 +89,17 @@ def save_adapter(
     folder = Path(folder)
     stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
     path = folder / TENSORS_FILE
-    with told_as_output(path, SafetensorError), atomic_path(path) as temporary:
+    # Both are written before either is moved: where there is no room, both stay as they were.
+    with (
+        told_as_output(path, SafetensorError),
+        atomic_path(folder / CONFIG_FILE) as record,
+        atomic_path(path) as temporary,
+    ):
         # One entry: safetensors writes several in an order of chance, and with it the digest.
         save_file(stored, temporary, metadata={"format": "textsam-adapter-1"})
         temporary.chmod(0o644)  # safetensors writes for its owner alone
-        digest = sha256_of(temporary)
-        # Before the tensors are moved: where there is no room for it, both stay as they were.
-        write_adapter_config(folder, config.model_copy(update={"tensors_sha256": digest}))
+        config = config.model_copy(update={"tensors_sha256": sha256_of(temporary)})
+        record.write_bytes(adapter_json(config).encode())
     return folder
 
 

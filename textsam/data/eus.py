@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,6 +179,7 @@ def _files(folder: Path, problems: Problems) -> dict[str, Path]:
                 others.append(path.relative_to(folder).as_posix())
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
+        name = unicodedata.normalize("NFC", name)
         if name in files:
             problems.add("duplicate-stem", path, f"{files[name]} has the same name; keep one file")
         else:

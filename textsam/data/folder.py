@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textsam.data.listing import PARTS, SUFFIXES, list_folder, listed, the_only, unusable_instead
+from textsam.data.listing import (
+    PARTS,
+    SUFFIXES,
+    list_folder,
+    listed,
+    the_only,
+    told_as_data,
+    unusable_instead,
+)
 from textsam.data.named import unaskable
 from textsam.data.problems import Problems
 from textsam.data.sample import Sample, Target
@@ -68,7 +76,8 @@ def samples_from_folder(
     if fault := unaskable(concept):
         raise DataError(f"{folder}: the concept {concept!r} cannot be asked for. {fault}")
     base = folder if split is None else folder / split
-    _check_layout(folder, base)
+    with told_as_data(base):
+        _check_layout(folder, base)
     image_files, mask_files = list_folder(base / "images"), list_folder(base / "masks")
     images, masks = image_files.usable, mask_files.usable
     if problems is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "listed",
     "tell_unsupported",
     "the_only",
+    "told_as_data",
     "unusable_instead",
 ]
 
@@ -94,12 +96,8 @@ def list_folder(folder: Path) -> Listing:
     Stems are in Unicode's NFC: a Mac may have written the same "é" in two code points.
     """
     listing = Listing(folder, {}, {}, [])
-    if folder.is_dir():
-        try:
-            paths = sorted(folder.iterdir())
-        except OSError as error:
-            raise DataError(f"{folder} cannot be listed ({error.strerror})") from error
-        for path in paths:
+    with told_as_data(folder):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name.startswith("."):
                 continue
             stem = unicodedata.normalize("NFC", path.stem)
@@ -110,6 +108,17 @@ def list_folder(folder: Path) -> Listing:
             elif path.is_file() and not is_system_file(path):
                 listing.others.setdefault(stem, []).append(path)
     return listing
+
+
+@contextmanager
+def told_as_data(folder: Path) -> Iterator[None]:
+    """Raise what keeps a folder from being looked into as a DataError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}); check its permissions"
+        ) from error
 
 
 def _holds_images(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textsam.errors import DataError, ImageError
+from textsam.errors import DataError, ImageError, LimitError
 from textsam.io.coco_shapes import decode_union
 from textsam.io.pages import open_raster
 from textsam.io.paths import existing_file
@@ -26,8 +26,8 @@ __all__ = [
     "unknown_labels",
 ]
 
-# Inside, in masks of 16 and of 32 bits.
-_FULL = (2**16 - 1, 2**32 - 1)
+# Inside, in masks of more than 8 bits.
+_FULL = (255 << 8, *(2**bits - 1 for bits in (10, 12, 14, 15, 16, 31, 32)))
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def read_mask(path: Path) -> NDArray[Any]:
     Raises DataError if the file is missing, unreadable, of several pages or frames, a real
     colour image, or drawn by transparency alone.
     """
-    if not path.exists():
-        raise DataError(f"The mask {path} does not exist.")
     try:
+        if not path.exists():
+            raise DataError(f"The mask {path} does not exist.")
         stack = open_raster(existing_file(path))
         if len(stack) > 1:
             raise DataError(
@@ -104,6 +104,9 @@ def read_mask(path: Path) -> NDArray[Any]:
         raw = stack.values(0, indices=True)
     except (OSError, ImageError) as error:
         told = str(error).removeprefix(f"{path}: ")
+        if not isinstance(error, LimitError):
+            # What an image may be instead, and a caller do with it, is nothing for a mask.
+            told = f"{told.partition('; ')[0]}; copy it again, or save it as a grey PNG file"
         raise DataError(f"The mask {path} cannot be read: {told}") from error
     if raw.ndim == 3:
         colour = raw[..., :3]

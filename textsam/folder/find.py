@@ -14,7 +14,7 @@ __all__ = ["find_images", "is_dicom", "real_path"]
 
 # An index of other files, itself without an image, and what systems have at the root of a disk:
 # folders that their users cannot list, and files that they have deleted.
-_LEFT_OUT = frozenset({"DICOMDIR", "lost+found", "System Volume Information", "$RECYCLE.BIN"})
+_LEFT_OUT = frozenset({"dicomdir", "lost+found", "system volume information", "$recycle.bin"})
 
 
 def find_images(folder: Path, *, recursive: bool, skip: Path) -> list[str]:
@@ -52,7 +52,7 @@ def _walk(
             f"{folder}: the folder cannot be listed ({error.strerror}); check its permissions"
         ) from error
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in _LEFT_OUT:
+        if entry.name.startswith(".") or entry.name.lower() in _LEFT_OUT:
             continue
         path = folder / entry.name
         if not _is_folder(entry):

@@ -219,7 +219,9 @@ def setup(
     image_id = weights.entry(info.image_weights).identity
     if sam_checkpoint is not None:
         image_id = sha256_of(Path(sam_checkpoint))
-    base = {info.image_weights: image_id, info.text_weights: built.model.text_encoder.digest()}
+    base = {info.image_weights: image_id}
+    if built.model.takes_text:
+        base[info.text_weights] = built.model.text_encoder.digest()
     encoder_id = [image_id, config.precision]
     if config.init_adapter is not None:
         folder_before = find_adapter(config.init_adapter)
