@@ -242,7 +242,9 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
 
 def anchors(path: Path) -> set[str]:
     """What links can name in a document: its headings, as GitHub makes anchors of them."""
-    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(
+        r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     headings = re.findall(r"^#+ (.+?)\s*$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
 

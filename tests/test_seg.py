@@ -499,8 +499,8 @@ def test_segments_say_what_they_are_and_who_made_them(tmp_path: Path) -> None:
             answer(stack, 0, full, "surgical\\instrument\n" + "x" * 80, extra={"concept": None}),
         ]
     }
-    fingerprint = "ab" * 32
-    (dataset,) = seg_datasets(stack, answers, fingerprint=fingerprint)
+    model_identity = "ab" * 32
+    (dataset,) = seg_datasets(stack, answers, model_identity=model_identity)
     loaded = read_back(dataset, tmp_path)
     mass, vessel, synapse, unknown = loaded.SegmentSequence
     assert mass.segmented_property_category.value == "49755003"
@@ -521,13 +521,13 @@ def test_segments_say_what_they_are_and_who_made_them(tmp_path: Path) -> None:
         assert algorithm.AlgorithmName == "textsam lite-generalist"
         assert algorithm.AlgorithmVersion == textsam.__version__
         assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
-        assert fingerprint in algorithm.AlgorithmParameters
+        assert model_identity in algorithm.AlgorithmParameters
     uids = [described.tracking_uid for described in loaded.SegmentSequence]
     assert len(set(uids)) == 4
     assert all(UID(uid).is_valid for uid in uids)
     assert loaded.ManufacturerModelName == "textsam"
     assert loaded.SoftwareVersions == textsam.__version__
-    assert loaded.DeviceSerialNumber == fingerprint
+    assert loaded.DeviceSerialNumber == model_identity
     assert loaded.SeriesDescription.startswith("TextSAM: breast mass, retinal vessel")
     assert len(loaded.SeriesDescription) <= 64
     assert loaded.SeriesNumber == 9000 + int(stack.headers[0].SeriesNumber)
@@ -594,7 +594,7 @@ def test_the_same_question_has_the_same_uids_and_another_has_others(tmp_path: Pa
     prompts = ["tumor", "lung"]
     identity = seg_identity(stack, prompts, "f" * 64)
     for seed in (1, 2):  # whatever the masks are
-        (dataset,) = seg_datasets(stack, random_answers(stack, seed=seed), fingerprint="f" * 64)
+        (dataset,) = seg_datasets(stack, random_answers(stack, seed=seed), model_identity="f" * 64)
         assert dataset.SeriesInstanceUID == identity.series_uid
         assert (dataset.SOPInstanceUID,) == identity.instance_uids
         assert dataset.file_meta.MediaStorageSOPInstanceUID == identity.instance_uids[0]

@@ -50,7 +50,7 @@ class OutputWriter:
         item: the input.
         stack: its images.
         formats: what to write, all of which fit the input.
-        fingerprint: of the model and its settings.
+        model_identity: of the model and its settings.
 
     Attributes:
         written: all files written so far.
@@ -64,12 +64,12 @@ class OutputWriter:
         item: Input,
         stack: Stack,
         formats: Sequence[Format],
-        fingerprint: str,
+        model_identity: str,
     ) -> None:
         self._plan = plan
         self._item = item
         self._stack = stack
-        self._fingerprint = fingerprint
+        self._model_identity = model_identity
         self.written: list[Path] = []
         self.numbered = len(stack) > 1
         self._rasters = [name for name in formats if name in RASTER_ENDS]
@@ -154,12 +154,12 @@ class OutputWriter:
 
         assert self._held is not None
         stack = cast("DicomStack", self._stack)
-        plan, fingerprint = self._plan, self._fingerprint
+        plan, model_identity = self._plan, self._model_identity
         settings, fractional = plan.options.reading(), plan.options.fractional
         identity = seg_identity(
             stack,
             plan.prompts,
-            fingerprint,
+            model_identity,
             fractional=fractional,
             settings=settings,
             indices=self._held,
@@ -172,7 +172,7 @@ class OutputWriter:
             stack,
             self._held,
             fractional=fractional,
-            fingerprint=fingerprint,
+            model_identity=model_identity,
             settings=settings,
         )
         return [target] * len(plan.prompts), paths

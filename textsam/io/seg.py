@@ -42,7 +42,7 @@ def seg_datasets(
     *,
     fractional: bool = False,
     series_description: str | None = None,
-    fingerprint: str = "",
+    model_identity: str = "",
     settings: str = "",
 ) -> Iterator[Dataset]:
     """Make SEG instances, one after the other, in the order of the images.
@@ -54,7 +54,7 @@ def seg_datasets(
         fractional: store probabilities (FRACTIONAL, PROBABILITY, 255 steps) and not masks (BINARY).
             Probabilities are stored also where the answer was "not found".
         series_description: of the new series, at most 64 characters; None names the prompts.
-        fingerprint: tells adapters of one name apart (`Segmenter.identity`).
+        model_identity: tells adapters of one name apart (`Segmenter.identity`).
         settings: further options the answers depend on, as text; they enter the UIDs.
 
     Yields:
@@ -77,12 +77,12 @@ def seg_datasets(
             identity = seg_identity(
                 stack,
                 prompts,
-                fingerprint,
+                model_identity,
                 fractional=fractional,
                 settings=settings,
                 indices=answers,
             )
-        yield _dataset(gathered, identity, number, series_description, fingerprint)
+        yield _dataset(gathered, identity, number, series_description, model_identity)
 
 
 def write_seg(
@@ -92,7 +92,7 @@ def write_seg(
     *,
     fractional: bool = False,
     series_description: str | None = None,
-    fingerprint: str = "",
+    model_identity: str = "",
     settings: str = "",
 ) -> list[Path]:
     """Write SEG files and return their paths.
@@ -120,7 +120,7 @@ def write_seg(
         answers,
         fractional=fractional,
         series_description=series_description,
-        fingerprint=fingerprint,
+        model_identity=model_identity,
         settings=settings,
     )
     for number, dataset in enumerate(datasets, start=1):
@@ -206,7 +206,7 @@ def _dataset(
     identity: SegIdentity,
     number: int,
     series_description: str | None,
-    fingerprint: str,
+    model_identity: str,
 ) -> Dataset:
     from highdicom.seg import Segmentation as Seg
 
@@ -219,7 +219,7 @@ def _dataset(
     title = series_description or f"TextSAM: {', '.join(prompts)}"
     what = "no DICOM segmentation can be made that refers to it"
     with damage_reported(gathered.source, what):
-        descriptions = seg_header.segment_descriptions(gathered.segments, identity, fingerprint)
+        descriptions = seg_header.segment_descriptions(gathered.segments, identity, model_identity)
         made = Seg(
             source_images=[
                 seg_header.stand_in(header, at, geometry[at], geometry[0], group.thickness_mm)
@@ -235,7 +235,7 @@ def _dataset(
             manufacturer="TextSAM",
             manufacturer_model_name="textsam",
             software_versions=textsam.__version__,
-            device_serial_number=fingerprint[:64] or "unknown",
+            device_serial_number=model_identity[:64] or "unknown",
             content_label="TEXTSAM",
             content_description=seg_header.line(title, 64),
             series_description=seg_header.line(title, 64),

@@ -117,15 +117,15 @@ def _decimals(values: Sequence[float]) -> list[DSfloat]:
 
 
 def segment_descriptions(
-    segments: Sequence[SegmentFacts], identity: SegIdentity, fingerprint: str
+    segments: Sequence[SegmentFacts], identity: SegIdentity, model_identity: str
 ) -> list[SegmentDescription]:
     """One description per prompt."""
     made = []
     for at, segment in enumerate(segments):
         code = code_for(segment.prompt, segment.concept)
         parameters = {"prompt": line(segment.prompt), "model": line(segment.model)}
-        if fingerprint:
-            parameters["adapter_sha256"] = fingerprint
+        if model_identity:
+            parameters["model_identity"] = model_identity
         described = SegmentDescription(
             segment_number=at + 1,
             segment_label=line(segment.prompt, 64),

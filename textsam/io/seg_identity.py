@@ -36,7 +36,7 @@ class SegIdentity:
 def seg_identity(
     stack: DicomStack,
     prompts: Sequence[str],
-    fingerprint: str = "",
+    model_identity: str = "",
     *,
     fractional: bool = False,
     settings: str = "",
@@ -45,13 +45,13 @@ def seg_identity(
     """The UIDs that `seg_datasets` gives its instances, from headers alone.
 
     They are a hash of the sources (SOP Instance UIDs and frame numbers), the prompts as written,
-    the adapter's fingerprint, the version of TextSAM, `fractional` and `settings`; so a question
+    the identity of the model, the version of TextSAM, `fractional` and `settings`; so a question
     asked twice is recognised, and one that differs in any of these is not taken for it.
 
     Args:
         stack: the images.
         prompts: in the order of the segments.
-        fingerprint: of the adapter, `Segmenter.fingerprint`.
+        model_identity: of adapter, settings and precision, `Segmenter.identity`.
         fractional, settings: as given to `seg_datasets`.
         indices: images that were answered; None means all of the stack. Leaving some out is
             another question.
@@ -60,7 +60,7 @@ def seg_identity(
         ConfigError, ImageError: as `group_frames`.
     """
     groups = group_frames(stack, indices)
-    question = [textsam.__version__, fingerprint, fractional, settings, list(prompts)]
+    question = [textsam.__version__, model_identity, fractional, settings, list(prompts)]
     headers = stack.headers
     members = []
     for group in groups:

@@ -235,7 +235,7 @@ def _segment_and_store(
                 stack,
                 answers,
                 fractional=order.fractional,
-                fingerprint=order.segmenter.identity,
+                model_identity=order.segmenter.identity,
                 settings=order.settings,
             )
         )

@@ -123,14 +123,14 @@ def check_seg(upload: Upload) -> None:
 
 
 def seg_answer(
-    results: Sequence[Segmentation], upload: Upload, *, fingerprint: str, refine: int | None
+    results: Sequence[Segmentation], upload: Upload, *, model_identity: str, refine: int | None
 ) -> Response:
     """A DICOM segmentation that refers to the uploaded DICOM image.
 
     Args:
         results: one per prompt.
         upload: the file they are of.
-        fingerprint: of the model and its settings.
+        model_identity: of the model and its settings.
         refine: as asked. With the view of the upload it enters the UIDs, so that answers that
             differ in either are not taken for one.
 
@@ -144,7 +144,7 @@ def seg_answer(
     settings = json.dumps({"refine": refine, "window": upload.window})
     with upload.without_path():
         (dataset,) = seg_datasets(
-            upload.stack, {upload.index: results}, fingerprint=fingerprint, settings=settings
+            upload.stack, {upload.index: results}, model_identity=model_identity, settings=settings
         )
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)

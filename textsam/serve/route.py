@@ -131,7 +131,7 @@ def add_segment_route(app: FastAPI, worker: Worker, settings: ServeSettings) -> 
                     seg_answer,
                     results,
                     upload,
-                    fingerprint=worker.segmenter.identity,
+                    model_identity=worker.segmenter.identity,
                     refine=refine,
                 )
             return await run_in_threadpool(
