@@ -129,7 +129,7 @@ def test_wrong_usage_is_exit_code_2(asked: list[dict[str, Any]], tmp_path: Path)
 
 def write_adapter(folder: Path) -> Path:
     config = AdapterConfig(name="mine", preset="lite", prompts=("tumor", "gizmo"))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(adapter_json(config))
     (folder / "adapter.safetensors").write_bytes(b"")
     return folder

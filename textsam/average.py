@@ -132,7 +132,7 @@ def average_adapters(
     made = {name: what for name, what in new.training.items() if name not in _MEASURED}
     config = AdapterConfig(
         **new.model_dump(include=_KEPT),
-        base=old.base | {name: digest for name, digest in new.base.items() if digest != "unknown"},
+        base={**old.base, **{n: known for n, known in new.base.items() if known != "unknown"}},
         refine=0,
         training={**made, "averaged": averaged},
     )
