@@ -25,7 +25,7 @@ def refuse_for_file(context: typer.Context, source: Path) -> None:
     Raises:
         ImageError: the file cannot be read.
     """
-    from textsam.io.open import kind_of_file
+    from textsam.io.file_kind import kind_of_file
 
     if source.is_dir():
         return

@@ -6,16 +6,15 @@ import os
 from pathlib import Path
 
 from textsam.errors import ImageError
+from textsam.io.file_kind import kind_of_file
 from textsam.io.gzipped import inflate_head
 from textsam.io.limits import Limits
 from textsam.io.pages import open_raster
-from textsam.io.paths import existing_source, read_head
-from textsam.io.sniff import HEAD_BYTES, FileKind, sniff
+from textsam.io.paths import existing_source
+from textsam.io.sniff import HEAD_BYTES, sniff
 from textsam.io.stack import Stack
 
-__all__ = ["DICOM_SUFFIXES", "kind_of_file", "open_stack"]
-
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+__all__ = ["open_stack"]
 
 
 def open_stack(
@@ -63,19 +62,6 @@ def open_stack(
 
         return open_dicom(path, limits=limits, window=window, crop=crop)
     return open_raster(path, limits)
-
-
-def kind_of_file(path: Path) -> FileKind | None:
-    """As which kind of file `open_stack` reads a file; "gzip" as NIfTI, None as a raster image.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
-    kind = sniff(read_head(path, HEAD_BYTES))
-    # DICOM without its preamble has no signature. What is called so gets the message on DICOM.
-    if kind is None and path.suffix.lower() in DICOM_SUFFIXES:
-        return "dicom"
-    return kind
 
 
 def _check_inside(path: Path) -> None:

@@ -15,8 +15,8 @@ from textsam.io.dicom.guard import damage_reported, require_pydicom
 from textsam.io.dicom.header import DicomFile, NoPictureError, read_file
 from textsam.io.dicom.stack import DicomStack
 from textsam.io.dicom.values import numbers_or_none, text, whole_number
+from textsam.io.file_kind import DICOM_SUFFIXES, kind_of_file
 from textsam.io.limits import Limits
-from textsam.io.open import DICOM_SUFFIXES, kind_of_file
 
 __all__ = ["open_dicom", "open_series"]
 
