@@ -16,6 +16,7 @@ from torch import Tensor
 
 from textsam import weights
 from textsam.convert import convert_checkpoint
+from textsam.model.text_encoders import load_biomedclip
 from textsam.weights.checksum import sha256_of
 
 LORA = (".linear_a_", ".linear_b_", ".w_a.", ".w_b.")
@@ -97,7 +98,10 @@ def test_a_full_checkpoint_becomes_seven_megabytes(tmp_path: Path) -> None:
     architecture = config.architecture
     assert (architecture.rank, architecture.context_tokens) == (16, 4)
     assert architecture.context_depth == 11
-    assert config.base == {"sam_vit_b": sha256_of(sam)}
+    assert config.base == {
+        "sam_vit_b": sha256_of(sam),
+        "biomedclip": load_biomedclip(text_encoder).digest(),
+    }
     tensors = load_file(out / "adapter.safetensors")
     # 1,685,092 are trained; the last deep prompt, 4 × 768 numbers, is never read.
     assert sum(tensor.numel() for tensor in tensors.values()) == 1_685_092 - 4 * 768
