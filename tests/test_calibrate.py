@@ -95,6 +95,16 @@ def test_threshold_is_zero_when_masks_alone_suffice() -> None:
     assert choose_threshold([], []) == 0.0
 
 
+def test_threshold_at_its_edges() -> None:
+    # A mask whose score is 0 is shown at a threshold of 0: it has to be got rid of.
+    assert choose_threshold([0.5], [demand(1.0, 0.0)]) == pytest.approx(0.25)
+    # Two of three can only fall by 0.7, above all that is there.
+    assert choose_threshold([0.3], [demand(2 / 3, 0.2, 0.5, 0.9)]) == 0.3
+    # Half a percent short of the rate is short of it; a rounded sum of weights is not.
+    assert choose_threshold([0.9], [Demand([-1.0, 0.5], [0.895, 0.105], 0.9)]) == pytest.approx(0.7)
+    assert choose_threshold([0.9], [demand(0.4, *[-1.0] * 6, *[0.5] * 9)]) == 0.0
+
+
 scores = st.floats(0, 1, allow_nan=False) | st.just(-1.0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from textsam.errors import DataError
 from textsam.evaluate import EvaluationComparison, compare_evaluations, evaluate
 from textsam.evaluate.compare import COMPARISON_FILE, COMPARISON_TABLE
 from textsam.inference.settle import Settle
+from textsam.metrics.statistics import compare_paired
 
 SHIPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "generalist"
 OFF_A, OFF_B = (0, 2, 5, 8, 3, 6), (0, 1, 2, 9, 1, 2)
@@ -61,6 +62,14 @@ def test_figures(samples: list[Sample], tmp_path: Path) -> None:
     assert whole.t_test.statistic == pytest.approx(1.5 / np.sqrt(17.5 / 5 / 6))
     assert whole.t_test.p_value == pytest.approx(stats.ttest_rel(*by_hand).pvalue)
     assert whole.interval.low < 0.15 < whole.interval.high
+    options: dict[str, Any] = {"seed": 3, "confidence": 0.5, "resamples": 300}
+    drawn = compare_paired(*by_hand, **options).interval
+    (narrow,) = [
+        r.paired.interval
+        for r in compare_evaluations(a, b, **options).rows
+        if r.paired is not None and r.metric == "dice" and r.dataset is None
+    ]
+    assert (narrow.low, narrow.high) == pytest.approx((drawn.low, drawn.high))
     (hd95,) = [r.paired for r in found.rows if r.metric == "hd95_px" and r.dataset is None]
     assert hd95 is not None
     assert (hd95.mean_first, hd95.mean_second) == (np.mean(OFF_A), np.mean(OFF_B))
@@ -71,6 +80,7 @@ def test_order_of_the_files_changes_nothing(samples: list[Sample], tmp_path: Pat
     back = run(tmp_path / "back", samples[::-1], OFF_B)
     first, second = compared(a, b), compared(a, back)
     assert first.rows == second.rows
+    assert first.rows == compared(run(tmp_path / "front", samples[::-1], OFF_A), b).rows
     swapped = compared(b, a)
     for one, other in zip(first.rows, swapped.rows, strict=True):
         assert one.paired is not None
@@ -110,7 +120,8 @@ def test_a_single_pair_has_no_test(samples: list[Sample], tmp_path: Path) -> Non
 
 
 def test_files(samples: list[Sample], tmp_path: Path) -> None:
-    a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B)
+    a, plain = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B)
+    b = with_settings(plain, tmp_path / "named", adapter="other")
     found = compared(a, b)
     assert found.write(tmp_path / "c") == (
         tmp_path / "c" / COMPARISON_FILE,
@@ -118,14 +129,26 @@ def test_files(samples: list[Sample], tmp_path: Path) -> None:
     )
     content = json.loads((tmp_path / "c" / COMPARISON_FILE).read_text())
     assert content["first"]["folder"] == str(a)
-    assert content["second"]["settings"]["adapter"] == "fake"
+    assert content["first"]["settings"]["adapter"] == "fake"
+    assert content["second"]["folder"] == str(b)
+    assert content["second"]["settings"]["adapter"] == "other"
     assert (content["seed"], content["confidence"], content["resamples"]) == (0, 0.95, 200)
     row = content["rows"][0]
     assert (row["dataset"], row["metric"], row["paired"]["n"]) == ("bus", "dice", 4)
     assert set(row["paired"]["interval"]) == {"low", "high", "confidence"}
+    paired = found.rows[0].paired
+    assert paired is not None
+    for name in ("t_test", "wilcoxon"):
+        assert row["paired"][name] == asdict(getattr(paired, name))
     text = (tmp_path / "c" / COMPARISON_TABLE).read_text()
     assert text == found.table()
     assert "| all sets | all concepts | Dice % | 6 | 60.00 | 75.00 | +15.00 |" in text
+    assert "| bus | tumor | slab NSD 3 px % | 4 |" in text
+    (hd95,) = [r.paired for r in found.rows if r.metric == "hd95_px" and r.dataset is None]
+    assert hd95 is not None
+    tests = f"{hd95.t_test.p_value:.3f} | {hd95.wilcoxon.p_value:.3f}"
+    interval = f"{hd95.interval.low:+.2f} to {hd95.interval.high:+.2f}"
+    assert f"| HD95 px | 6 | 4.00 | 2.50 | -1.50 | {interval} | {tests} |" in text
     with pytest.raises(DataError, match="is a file"):
         found.write(tmp_path / "c" / COMPARISON_FILE)
 
@@ -315,6 +338,10 @@ def test_folders_that_cannot_be_compared(samples: list[Sample], tmp_path: Path) 
     (a / "evaluation.json").write_text(json.dumps({**header, "tolerance_px": 2.0}))
     with pytest.raises(DataError, match=r"tolerance of 2\.0 px and .* 3\.0 px"):
         compared(a, run(tmp_path / "b", samples, OFF_B))
+    slab = tmp_path / "slab"
+    evaluate(Fake({}), samples, out=slab, slab_tolerance_px=5, progress=False, worst=0)
+    with pytest.raises(DataError, match=r"slab NSD: .* tolerance of 5\.0 px and .* 3\.0 px"):
+        compared(slab, tmp_path / "b")
     nothing = [Store(tmp_path / "none")(absent=("tumor",))]
     evaluate(Fake({}), nothing, out=tmp_path / "c", progress=False)
     with pytest.raises(DataError, match="no case of something present"):
@@ -343,6 +370,7 @@ def test_results_of_version_0_1_are_compared_as_far_as_they_go(
     found, new = compared(old, b), compared(a, b)
     assert list(dict.fromkeys(r.metric for r in found.rows)) == ["dice", "iou", "nsd_3px"]
     assert found.rows == tuple(r for r in new.rows if r.metric in ("dice", "iou", "nsd_3px"))
+    assert [r.metric for r in compared(b, old).rows] == [r.metric for r in found.rows]
     with pytest.raises(DataError, match="as another version of textsam wrote it"):
         run(old, samples, OFF_A)
 

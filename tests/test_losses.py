@@ -52,7 +52,7 @@ def test_dice_loss_is_monais_with_squared_denominators() -> None:
 
 
 def test_iou_of_logits() -> None:
-    logits = torch.tensor([[[1.0, 2.0], [-1.0, 0.0]]]).repeat(4, 1, 1)
+    logits = torch.tensor([[[0.1, 2.0], [-1.0, 0.0]]]).repeat(4, 1, 1)
     targets = torch.stack(
         [
             ONE_OF_FOUR,
@@ -184,6 +184,8 @@ def test_each_epoch_is_another_permutation() -> None:
 def test_weights_say_how_often_a_sample_is_seen() -> None:
     order = Order(samples(3.0, 1.0, 0.5, 0.5), seed=3)
     assert order.epoch_length == 5
+    assert Order(samples(1.0, 0.7), seed=0).epoch_length == 2
+    assert Order(samples(0.2), seed=0).epoch_length == 1
     counts: Counter[int] = Counter()
     for number, epoch in enumerate(islice(order.batches(5), 400)):
         seen = Counter(index for _, index, _ in epoch)

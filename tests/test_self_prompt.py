@@ -19,6 +19,7 @@ from textsam.inference.refinement import RefineWith
 from textsam.preprocess import Frame
 from textsam.train.losses import LossParts, distillation_loss, mask_losses, mixed
 from textsam.train.run import Run, batch_loss, batches_at
+from textsam.train.settings import GeometrySettings
 from textsam.train.simulate import Given, simulated_geometry
 from textsam.train.step import Forward
 
@@ -70,7 +71,7 @@ def the_loop_of_before(run: Run, key: tuple[int, int, int], item: TrainItem) -> 
     return mask_losses(logits, iou, targets)
 
 
-@pytest.mark.parametrize("settings", [{}, {"self_prompt": {"passes": 1}}])
+@pytest.mark.parametrize("settings", [{}, {"self_prompt": {"passes": 1}}, {"seed": 5}])
 def test_with_the_defaults_it_is_the_loop_of_before_bit_for_bit(
     root: Path, settings: dict[str, Any]
 ) -> None:
@@ -85,7 +86,7 @@ def test_with_the_defaults_it_is_the_loop_of_before_bit_for_bit(
         for name in ("bce", "dice", "iou"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), (key, name)
         assert ours.distillation is None
-        geometric += np.random.default_rng((0, *key, 0x6E0)).random() < 0.6
+        geometric += np.random.default_rng((run.config.seed, *key, 0x6E0)).random() < 0.6
     assert 0 < geometric < 6, "both kinds of images were seen"
 
 
@@ -134,11 +135,22 @@ def test_the_weight_of_a_single_pass_counts_whatever_the_batch(root: Path) -> No
     assert found[3] == pytest.approx(found[2] / 4, rel=1e-5)
 
 
+def test_several_images_at_once_have_all_their_passes(root: Path) -> None:
+    run = begin(run_config(root, self_prompt=TWICE))
+    keys = [(0, 0, 0), (0, 1, 0)]
+    with torch.no_grad():
+        parts = run.forward.losses(keys, [run.train_set[key] for key in keys])
+    assert all(part.distillation is not None for part in parts)
+    assert [part.distillation_weight for part in parts] == [0.5, 0.5]
+
+
 class Recorder:
     """Notes what `Forward` asks the decoder, and answers from a list where it has one."""
 
     def __init__(self, run: Run, answers: list[Tensor] | None = None) -> None:
         self.asked: list[list[Given | None]] = []
+        self.words: list[list[float] | None] = []
+        self.worded: list[bool] = []
         self.answers = answers
         ask = run.forward.asking.ask
 
@@ -146,6 +158,8 @@ class Recorder:
             embedding: Tensor, tokens: Tensor | None, given: Any, worded: bool = True
         ) -> tuple[Tensor, Tensor]:
             self.asked.append(list(given))
+            self.words.append(None if tokens is None else tokens[:, 0].tolist())
+            self.worded.append(worded)
             if self.answers is None:
                 return ask(embedding, tokens, given, worded)
             logits = self.answers.pop(0)
@@ -178,6 +192,96 @@ def test_the_box_of_a_pass_is_that_of_the_mask_before_and_empty_masks_keep_their
     assert first.grad is not None
     assert second.grad is not None
     assert all(bool(row.any()) for row in (*first.grad, *second.grad)), "both passes learn"
+
+
+ORDER = [1, 0, 2]  # of the present thing, which is asked for between two absent ones
+NUMBERED = torch.arange(3.0)[:, None].expand(3, 256)
+
+
+def between_absent_ones(root: Path, **settings: Any) -> tuple[Run, TrainItem]:
+    run = begin(run_config(root, prompts={"negatives": 2, "distractor_p": 1.0}, **settings))
+    item = run.train_set[(0, 0, 0)]
+    prompts = [item.prompts[place] for place in ORDER]
+    return run, replace(item, prompts=prompts, targets=item.targets[ORDER])
+
+
+def box_of(mask: Tensor) -> list[int]:
+    ys, xs = (np.flatnonzero(mask.numpy().any(axis)) for axis in (1, 0))
+    return [xs[0], ys[0], xs[-1], ys[-1]]
+
+
+def boxes_of(asked: list[Given | None]) -> list[list[float] | None]:
+    return [None if one is None or one.box is None else one.box.tolist() for one in asked]
+
+
+def test_words_and_targets_follow_their_prompts_through_all_passes(root: Path) -> None:
+    geometry = {"probability": 1.0, "jitter": 0.0, "kinds": {"box": 1}}
+    own = {"passes": 3, "gives": "box"}
+    run, item = between_absent_ones(root, geometry=geometry, self_prompt=own)
+    recorder = Recorder(run, [blob(5, 0, 3), blob(7, 9), blob(4, 6)])
+    answers = run.forward.decode(item, torch.zeros(1), NUMBERED, np.random.default_rng(0))
+    assert answers.order == ORDER
+    assert torch.equal(answers.targets, item.targets[ORDER])
+    assert recorder.words == [ORDER, [1, 2], [1, 2]]
+    assert [boxes_of(asked) for asked in recorder.asked] == [
+        [box_of(item.targets[1]), None, None],
+        [[8, 8, 27, 27], [8, 8, 19, 19]],
+        [[8, 8, 35, 35], [8, 8, 43, 43]],  # of the second pass, not of the first
+    ]
+    assert [iou[:, 0].tolist() for iou in answers.iou] == [[1, 1, 1], [2, 1, 2], [3, 1, 3]]
+
+
+def test_where_no_mask_is_left_the_last_answer_stays(root: Path) -> None:
+    run, item = between_absent_ones(root, self_prompt=TWICE)
+    recorder = Recorder(run, [blob(0, 0, 0)])
+    answers = run.forward.decode(item, torch.zeros(1), NUMBERED, None)
+    assert len(recorder.asked) == 1
+    assert torch.equal(answers.logits[1], answers.logits[0])
+    assert torch.equal(answers.iou[1], answers.iou[0])
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_geometry_of_an_earlier_answer_is_that_to_the_word_or_the_truth_s_box(
+    root: Path, text: bool
+) -> None:
+    kinds = {"probability": 1.0, "jitter": 0.0, "kinds": {"box": 1}}
+    run, item = between_absent_ones(root, geometry={**kinds, "earlier_p": 1.0, "text_p": 0.0})
+    recorder = Recorder(run, [blob(5), blob(5, 0, 0)])
+    words = NUMBERED if text else None
+    run.forward.decode(item, torch.zeros(1), words, np.random.default_rng(0))
+    assert recorder.words == ([[1], ORDER] if text else [None, None])
+    before, after = map(boxes_of, recorder.asked)
+    assert before == [None if text else box_of(item.targets[1])]
+    assert after == [[8, 8, 27, 27], None, None]
+    assert recorder.worded == [True, False], "the geometry comes without the word"
+
+
+def test_validation_geometry_is_drawn_by_seed_and_key_where_asked(root: Path) -> None:
+    forward = begin(run_config(root)).forward
+
+    def first(key: tuple[int, int, int], seed: int = 0) -> float | None:
+        forward.seed = seed
+        draws = forward.validation_draws(key)
+        return None if draws is None else draws.random()
+
+    assert first((0, 0, 0)) is None
+    forward.geometry = GeometrySettings(probability=1.0, in_validation=True)
+    assert first((0, 0, 0)) == first((0, 0, 0))
+    assert len({first((0, 0, 0)), first((0, 1, 0)), first((0, 0, 0), 1)}) == 3
+
+
+def test_beyond_the_image_the_encoder_sees_zeros(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(run_config(root))
+    seen: list[Tensor] = []
+    encode = run.built.model.encode_image
+    monkeypatch.setattr(run.built.model, "encode_image", lambda x: seen.append(x) or encode(x))
+    run.forward.embed([replace(run.train_set[(0, 0, 0)], size_px=(40, 23))])
+    (square,) = seen[0]
+    assert not square[:, 40:].any()
+    assert not square[:, :, 23:].any()
+    assert square[:, :40, :23].flatten(1).any(1).all()
 
 
 def test_the_pull_reaches_the_earlier_pass_alone(root: Path) -> None:
