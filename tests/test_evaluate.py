@@ -20,6 +20,8 @@ import textsam
 from textsam.data.sample import Sample, Target
 from textsam.errors import ConfigError, DataError, OutputError, TextSAMError
 from textsam.evaluate import evaluate
+from textsam.evaluate.cases import read_cases
+from textsam.evaluate.summary import AbsenceResult, Spread, summarise
 from textsam.prompts import certainly_absent
 from textsam.result import Segmentation
 
@@ -180,6 +182,17 @@ def test_summary(
     assert content["seconds_per_image"]["mean"] == pytest.approx(
         sum(seconds.values()) / 4, abs=1e-6
     )
+    # Time is told by image, however many questions each was asked.
+    uneven = [
+        replace(case, seconds=9.0 if case.stem == "case0" else 1.0)
+        for case in read_cases(tmp_path)[0]
+        if case.stem == "case0" or case.kind != "absent_modality"
+    ]
+    again = summarise(uneven, {}, skipped={}, unasked_images=2)
+    assert (again.images, again.unasked_images, again.seconds_per_image.mean) == (4, 2, 3.0)
+    answered = [case for case in uneven if case.stem != "case1"]
+    (concept,) = summarise(answered, {}, skipped={}, unasked_images=0).concepts
+    assert (concept.n, concept.missed) == (1, 0)
 
 
 def test_the_slab_has_a_tolerance_of_its_own(
@@ -195,7 +208,8 @@ def test_the_slab_has_a_tolerance_of_its_own(
 
 
 def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> None:
-    table = evaluate(Fake(answers), samples, out=None, negatives=0, progress=False).table()
+    summary = evaluate(Fake(answers), samples, out=None, negatives=0, progress=False)
+    table = summary.table()
     nsd, slab = (f"{50 * v:.2f} ± {50 * v:.2f}" for v in (SHIFTED_NSD, SHIFTED_SLAB))
     hd95, median = "HD95 px | median Dice % | missed", "5.0 ± 0.0 | 25.00 | 1"
     assert table.splitlines()[:9] == [
@@ -210,6 +224,17 @@ def test_table(samples: list[Sample], answers: dict[tuple[int, str], Mask]) -> N
         "| all sets | absent_annotated | 2 | 2 | 100.0 |",
     ]
     assert "adapter fake, preset lite, refine as the adapter asks, prompts text; 4 images" in table
+    other = replace(
+        summary,
+        concepts=(replace(summary.concepts[0], dice=Spread(0.6, 0.1, 0.9)),),
+        absences=(AbsenceResult("bus", "absent_modality", 3, 1),),
+        seconds_per_image=Spread(2.0, 0.5, 1.0),
+    )
+    assert "| bus | tumor | 2 | 60.00 ± 10.00 |" in other.table()
+    assert "5.0 ± 0.0 | 90.00 | 1 |" in other.table()
+    assert "| bus | absent_modality | 3 | 1 | 33.3 |" in other.table()
+    assert "4 images, 2 s per image (median 1 s)" in other.table()
+    assert other.to_dict()["absences"][0]["false_positive_rate"] == 0.333333
 
 
 def test_a_second_evaluation_into_a_folder_waits_for_the_first(

@@ -62,7 +62,7 @@ def test_figures(samples: list[Sample], tmp_path: Path) -> None:
     assert whole.t_test.statistic == pytest.approx(1.5 / np.sqrt(17.5 / 5 / 6))
     assert whole.t_test.p_value == pytest.approx(stats.ttest_rel(*by_hand).pvalue)
     assert whole.interval.low < 0.15 < whole.interval.high
-    options: dict[str, Any] = {"seed": 3, "confidence": 0.5, "resamples": 300}
+    options: dict[str, Any] = {"seed": 3, "confidence": 0.8, "resamples": 300}
     drawn = compare_paired(*by_hand, **options).interval
     (narrow,) = [
         r.paired.interval

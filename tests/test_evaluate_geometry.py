@@ -219,6 +219,7 @@ def test_box_shifts(samples: list[Sample], tmp_path: Path) -> None:
     by_hand = [float(r["dice"]) for r in cases if r["box_shift"] == "0.4" and r["dice"]]
     assert tumor[2].dice.mean == pytest.approx((by_hand[0] + by_hand[1]) / 2, abs=1e-6)
     assert "| set | concept | box shift % | n |" in summary.table()
+    assert "| bus | tumor | 0 | 2 |" in summary.table()
     assert "| bus | tumor | 20 | 2 |" in summary.table()
 
 

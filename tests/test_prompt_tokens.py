@@ -53,6 +53,22 @@ def test_learned_tokens_come_after_all_others_in_every_kind_of_prompt(
         torch.testing.assert_close(row[-3:], by_hand)
 
 
+def test_a_mask_is_sams_dense_prompt_with_or_without_a_word() -> None:
+    model = tiny_model().model
+    side = 4 * EMBEDDING.shape[-1]
+    masks = torch.linspace(-3, 3, side * side).view(1, 1, side, side)
+    with torch.no_grad():
+        _, expected = model.prompt_encoder(points=None, boxes=None, masks=masks)
+        worded, dense = model.prompt_tokens(WORDS[:1], masks=masks)
+        alone, same_dense = model.prompt_tokens(None, masks=masks)
+        _, without = model.prompt_tokens(WORDS[:1])
+    assert torch.equal(worded, WORDS[:1, None])
+    assert alone.shape == (1, 0, 256)
+    assert torch.equal(dense, expected)
+    assert torch.equal(same_dense, expected)
+    assert not torch.equal(dense, without.expand_as(dense))
+
+
 def test_tokens_are_learned_in_few_dimensions() -> None:
     own = LearnedTokens(5, 128)
     assert {n: tuple(p.shape) for n, p in own.named_parameters()} == {

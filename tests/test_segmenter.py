@@ -253,6 +253,21 @@ def test_strict_raises_for_an_unknown_prompt_before_any_work(
     assert calls == []
 
 
+def test_another_configuration_leaves_what_the_model_is() -> None:
+    plain = tiny_segmenter()
+    cpu = torch.device("cpu")
+    marks = [
+        {},
+        {"fingerprint": "a"},
+        {"own_weights": "b"},
+        {"fingerprint": "a", "own_weights": "b"},
+    ]
+    made = [Segmenter(plain.built, plain.config, device=cpu, **own) for own in marks]
+    assert len({one.identity for one in made}) == 4
+    for one in made:
+        assert one.with_config(one.config).identity == one.identity
+
+
 def test_prompts_lists_what_the_adapter_knows() -> None:
     assert tiny_segmenter().prompts == ("tumor", "lung", "cell nucleus")
     assert tiny_segmenter(prompts=("polyp",)).prompts == ("polyp",)

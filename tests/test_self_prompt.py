@@ -216,7 +216,7 @@ def boxes_of(asked: list[Given | None]) -> list[list[float] | None]:
 
 def test_words_and_targets_follow_their_prompts_through_all_passes(root: Path) -> None:
     geometry = {"probability": 1.0, "jitter": 0.0, "kinds": {"box": 1}}
-    own = {"passes": 3, "gives": "box"}
+    own = {**TWICE, "passes": 3}
     run, item = between_absent_ones(root, geometry=geometry, self_prompt=own)
     recorder = Recorder(run, [blob(5, 0, 3), blob(7, 9), blob(4, 6)])
     answers = run.forward.decode(item, torch.zeros(1), NUMBERED, np.random.default_rng(0))
@@ -229,6 +229,12 @@ def test_words_and_targets_follow_their_prompts_through_all_passes(root: Path) -
         [[8, 8, 35, 35], [8, 8, 43, 43]],  # of the second pass, not of the first
     ]
     assert [iou[:, 0].tolist() for iou in answers.iou] == [[1, 1, 1], [2, 1, 2], [3, 1, 3]]
+    *earlier, last = answers.logits
+    pull = sum(float(distillation_loss(logits, last, 2.0)) for logits in earlier) / 2
+    parts = run.forward._loss(answers)
+    assert parts.distillation is not None
+    assert float(parts.distillation) == pytest.approx(pull)
+    assert float(parts.total(0, 0, 0)) == pytest.approx(0.5 * pull)
 
 
 def test_where_no_mask_is_left_the_last_answer_stays(root: Path) -> None:

@@ -30,8 +30,15 @@ def cropped(item: TrainItem, height: int, width: int) -> TrainItem:
 
 
 def items_of(run: Run) -> list[TrainItem]:
-    """Six images of three shapes."""
+    """Six images of three shapes; three of them are asked for what is there last of all."""
     items = [run.train_set[key] for key in KEYS]
+    for number, item in enumerate(items[:3]):
+        items[number] = replace(
+            item,
+            prompts=item.prompts[::-1],
+            concepts=item.concepts[::-1],
+            targets=item.targets.flip(0),
+        )
     return [cropped(item, *SIZES[number % 3]) for number, item in enumerate(items)]
 
 
