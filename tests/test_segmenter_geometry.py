@@ -143,6 +143,13 @@ def test_the_adapters_threshold_is_about_words() -> None:
     assert shown.mask.any()
 
 
+def test_x_goes_by_the_width_and_y_by_the_height(segmenter: Segmenter) -> None:
+    wide = np.zeros((40, 56), np.uint8)
+    assert segmenter.segment(wide, None, points=(50, 10)).mask.shape == (40, 56)
+    with pytest.raises(PromptError):
+        segmenter.segment(wide, None, points=(10, 50))
+
+
 def test_neither_word_nor_geometry(segmenter: Segmenter) -> None:
     with pytest.raises(PromptError, match="None and has no geometry"):
         segmenter.segment(PIXELS, [None, None], boxes=[BOX, None])

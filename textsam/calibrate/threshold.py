@@ -62,8 +62,7 @@ def choose_threshold(present: Sequence[float], demands: Iterable[Demand]) -> flo
         if len(d.scores)
     ]
     highest = max(0.0, *present) if present else 0.0
-    every = np.concatenate([[0.0], np.asarray(present), *(scores for scores, _, _ in asked)])
-    edges = np.unique(every[every >= 0])
+    edges = np.unique(np.concatenate([present, *(scores for scores, _, _ in asked)]))
     for threshold in (0.0, *((edges[:-1] + edges[1:]) / 2)):
         # Sums of weights round; the share asked for must not be missed by that.
         if all(weights[scores < threshold].sum() >= rate - 1e-9 for scores, weights, rate in asked):
