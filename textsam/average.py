@@ -85,13 +85,12 @@ def average_adapters(
     # No number depends on the side: a training may go on at another one.
     facts[0]["architecture"]["side_px"] = new.architecture.side_px
     # What is not on record in both cannot be compared.
-    unknown = {
-        name
-        for name in old.base.keys() | new.base.keys()
-        if "unknown" in (old.base.get(name, "unknown"), new.base.get(name, "unknown"))
-    }
+    known = [
+        {name: digest for name, digest in config.base.items() if digest != "unknown"}
+        for config in configs
+    ]
     for own in facts:
-        own["base"] = {name: own["base"][name] for name in own["base"].keys() - unknown}
+        own["base"] = {name: own["base"][name] for name in known[0] if name in known[1]}
     for name in ("preset", "architecture", "base", "score", "refine_with", "authors_frame"):
         before, after = ({name: own[name]} for own in facts)
         if before != after:
@@ -132,7 +131,7 @@ def average_adapters(
     made = {name: what for name, what in new.training.items() if name not in _MEASURED}
     config = AdapterConfig(
         **new.model_dump(include=_KEPT),
-        base={**old.base, **{n: known for n, known in new.base.items() if known != "unknown"}},
+        base={**old.base, **known[1]},
         refine=0,
         training={**made, "averaged": averaged},
     )
