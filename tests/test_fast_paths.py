@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import phantoms
 import pytest
@@ -21,12 +22,13 @@ from textsam.model.backbones import build_sam
 from textsam.model.chunked_mlp import ChunkedMlp
 from textsam.model.cpu_decoder import CpuMaskDecoder
 from textsam.model.cpu_tinyvit import CpuTinyViT
-from textsam.model.decode import decode_masks
+from textsam.model.decode import decode_masks, per_token
 from textsam.model.relpos_attention import (
     RelativePositionAttention,
     attend_by_chunks,
     attend_fused,
 )
+from textsam.model.tinyvit import fused_attention
 from textsam.model.tuning import fold_batch_norms, merge_for_inference
 
 # --- SAM's attention ----------------------------------------------------------------------------
@@ -233,6 +235,33 @@ def test_the_real_encoder_in_strips_gives_the_same_masks() -> None:
         assert (whole & rounded).sum() >= 0.95 * (whole | rounded).sum()
 
 
+@pytest.mark.parametrize("learning", [True, False])
+def test_the_fused_attention_of_tinyvit_is_the_packages_with_its_gradients(learning: bool) -> None:
+    encoder = tiny_vit()
+    kinds = {type(module).__name__ for module in encoder.modules()}
+    assert "FusedAttention" in kinds
+    assert "Attention" not in kinds
+    ours: Any = next(m for m in encoder.modules() if type(m).__name__ == "FusedAttention")
+    ours.double()
+    nn.init.normal_(ours.attention_biases, std=2.0)
+    ours.train(learning)
+    x = torch.randn(3, len(ours.attention_bias_idxs), ours.norm.normalized_shape[0])
+    x = x.double().requires_grad_(True)
+    wanted = ours(x)  # on a CPU the package's own
+    got = fused_attention(ours, x)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    assert wanted.std() > 0.01
+    learns = [x, *ours.parameters()] if learning else [x]
+    direction = torch.randn_like(wanted)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, learns, direction),
+        torch.autograd.grad(wanted, learns, direction),
+        strict=True,
+    ):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
 # --- decoder ------------------------------------------------------------------------------------
 
 
@@ -262,6 +291,41 @@ def test_one_mask_of_the_decoder_is_sams_first() -> None:
             torch.testing.assert_close(each[0][i : i + 1], alone[0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(each[1][i : i + 1], alone[1], rtol=1e-4, atol=1e-4)
     assert (each[0][0] - each[0][1]).abs().max() > 0.01
+
+
+def test_the_one_mask_teaches_the_decoder_what_sams_would() -> None:
+    model = loud_model().model
+    pe = model.prompt_encoder.get_dense_pe().double()[..., :6, :6]
+    decoder = model.mask_decoder.double()
+    for module in decoder.output_upscaling:
+        if "Norm" in type(module).__name__:
+            nn.init.normal_(module.weight, 1.0, 0.3)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+    embedding = torch.randn(1, 256, 6, 6, dtype=torch.float64, requires_grad=True)
+    sparse = torch.randn(2, 3, 256, dtype=torch.float64)
+    dense = torch.randn(1, 256, 6, 6, dtype=torch.float64)
+    wanted, _ = decoder(
+        image_embeddings=embedding,
+        image_pe=pe,
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=False,
+    )
+    got, _ = decode_masks(decoder, embedding, pe, sparse, dense)
+    learns = [embedding, *decoder.output_upscaling.parameters()]
+    direction = torch.randn_like(wanted)
+    for mine, sams in zip(
+        torch.autograd.grad(got, learns, direction),
+        torch.autograd.grad(wanted, learns, direction),
+        strict=True,
+    ):
+        assert sams.abs().max() > 0
+        torch.testing.assert_close(mine, sams, rtol=1e-9, atol=1e-10)
+
+
+def test_kernels_that_overlap_are_no_product_per_token() -> None:
+    with pytest.raises(TypeError, match="kernels and strides of 2"):
+        per_token(nn.ConvTranspose2d(4, 4, 3, 2))
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 9])

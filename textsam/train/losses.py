@@ -49,12 +49,12 @@ class LossParts:
             return total
         return total + self.distillation_weight * self.distillation
 
-    def logged(self) -> dict[str, float]:
-        """Name -> number, for the log."""
-        terms = {"bce": self.bce, "dice": self.dice, "iou": self.iou}
+    def logged(self) -> dict[str, Tensor | float]:
+        """Name -> number, for the log; what is a tensor is still on its device."""
+        terms: dict[str, Tensor | float] = {"bce": self.bce, "dice": self.dice, "iou": self.iou}
         if self.distillation is not None:
             terms["distillation"] = self.distillation
-        return {name: float(term.detach()) for name, term in terms.items()}
+        return terms
 
 
 def mixed(passes: Sequence[LossParts], weights: Sequence[float] = ()) -> LossParts:

@@ -102,9 +102,9 @@ class PreferenceParts(LossParts):
         """Weighted preference loss; the weights of the supervised terms do not matter."""
         return self.weight * self.preference
 
-    def logged(self) -> dict[str, float]:
-        """Name -> number, for the log."""
-        told = {"preference": float(self.preference.detach()), "ties": self.skipped}
+    def logged(self) -> dict[str, Tensor | float]:
+        """Name -> number, for the log; what is a tensor is still on its device."""
+        told: dict[str, Tensor | float] = {"preference": self.preference, "ties": self.skipped}
         if self.correct is not None:
             told["preferred"] = self.correct
         return told
@@ -127,6 +127,6 @@ class AnchorParts(LossParts):
         """Weighted sum, weighted once more."""
         return self.weight * self.inner.total(bce_weight, dice_weight, iou_weight)
 
-    def logged(self) -> dict[str, float]:
+    def logged(self) -> dict[str, Tensor | float]:
         """As of supervised training, before the anchor's weight."""
         return self.inner.logged()

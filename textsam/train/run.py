@@ -248,35 +248,37 @@ def _optimiser_step(
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     run.optimiser.zero_grad(set_to_none=True)
-    measured = {"loss": [0.0]}
+    means: list[torch.Tensor] = []
+    names: list[str] = []
+    parts: list[LossParts] = []
     for _ in range(config.accumulate):
         batch = next(batches)
-        mean, parts = batch_loss(run, batch)
-        loss = mean / config.accumulate
-        if not bool(torch.isfinite(loss)):
-            # Going on would write a state of NaNs over the last good one.
-            names = ", ".join(item.sample.name for _, item in batch)
-            raise TextSAMError(
-                f"step {run.state.step + 1}: the loss is {float(loss.detach())} for {names}; "
-                f"lower optim.lr or set optim.grad_clip, and {_way_on(run)}"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        measured["loss"][0] += float(loss.detach())
-        for part in parts:
-            for name, value in part.logged().items():
-                measured.setdefault(name, []).append(value)
+        mean, of_batch = batch_loss(run, batch)
+        (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
+        means.append(mean.detach())
+        names += [item.sample.name for _, item in batch]
+        parts += of_batch
     parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     # Each process has the mean over its slice; slices are equal, so the mean of means is the mean.
     run.processes.average_gradients(parameters)
     clip = config.optim.grad_clip
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
-    if not math.isfinite(norm):  # a finite loss can have such a gradient
+    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+    measured, reached = _measured([*means, norm], parts)
+    losses, length = reached[:-1], reached[-1]
+    # Going on would write a state of NaNs over the last good one.
+    if not all(map(math.isfinite, losses)):
         raise TextSAMError(
-            f"step {run.state.step + 1}: the gradient's norm is {norm}, so the step was not taken; "
-            f"lower optim.lr, and {_way_on(run)}"
+            f"step {run.state.step + 1}: the loss is {sum(losses)} for {', '.join(names)}; "
+            f"lower optim.lr or set optim.grad_clip, and {_way_on(run)}"
         )
+    if not math.isfinite(length):  # a finite loss can have such a gradient
+        raise TextSAMError(
+            f"step {run.state.step + 1}: the gradient's norm is {length}, so the step was not "
+            f"taken; lower optim.lr, and {_way_on(run)}"
+        )
+    measured["loss"] = [statistics.fmean(losses)]
     if clip is not None:
-        measured["grad_norm"] = [norm]
+        measured["grad_norm"] = [length]
     run.optimiser.step()
     measured["lr_factor"] = [factor]
     peak = peak_memory_mib(run.processes.device)
@@ -285,6 +287,24 @@ def _optimiser_step(
         run.memory_peak_mib = max(run.memory_peak_mib, peak)
         measured["memory_peak_mib"] = [run.memory_peak_mib]
     return measured
+
+
+def _measured(
+    scalars: Sequence[torch.Tensor], parts: Sequence[LossParts]
+) -> tuple[dict[str, list[float]], list[float]]:
+    """The terms of images' losses by name, and other scalars, as numbers.
+
+    All leave the device at once: a GPU has nothing to do while one of them is waited for.
+    """
+    told = [item for part in parts for item in part.logged().items()]
+    there = [value for _, value in told if isinstance(value, torch.Tensor)]
+    numbers = torch.stack([one.detach().float() for one in [*scalars, *there]]).tolist()
+    left = iter(numbers[len(scalars) :])
+    measured: dict[str, list[float]] = {}
+    for name, value in told:
+        number = next(left) if isinstance(value, torch.Tensor) else value
+        measured.setdefault(name, []).append(number)
+    return measured, numbers[: len(scalars)]
 
 
 def _way_on(run: Run) -> str:

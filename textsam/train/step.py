@@ -85,11 +85,12 @@ class Forward:
 
     def embed(self, items: Sequence[TrainItem]) -> Tensor:
         """(B, 256, 64, 64) float32 embeddings of the items' images."""
-        images = []
-        for item in items:
-            height, width = item.size_px
-            image = item.image[:, :height, :width].to(self.device, torch.float32)
-            images.append(self.built.preprocessor.normalise_and_pad(image))
+        # One copy to the device, not one an image: each would wait for all work before it.
+        squares = torch.stack([item.image for item in items]).to(self.device).float()
+        images = [
+            self.built.preprocessor.normalise_and_pad(self._valid(square, item))
+            for square, item in zip(squares, items, strict=True)
+        ]
         encode: Callable[[Tensor], Tensor] = self.built.model.encode_image
         if self.cache is not None:
             with torch.no_grad(), self._autocast():
@@ -258,14 +259,16 @@ class Forward:
         with self._text_noise(keys[0]):
             tokens = self.words(distinct)
         row = {prompt: index for index, prompt in enumerate(distinct)}
+        own: Sequence[Tensor | None] = [None] * len(items)
+        if tokens is not None:
+            rows = tokens[[row[prompt] for prompt in prompts]]
+            own = torch.split(rows, [len(item.prompts) for item in items])
+        # Split, not sliced: each slice's gradient would be as large as all embeddings together.
         asked = [
-            (
-                item,
-                embeddings[number : number + 1],
-                None if tokens is None else tokens[[row[prompt] for prompt in item.prompts]],
-                np.random.default_rng((self.seed, *key, 0x6E0)),
+            (item, embedding, words, np.random.default_rng((self.seed, *key, 0x6E0)))
+            for key, item, embedding, words in zip(
+                keys, items, torch.split(embeddings, 1), own, strict=True
             )
-            for number, (key, item) in enumerate(zip(keys, items, strict=True))
         ]
         alike = all(item.native_targets is None for item in items)
         plain = self.self_prompt.passes == 1 and not self.self_prompt.weights
