@@ -59,20 +59,19 @@ def pack(arguments: argparse.Namespace) -> None:
     archive = target / "all.tar.gz"
     with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
         tar.add(stage, arcname=".")
-    count = 0
-    with archive.open("rb") as file:
-        while chunk := file.read(arguments.part_mib * 2**20):
-            folder = target / f"part-{count}"
-            folder.mkdir()
-            (folder / f"chunk-{count:03d}").write_bytes(chunk)
-            count += 1
-    for number in range(count):
-        (target / f"part-{number}" / "of").write_text(str(count))
     size = archive.stat().st_size
+    count = -(-size // (arguments.part_mib * 2**20))
+    part = -(-size // count)  # all of one size
+    with archive.open("rb") as file:
+        for number in range(count):
+            folder = target / f"part-{number}"
+            folder.mkdir()
+            (folder / f"chunk-{number:03d}").write_bytes(file.read(part))
+            (folder / "of").write_text(str(count))
     archive.unlink()
     shutil.rmtree(stage)
     print(f"{count} parts in {target}, {size / 2**20:.1f} MiB together")
-    part, checkout = min(size, arguments.part_mib * 2**20), checkout_bytes(REPOSITORY)
+    checkout = checkout_bytes(REPOSITORY)
     print(
         f"a command sends the checkout, {checkout / 2**20:.1f} MiB, and one part: "
         f"{(checkout + part) / 2**20:.1f} MiB"

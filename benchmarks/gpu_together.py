@@ -1,10 +1,10 @@
 """Several trainings side by side on one GPU, each as long as the time allows.
 
 One training of a small model leaves most of a large GPU idle: it waits for kernels to be launched
-and for images to be changed. Side by side they fill it. Each measures how fast it goes at each
-image side while the others measure, too; waits for them; and sets its number of epochs so that it
-ends in time. The number is written down: the next command goes on with it, and with it in the
-configuration the training can be done again.
+and for images to be changed. Side by side they fill it. Each waits until all are set up, measures
+how fast it goes at each image side while the others measure, too, and sets its number of epochs so
+that it ends in time. The number is written down: the next command goes on with it, and with it in
+the configuration the training can be done again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from gpu_files import PLACE
 if TYPE_CHECKING:
     from textsam.train.run import Run
 
-# Of what the measured rates promise. On one H100 five trainings went half as fast as in the steps
-# that were timed, before all of them had filled the card; validation takes its part, too.
-_USED = 0.6
-_WARM_STEPS = 4
-_TIMED_STEPS = 10
+# Of what the measured rates promise; the rest is for validation, states and loaders begun anew.
+_USED = 0.85
+_WARM_STEPS = 3
+_TIMED_S = 12.0  # of all sides together, so that all trainings measure at the same time
 _SLICES = 8
 UNFINISHED = 75
 
@@ -111,6 +110,7 @@ def one(name: str, options: Sequence[str], until: float, out: Path) -> int:
     import torch
 
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True  # shapes of a side stay the same
     works = works_of(options)
     work = next(w for w in works if w.name == name)
     kept = PLACE / "epochs" / f"{name}.json"
@@ -133,12 +133,14 @@ def one(name: str, options: Sequence[str], until: float, out: Path) -> int:
 def _decide(run: Run, work: Work, works: Sequence[Work], until: float) -> dict[str, Any]:
     """Rates by side, told to the others, and the number of epochs that time allows."""
     name = work.name
+    (PLACE / "rates" / f"{name}.ready").touch()
+    _wait_for(works, "ready")
     rates = _measured(run)
     told = {"rates": rates, "epoch": run.order.epoch_length, "ready": time.time()}
     part = PLACE / "rates" / f"{name}.part"
     part.write_text(json.dumps(told))
     part.replace(PLACE / "rates" / f"{name}.json")  # the others see it whole or not at all
-    _wait_for(works)
+    _wait_for(works, "json")
     epochs = _epochs_until(work, works, run, until)
     run.set_epochs(epochs)
     return {"epochs": epochs, "rates": rates}
@@ -178,13 +180,15 @@ def _measured(run: Run) -> dict[int, float]:
     rates = {}
     for side in dict.fromkeys(sides):
         batches = batches_at(run, side)
-        for number in range(_WARM_STEPS + _TIMED_STEPS):
-            if number == _WARM_STEPS:
-                _finish_kernels()
-                began = time.perf_counter()
+        for _ in range(_WARM_STEPS):
             step_without_learning(run, next(batches))
         _finish_kernels()
-        rates[side] = _TIMED_STEPS * run.config.batch_size / (time.perf_counter() - began)
+        steps, began, seconds = 0, time.perf_counter(), 0.0
+        while seconds < _TIMED_S / len(set(sides)):
+            step_without_learning(run, next(batches))
+            _finish_kernels()
+            steps, seconds = steps + 1, time.perf_counter() - began
+        rates[side] = steps * run.config.batch_size / seconds
     run.built.set_side(run.side_px)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # what the largest side took is for all of them
@@ -207,15 +211,18 @@ def _finish_kernels() -> None:
         torch.cuda.synchronize()
 
 
-def _wait_for(works: Sequence[Work], patience_s: float = 60.0) -> None:
-    """Return when all have told their rates, but those that a command before this one began."""
+def _wait_for(works: Sequence[Work], suffix: str, patience_s: float = 120.0) -> None:
+    """Return when all have told a file, but those that a command before this one began."""
     began = time.monotonic()
     while time.monotonic() - began < patience_s:
-        told = [[PLACE / of / f"{work.name}.json" for of in ("rates", "epochs")] for work in works]
+        told = [
+            [PLACE / "rates" / f"{work.name}.{suffix}", PLACE / "epochs" / f"{work.name}.json"]
+            for work in works
+        ]
         if all(any(path.exists() for path in paths) for paths in told):
             return
         time.sleep(0.2)
-    print("not all of the others have told their rates", flush=True)
+    print(f"not all of the others are {suffix}", flush=True)
 
 
 def _epochs_until(work: Work, works: Sequence[Work], run: Run, until: float) -> float:

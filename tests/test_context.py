@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from tiny import tiny_model, tiny_text_encoder
@@ -163,14 +165,26 @@ def test_mean_pooling_averages_real_positions_only(encoder: TextEncoder) -> None
 
 
 @pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_prompts_of_any_length_in_one_call_equal_one_by_one(
-    encoder: TextEncoder, depth: int
+    encoder: TextEncoder, depth: int, pooling: Literal["cls", "mean"]
 ) -> None:
-    context = context_of(depth)
+    encoder = TextEncoder(
+        encoder.bert, encoder.tokenizer, encoder.projection, pooling=pooling, out_features=12
+    )
+    context = context_of(depth).requires_grad_(True)
     prompts = ["tumor", "cell nucleus", "lung", "a b c d e f", "cell membrane"]
     together = encoder(prompts, context)
     one_by_one = torch.cat([encoder([prompt], context) for prompt in prompts])
     torch.testing.assert_close(together, one_by_one, rtol=1e-5, atol=1e-5)
+    direction = torch.randn_like(together)
+    for mine, alone in zip(
+        torch.autograd.grad(together, [*context.parameters()], direction),
+        torch.autograd.grad(one_by_one, [*context.parameters()], direction),
+        strict=True,
+    ):
+        assert alone.abs().max() > 0
+        torch.testing.assert_close(mine, alone, rtol=1e-4, atol=1e-5)
     distances = torch.cdist(together, together) + torch.eye(len(prompts))
     assert distances.min() > 0.01, "different words must have different features"
 

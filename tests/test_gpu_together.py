@@ -80,11 +80,11 @@ def test_one_begun_before_is_not_waited_for(place: Path) -> None:
     (place / "epochs").mkdir()
     (place / "epochs" / "begun.json").write_text("{}")
     began = time.monotonic()
-    gpu_together._wait_for([Work("new", "x.yaml"), Work("begun", "x.yaml")], patience_s=5.0)
+    gpu_together._wait_for([Work("new", "x.yaml"), Work("begun", "x.yaml")], "json", patience_s=5.0)
     assert time.monotonic() - began < 2
     (place / "epochs" / "begun.json").unlink()
     began = time.monotonic()
-    gpu_together._wait_for([Work("new", "x.yaml"), Work("begun", "x.yaml")], patience_s=0.3)
+    gpu_together._wait_for([Work("new", "x.yaml"), Work("begun", "x.yaml")], "json", patience_s=0.3)
     assert time.monotonic() - began >= 0.3
 
 
@@ -101,6 +101,7 @@ def test_a_training_cut_short_goes_on_to_the_same_end(
 
     monkeypatch.setattr(gpu_together, "set_up", set_up)
     monkeypatch.setattr(gpu_together, "_epochs_until", lambda *_: 3.0)
+    monkeypatch.setattr(gpu_together, "_TIMED_S", 0.1)
     option, out = ["toy.yaml"], place / "out"
     assert gpu_together.one("toy", option, time.time() - 1, out) == gpu_together.UNFINISHED
     cut = seen[0].state.step

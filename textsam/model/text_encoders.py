@@ -33,8 +33,8 @@ Pooling = Literal["cls", "mean"]
 class TextEncoder(nn.Module):
     """A frozen BERT with its tokeniser, pooling and projection.
 
-    Prompts are encoded on their real length: texts of equal length go through together, and no
-    padding is ever attended to.
+    Prompts are encoded on their real length: where several of different lengths go through
+    together, padding is never attended to.
 
     Args:
         bert: transformer whose `embeddings` and `encoder.layer` are used.
@@ -117,32 +117,44 @@ class TextEncoder(nn.Module):
         Raises:
             PromptError: a prompt has too many tokens.
         """
-        device = context.tokens.device
         ids = [self.token_ids(text) for text in texts]
-        by_length: dict[int, list[int]] = {}
-        for index, sequence in enumerate(ids):
+        for text, sequence in zip(texts, ids, strict=True):
             if len(sequence) + context.n_tokens > self.max_tokens:
                 raise PromptError(
-                    f"the prompt {texts[index][:60]!r}… has {len(sequence)} tokens; with "
+                    f"the prompt {text[:60]!r}… has {len(sequence)} tokens; with "
                     f"{context.n_tokens} context tokens at most "
                     f"{self.max_tokens - context.n_tokens} fit: shorten it"
                 )
-            by_length.setdefault(len(sequence), []).append(index)
-        features: list[Tensor | None] = [None] * len(ids)
-        for members in by_length.values():
-            batch = torch.tensor([ids[index] for index in members], device=device)
-            for index, feature in zip(members, self._encode(batch, context), strict=True):
-                features[index] = feature
-        return torch.stack([feature for feature in features if feature is not None])
+        # All at once, whatever their lengths: many small kernels cost a GPU more than padding does.
+        # Nothing attends to that; it is an id the prompt has, whose row in the table is sure to be.
+        longest = max(map(len, ids), default=0)
+        filled = [sequence + sequence[-1:] * (longest - len(sequence)) for sequence in ids]
+        lengths = torch.tensor([len(sequence) + context.n_tokens for sequence in ids])
+        device = context.tokens.device
+        return self._encode(torch.tensor(filled, device=device), lengths, context)
 
-    def _encode(self, ids: Tensor, context: ContextTokens) -> Tensor:
+    def _encode(self, ids: Tensor, lengths: Tensor, context: ContextTokens) -> Tensor:
+        """Encode (C, L) token ids, of which with the context `lengths` (C,) count."""
         words = self.bert.embeddings.word_embeddings(ids)
         hidden = self.bert.embeddings(inputs_embeds=context.insert(words))
+        counts = torch.arange(hidden.shape[1]) < lengths[:, None]
+        # None where there is no padding: a word alone goes through without a mask.
+        mask = None
+        if not bool(counts.all()):
+            nothing = torch.finfo(hidden.dtype).min
+            mask = hidden.new_zeros(counts.shape)
+            mask = mask.masked_fill(~counts.to(hidden.device), nothing)[:, None, None]
         for number, layer in enumerate(self.bert.encoder.layer, start=1):
             if number > 1:
                 hidden = context.replace(hidden, number)
-            hidden = layer(hidden)
-        pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
+            hidden = layer(hidden, mask)
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        elif mask is None:
+            pooled = hidden.mean(dim=1)
+        else:
+            share = (counts / counts.sum(1, keepdim=True)).to(hidden)
+            pooled = (hidden * share[:, :, None]).sum(1)
         projected: Tensor = self.projection(pooled)
         return projected
 
