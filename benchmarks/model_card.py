@@ -296,10 +296,13 @@ def _recipe(config: dict[str, Any], curves: dict[str, dict[int, float]]) -> str:
     losses = curves.get("val_loss", {})
     command = f"`textsam train configs/{config['name']}.yaml`, seed {training['config']['seed']}"
     step, total = training["step"], training["total_steps"]
+    how = f"best of {total} steps at step {step}, chosen on validation images."
+    if training["config"].get("select") == "last":
+        how = f"{step} of {total} steps; the last are taken."
     lines = [
         (f"Begun from {first}; then " if first else "")
         + (
-            f"{command}: best of {total} steps at step {step}, chosen on validation images."
+            f"{command}: {how}"
             if losses
             else f"{command}: stopped after {step} of {total} steps, before any validation."
         )
