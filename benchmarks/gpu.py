@@ -17,12 +17,14 @@ with anything else something has failed: the last line tells what.
         --ablate configs/ablations/rank.yaml --ablate configs/ablations/context.yaml
 
 Where minutes are few, trainings side by side fill the card, each as long as the time allows; the
-next command goes on with them (`gpu_together`). They need less to be sent, too:
+next command goes on with them (`gpu_together`), and `--more-minutes` plans for its time, too. They
+need less to be sent, and adapters to go on from can be in the parts instead of in the checkout:
 
     python benchmarks/gpu.py pack --data data --config configs/generalist.yaml --side 352 \
-        --without-test --small-text --adapter weights/generalist --to gpu_pack
-    python3 benchmarks/gpu.py together configs/generalist.yaml configs/busi.yaml,workers=2 \
-        --minutes 8.5 --out OUT
+        --without-test --small-text --adapter weights/generalist-stage8 --to gpu_pack
+    python3 benchmarks/gpu.py together \
+        configs/generalist.yaml,init_adapter=/tmp/textsam-gpu/adapters/generalist-stage8,workers=2 \
+        configs/busi.yaml,workers=2 --minutes 9 --more-minutes 2.5 --out OUT
 
 `session` does the BUSI benchmark, then the trainings, each finished into an adapter folder in half
 precision, then the ablations and, with `--methods NAME`, the tables of `configs/methods/`. Each of
@@ -280,13 +282,16 @@ def together(arguments: argparse.Namespace) -> int:
     """Train several configurations side by side, each as long as the time allows."""
     _use_packed()
     script = Path(__file__).resolve()
-    return side_by_side(script, arguments.works, arguments.minutes, Path(arguments.out))
+    return side_by_side(
+        script, arguments.works, arguments.minutes, Path(arguments.out), arguments.more_minutes
+    )
 
 
 def one_of_them(arguments: argparse.Namespace) -> int:
     """One of the trainings side by side; `together` starts it."""
     _use_packed()
-    return one(arguments.name, arguments.works, arguments.until, Path(arguments.out))
+    more, out = arguments.more_minutes, Path(arguments.out)
+    return one(arguments.name, arguments.works, arguments.until, out, more)
 
 
 def speed(arguments: argparse.Namespace) -> int:
@@ -369,12 +374,14 @@ def main() -> int:
     p = commands.add_parser("together")
     p.add_argument("works", nargs="+", help="CONFIG[,a.b=value…]")
     p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--more-minutes", type=float, default=0, help="that the next command will have")
     p.add_argument("--out", required=True)
     p.set_defaults(call=together)
     p = commands.add_parser("one")
     p.add_argument("name")
     p.add_argument("--works", nargs="+", required=True)
     p.add_argument("--until", type=float, required=True)
+    p.add_argument("--more-minutes", type=float, default=0)
     p.add_argument("--out", required=True)
     p.set_defaults(call=one_of_them)
     p = commands.add_parser("speed")

@@ -77,8 +77,18 @@ def works_of(options: Sequence[str]) -> list[Work]:
     return works
 
 
-def side_by_side(script: Path, options: Sequence[str], minutes: float, out: Path) -> int:
-    """Run all of them until the time is up; 0 where each is at its end, 75 where one is not."""
+def side_by_side(
+    script: Path, options: Sequence[str], minutes: float, out: Path, more_minutes: float = 0.0
+) -> int:
+    """Run all of them until the time is up; 0 where each is at its end, 75 where one is not.
+
+    Args:
+        script: that calls `one`.
+        options: the trainings, as of `works_of`.
+        minutes: that this command has.
+        out: for what comes back.
+        more_minutes: that the next command will have, for which trainings are planned, too.
+    """
     deadline = time.time() + 60 * minutes
     works = works_of(options)
     shutil.rmtree(PLACE / "rates", ignore_errors=True)
@@ -86,6 +96,7 @@ def side_by_side(script: Path, options: Sequence[str], minutes: float, out: Path
     logs = {work.name: (PLACE / "rates" / f"{work.name}.log").open("w") for work in works}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(script), "one", "--out", str(out)]
+    command += ["--more-minutes", str(more_minutes)]
     running = {
         work.name: subprocess.Popen(
             [*command, work.name, "--until", str(deadline), "--works", *options],
@@ -105,8 +116,10 @@ def side_by_side(script: Path, options: Sequence[str], minutes: float, out: Path
     return failed[0] if failed else max(codes.values())
 
 
-def one(name: str, options: Sequence[str], until: float, out: Path) -> int:
-    """One of them, as a process of its own."""
+def one(
+    name: str, options: Sequence[str], until: float, out: Path, more_minutes: float = 0.0
+) -> int:
+    """One of them, as a process of its own, until a time; arguments as of `side_by_side`."""
     import torch
 
     torch.set_float32_matmul_precision("high")
@@ -119,7 +132,7 @@ def one(name: str, options: Sequence[str], until: float, out: Path) -> int:
         run = set_up(replace(work, settings=(*work.settings, f"epochs={facts['epochs']}")))
     else:
         run = set_up(work)
-        facts = _decide(run, work, works, until)
+        facts = _decide(run, work, works, until + 60 * more_minutes)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(facts))
     print(f"{facts}: from step {run.state.step} to {run.total_steps}", flush=True)

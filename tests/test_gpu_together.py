@@ -95,15 +95,23 @@ def test_a_training_cut_short_goes_on_to_the_same_end(
     seen: list[Run] = []
 
     def set_up(work: Work) -> Run:
-        epochs = [float(s.split("=")[1]) for s in work.settings if s.startswith("epochs=")]
-        seen.append(tiny_run(root, *epochs))
+        told = [float(s.split("=")[1]) for s in work.settings if s.startswith("epochs=")]
+        seen.append(tiny_run(root, *told))
         return seen[-1]
 
     monkeypatch.setattr(gpu_together, "set_up", set_up)
-    monkeypatch.setattr(gpu_together, "_epochs_until", lambda *_: 3.0)
+    planned_for: list[float] = []
+
+    def epochs(_work: Work, _works: Any, _run: Run, until: float) -> float:
+        planned_for.append(until)
+        return 3.0
+
+    monkeypatch.setattr(gpu_together, "_epochs_until", epochs)
     monkeypatch.setattr(gpu_together, "_TIMED_S", 0.1)
     option, out = ["toy.yaml"], place / "out"
-    assert gpu_together.one("toy", option, time.time() - 1, out) == gpu_together.UNFINISHED
+    until = time.time() - 1
+    assert gpu_together.one("toy", option, until, out, 2.0) == gpu_together.UNFINISHED
+    assert planned_for == [until + 120], "with the minutes of the next command"
     cut = seen[0].state.step
     assert 0 < cut < seen[0].total_steps == 9
     assert gpu_together.one("toy", option, time.time() + 1000, out) == 0
