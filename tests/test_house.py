@@ -65,7 +65,7 @@ def test_readme_commands_are_shell_and_begin_with_python_alone() -> None:
 
 def test_the_image_readme_segments_comes_with_scikit_image() -> None:
     (line,) = marked_commands(README)["run"]
-    (name,) = re.findall(r'"([\w.-]+\.png)"', line)
+    (name,) = re.findall(r'"([\w.-]+\.(?:png|jpg))"', line)
     assert (Path(skimage.data.__file__).parent / name).is_file()
 
 

@@ -21,6 +21,7 @@ from textsam.inference.segmenter import Segmenter
 from textsam.metrics import dice
 from textsam.model.backbones import build_litemedsam, load_backbone
 from textsam.model.build import build_model
+from textsam.model.text_encoders import load_minilm
 from textsam.model.tuning import merge_for_inference
 from textsam.preprocess import Preprocessor
 from textsam.weights.checksum import sha256_of
@@ -77,13 +78,15 @@ def test_base_weights_outline_a_boxed_object() -> None:
 def test_shipped_adapters_are_complete_small_and_fit_their_base_weights() -> None:
     adapters = shipped_adapters()
     assert "generalist" in adapters
+    # Of text encoders it is the numbers that count, whatever file they come from.
+    text = load_minilm(weights.resolve("minilm")).digest()
     for name, folder in adapters.items():
         config = read_adapter_config(folder)
         assert config.name == name
         assert config.tensors_sha256 == sha256_of(folder / TENSORS_FILE)
         assert (folder / TENSORS_FILE).stat().st_size <= 16 * 10**6
         for entry, identity in config.base.items():
-            assert weights.entry(entry).identity == identity
+            assert identity == (text if entry == "minilm" else weights.entry(entry).identity)
         for document in ("README.md", "log.csv"):
             assert (folder / document).stat().st_size > 0
 
