@@ -21,6 +21,7 @@ from textsam.prompts import (
     meanings,
     nearest,
     normalise,
+    synonyms,
 )
 
 EVERY_NAME = [(name, c.name) for c in CONCEPTS.values() for name in c.names]
@@ -150,6 +151,17 @@ def test_an_ambiguous_text_needs_to_know_what_is_trained() -> None:
     assert canonical("lesion", ["skin lesion", "nerve"]) == "skin lesion"
     assert canonical("lesion", ["tumor", "skin lesion"]) is None
     assert set(nearest("lesion", n=2)) == {"tumor", "skin lesion"}
+
+
+def test_synonyms_are_those_that_mean_one_known_thing() -> None:
+    both = synonyms(["tumor", "skin lesion", "mass", "gizmo"])
+    assert list(both) == ["tumor", "skin lesion", "mass", "gizmo"]
+    assert "neoplasm" in both["tumor"]
+    assert "cutaneous lesion" in both["skin lesion"]
+    assert "lesion" not in (*both["tumor"], *both["skin lesion"]), "it means either"
+    assert "mass" not in both["tumor"], "it is a name of its own"
+    assert both["mass"] == both["gizmo"] == []
+    assert "lesion" in synonyms(["tumor"])["tumor"]
 
 
 def test_known_names_beside_the_vocabulary() -> None:

@@ -167,6 +167,10 @@ def test_the_message_names_input_answer_and_choice() -> None:
         "x", "tumro", ["tumor"], answered=False
     )
     assert "'zebra'; it knows: tumor" in unknown_message("x", "zebra", ["tumor"], answered=True)
+    assert unknown_message("x", "Lesions", ["tumor", "nerve", "skin lesion"], answered=True) == (
+        "the adapter 'x' was not trained for the prompt 'Lesions'; it can mean tumor or skin "
+        "lesion: ask for one of them. The adapter knows: tumor, nerve, skin lesion"
+    )
 
 
 def test_a_known_name_is_no_slip_for_another() -> None:

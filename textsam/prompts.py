@@ -38,6 +38,7 @@ __all__ = [
     "nearest_modality",
     "normalise",
     "spellings",
+    "synonyms",
 ]
 
 MAX_PROMPT_CHARS = 200
@@ -211,6 +212,17 @@ def canonical(text: str, known: Iterable[str] | None = None) -> str | None:
             return name
     found = [name for name in names if name in _by_key().get(key, ())]
     return found[0] if len(found) == 1 else None
+
+
+def synonyms(known: Iterable[str]) -> dict[str, list[str]]:
+    """Each of the `known` names with the synonyms that mean it, and nothing else that is known."""
+    names = tuple(known)
+    return {
+        name: [text for text in CONCEPTS[name].synonyms if canonical(text, names) == name]
+        if name in CONCEPTS
+        else []
+        for name in names
+    }
 
 
 def _similarity(a: str, b: str) -> tuple[float, float]:

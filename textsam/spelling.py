@@ -58,7 +58,10 @@ def unknown_message(adapter: str, asked: str, known: Iterable[str], *, answered:
     names = tuple(known)
     meant = corrected(asked, names)
     close = [meant] if meant is not None else nearest(asked, names)
-    if meant is not None and answered:
+    several = [name for name in meanings(asked) if name in names]
+    if len(several) > 1:
+        hint = f"it can mean {' or '.join(several)}: ask for one of them. The adapter"
+    elif meant is not None and answered:
         hint = f"it is answered as {meant!r}, of which it seems a misspelling. The adapter"
     else:
         hint = f"did you mean {', '.join(close)}? It" if close else "it"

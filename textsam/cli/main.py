@@ -69,18 +69,16 @@ def prompts(
 ) -> None:
     """Show what an adapter knows, with the synonyms it answers to."""
     from textsam.adapters import find_adapter, read_adapter_config
-    from textsam.prompts import CONCEPTS
+    from textsam.prompts import synonyms
 
     with errors_as_exit():
         config = read_adapter_config(find_adapter(adapter))
-    known = {
-        name: list(CONCEPTS[name].synonyms) if name in CONCEPTS else [] for name in config.prompts
-    }
+    known = synonyms(config.prompts)
     if as_json:
         typer.echo(json.dumps({"adapter": config.name, "prompts": known}, indent=2))
         return
-    for name, synonyms in known.items():
-        typer.echo(f"{name}: {', '.join(synonyms)}" if synonyms else name)
+    for name, others in known.items():
+        typer.echo(f"{name}: {', '.join(others)}" if others else name)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from textsam.napari_plugin.planes import Planes, choose_planes
 from textsam.napari_plugin.result import colours, features, join_masks
 from textsam.napari_plugin.work import Load, Outcome, load_kept, segment_planes
 from textsam.presets import PRESETS
-from textsam.prompts import CONCEPTS
+from textsam.prompts import synonyms
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -115,7 +115,7 @@ class SegmentWidget(Container):  # type: ignore[type-arg]
             except TextSAMError:
                 # Half a name is no error while it is typed; `Segment` says what is wrong.
                 known = ()
-            words = [*known, *(s for c in known if c in CONCEPTS for s in CONCEPTS[c].synonyms)]
+            words = [*known, *(text for others in synonyms(known).values() for text in others)]
             hint = f"knows: {', '.join(known)}" if known else hint
         line = self.prompts.native
         line.setCompleter(PromptCompleter(words, line))

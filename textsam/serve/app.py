@@ -17,7 +17,7 @@ from starlette.responses import Response
 from textsam import __version__
 from textsam.errors import TextSAMError
 from textsam.invalid import invalid_fields
-from textsam.prompts import CONCEPTS
+from textsam.prompts import synonyms
 from textsam.serve.edge import Edge
 from textsam.serve.guard import LOOPBACK_NAMES, Guard
 from textsam.serve.intake import Intake
@@ -129,11 +129,7 @@ def _add_facts(app: FastAPI, worker: Worker, settings: ServeSettings) -> None:
 
     @app.get("/prompts", summary="What the adapter was trained for, with synonyms")
     async def prompts() -> dict[str, Any]:
-        known = {
-            name: list(CONCEPTS[name].synonyms) if name in CONCEPTS else []
-            for name in segmenter.prompts
-        }
-        return {"adapter": segmenter.adapter_name, "prompts": known}
+        return {"adapter": segmenter.adapter_name, "prompts": synonyms(segmenter.prompts)}
 
     @app.get("/models", summary="The loaded model and what it accepts")
     async def models() -> dict[str, Any]:
