@@ -188,9 +188,9 @@ class OnnxSegmenter:
         else:
             known = (*record.prompts, *record.words)
             close = nearest(text, known)
-            hint = f"did you mean {', '.join(close)}? " if close else ""
+            hint = f"did you mean {', '.join(close)}? It" if close else "it"
             raise PromptError(
-                f"the prompt {asked!r} is not in this export; {hint}It knows: {', '.join(known)}. "
+                f"the prompt {asked!r} is not in this export; {hint} knows: {', '.join(known)}. "
                 f"Export again with --prompt {text!r}"
             )
         return concept, self._tokens[row : row + 1]
