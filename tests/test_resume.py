@@ -325,6 +325,28 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_state(
     assert same(learned(again), kept)
 
 
+def test_of_accumulated_batches_the_one_whose_loss_is_no_number_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(run_config(root, accumulate=3, batch_size=1))
+    before = learned(run)
+    keys = [batch[0] for batch, _ in zip(run.order.batches(1), range(3), strict=False)]
+    names = [run.train_set[key].sample.name for key in keys]
+    assert len(set(names)) == 3
+    losses = run.forward.losses
+
+    def poisoned(drawn: Any, items: Any) -> Any:
+        parts = losses(drawn, items)
+        if items[0].sample.name == names[1]:
+            parts[0].dice = parts[0].dice * math.inf
+        return parts
+
+    monkeypatch.setattr(run.forward, "losses", poisoned)
+    with pytest.raises(TextSAMError, match=f"step 1: the loss is inf for {names[1]}; lower"):
+        fit(run, progress=False)
+    assert same(learned(run), before)
+
+
 def test_a_loss_that_is_no_number_before_anything_is_saved_names_no_adapter(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

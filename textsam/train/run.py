@@ -249,14 +249,14 @@ def _optimiser_step(
         group["lr"] = group["base_lr"] * factor
     run.optimiser.zero_grad(set_to_none=True)
     means: list[torch.Tensor] = []
-    names: list[str] = []
+    names: list[str] = []  # of the images of each batch
     parts: list[LossParts] = []
     for _ in range(config.accumulate):
         batch = next(batches)
         mean, of_batch = batch_loss(run, batch)
         (mean / config.accumulate).backward()  # type: ignore[no-untyped-call]
         means.append(mean.detach())
-        names += [item.sample.name for _, item in batch]
+        names.append(", ".join(item.sample.name for _, item in batch))
         parts += of_batch
     parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     # Each process has the mean over its slice; slices are equal, so the mean of means is the mean.
@@ -265,12 +265,12 @@ def _optimiser_step(
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     measured, reached = _measured([*means, norm], parts)
     losses, length = reached[:-1], reached[-1]
-    # Going on would write a state of NaNs over the last good one.
-    if not all(map(math.isfinite, losses)):
-        raise TextSAMError(
-            f"step {run.state.step + 1}: the loss is {sum(losses)} for {', '.join(names)}; "
-            f"lower optim.lr or set optim.grad_clip, and {_way_on(run)}"
-        )
+    for loss, images in zip(losses, names, strict=True):
+        if not math.isfinite(loss):  # going on would write a state of NaNs over the last good one
+            raise TextSAMError(
+                f"step {run.state.step + 1}: the loss is {loss} for {images}; "
+                f"lower optim.lr or set optim.grad_clip, and {_way_on(run)}"
+            )
     if not math.isfinite(length):  # a finite loss can have such a gradient
         raise TextSAMError(
             f"step {run.state.step + 1}: the gradient's norm is {length}, so the step was not "
