@@ -547,3 +547,18 @@ def test_dropout_of_the_text_encoder_is_on_only_where_asked_and_follows_the_seed
     train(parts, stop_after=1)
     assert whole.state.step == 2
     assert same(learned(whole), learned(train(parts)))
+
+
+def test_a_step_over_accumulated_batches_logs_the_mean_and_its_gradient(root: Path) -> None:
+    settings = {"optim": {"lr": 1e-3, "grad_clip": 1e-6}, "loss": {"iou": 0.5}}
+    run = begin(run_config(root, name="by-hand", batch_size=3, **settings))
+    run.built.model.train()
+    loss, _ = run_module.batch_loss(run, next(run_module.batches_at(run, run.side_px)))
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in trainable_parameters(run.built.model).values()]
+    length = torch.stack([g.square().sum() for g in gradients if g is not None]).sum().sqrt()
+    assert length > 0.01
+    accumulated = run_config(root, name="accumulated", batch_size=1, accumulate=3, **settings)
+    done = train(accumulated, stop_after=1)
+    assert logged(done, "loss")[1] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert logged(done, "grad_norm")[1] == pytest.approx(float(length), rel=1e-3)
