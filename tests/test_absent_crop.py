@@ -75,6 +75,23 @@ def test_sizes_and_places_by_hand(flipped: bool, turned: bool) -> None:
     assert 1.72 < min(aspects) < 1.76
 
 
+@pytest.mark.parametrize(
+    ("shape", "deep", "left"),
+    [
+        # 0.15 of the depth is margin; at least 0.3 of the shorter side and 48 px must be left.
+        ((300, 600), 183, 90),
+        ((300, 600), 184, None),
+        ((100, 400), 45, 48),
+        ((100, 400), 46, None),
+    ],
+)
+def test_the_least_room_by_hand(shape: tuple[int, int], deep: int, left: int | None) -> None:
+    mask = np.zeros(shape, dtype=bool)
+    mask[:deep] = True
+    crop = absent_crop([mask], np.random.default_rng(0))
+    assert (crop and crop[0].stop - crop[0].start) == left
+
+
 def test_none_without_room_or_without_an_object() -> None:
     rng = np.random.default_rng(0)
     assert absent_crop([np.ones((100, 100), dtype=bool)], rng) is None

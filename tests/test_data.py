@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from pydantic import ValidationError
 
-from textsam.data.ask import PromptConfig, PromptSampler
+from textsam.data.ask import Ask, PromptConfig, PromptSampler
 from textsam.data.augment import Augment
 from textsam.data.dataset import TrainDataset, TrainItem, epoch_order
 from textsam.data.folder import samples_from_folder
@@ -781,8 +781,42 @@ def test_nothing_is_assumed_of_an_unknown_modality_or_concept() -> None:
     assert "pancreatic tumor" not in other
 
 
+def test_a_concept_of_ones_own_is_asked_by_its_name_alone() -> None:
+    sampler = PromptSampler(["stone"], PromptConfig(distractor_p=0.0, synonym_p=1.0))
+    for seed in range(5):
+        (ask,) = sampler(bare("EUS", absent=("stone",)), [], [], rng(seed))
+        assert ask == Ask("stone", "stone", False)
+
+
+def test_negatives_are_worded_as_often_as_asked() -> None:
+    names = CONCEPTS["nerve"].names
+    for share, wanted in ((0.0, set(names[:1])), (1.0, set(names[1:]))):
+        sampler = PromptSampler(["nerve"], PromptConfig(distractor_p=0.0, synonym_p=share))
+        asks = [sampler(bare("breast ultrasound"), [], [], rng(seed)) for seed in range(40)]
+        assert {ask.text for (ask,) in asks} == wanted
+        assert {ask.concept for (ask,) in asks} == {"nerve"}
+
+
+def test_where_few_things_are_known_to_be_absent_each_is_asked_once() -> None:
+    asks = PromptSampler([], PromptConfig(negatives=30))(bare("EUS"), [], [], rng())
+    assert sorted(ask.text for ask in asks) == sorted(distractors_for("EUS"))
+
+
+def test_a_word_that_can_mean_what_may_be_there_is_never_asked() -> None:
+    # A set of its own words: its images have no "lesion", and yet may show a tumor.
+    sampler = PromptSampler(["lesion"], PromptConfig(distractor_p=0.0))
+    sample = bare("breast ultrasound", absent=("lesion",))
+    for seed in range(5):
+        (ask,) = sampler(sample, [], [], rng(seed))
+        assert ask.text in distractors_for("breast ultrasound")
+    # Where neither a tumor nor a lesion of the skin can be, it is asked.
+    (ask,) = sampler(bare("forearm ultrasound", absent=("lesion",)), [], [], rng())
+    assert ask == Ask("lesion", "lesion", False)
+
+
 def test_what_is_trained_is_no_distractor() -> None:
     sampler = PromptSampler(["prostate"], PromptConfig(negatives=5, distractor_p=1.0))
+    assert sampler.negative_texts(bare("brain MRI", "tumor"), ["tumor"], []) == {}
     for seed in range(30):
         texts = [a.text for a in sampler(bare("brain MRI", "tumor"), ["tumor"], [], rng(seed))]
         assert "prostate" not in texts
@@ -820,6 +854,25 @@ def test_how_many_prompts_are_asked() -> None:
     # Nothing is in the image: one negative all the same.
     (ask,) = only(bare("breast ultrasound", absent=("tumor",)), [], [], rng())
     assert not ask.present
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "wrong"),
+    [
+        ("max_positives", 1, 0),
+        ("negatives", 0, -1),
+        ("synonym_p", 1.0, 1.01),
+        ("synonym_p", 0.0, -0.01),
+        ("distractor_p", 1.0, 1.01),
+        ("distractor_p", 0.0, -0.01),
+        ("hard_weight", 0.01, 0.0),
+        ("kin_weight", 0.01, 0.0),
+    ],
+)
+def test_how_to_ask_is_checked(name: str, allowed: float, wrong: float) -> None:
+    PromptConfig(**{name: allowed})
+    with pytest.raises(ValidationError, match=name):
+        PromptConfig(**{name: wrong})
 
 
 def test_hard_negatives_and_distractors_come_as_often_as_asked() -> None:

@@ -306,6 +306,7 @@ def test_every_concept_and_its_modalities_are_in_the_table() -> None:
         "synapse",
     }
     for concept in CONCEPTS.values():
+        assert meanings(concept.name) == (concept.name,)
         assert concept.modalities
         assert set(concept.modalities) <= set(MODALITIES)
         assert set(concept.specific) <= set(concept.modalities)

@@ -40,7 +40,7 @@ def absent_crop(
         Rows and columns, with the rectangle's shorter side at least 0.3 of the image's shorter
         side and its aspect at most 2.5; None where there is no such rectangle, or no object.
     """
-    union = np.logical_or.reduce(masks) if len(masks) else np.zeros((1, 1), dtype=np.bool_)
+    union = np.logical_or.reduce(masks)
     if not union.any():
         return None
     height, width = union.shape

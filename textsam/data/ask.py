@@ -87,7 +87,7 @@ class PromptSampler:
     def negative_texts(
         self, sample: Sample, present: Sequence[str], empty: Sequence[str]
     ) -> dict[str, list[str]]:
-        """Concept -> texts that are certainly false of the image.
+        """Concept -> texts that are certainly false of the image, its own name first.
 
         A concept counts when the sample says it is absent, when it is annotated without a pixel,
         or when it never occurs in the modality. A text that could also mean something that may be
@@ -128,11 +128,9 @@ class PromptSampler:
         """How likely a concept is as a negative, beside the others."""
         if concept in hard:
             return self.config.hard_weight
-        kind = IMAGE_KINDS.get(modality)
-        shown = CONCEPTS[concept].modalities if concept in CONCEPTS else ()
-        if kind is not None and kind in {IMAGE_KINDS[other] for other in shown}:
-            return self.config.kin_weight
-        return 1.0
+        # Only the vocabulary says of others that a kind of image, one of its own, cannot show them.
+        kin = {IMAGE_KINDS[other] for other in CONCEPTS[concept].modalities}
+        return self.config.kin_weight if IMAGE_KINDS[modality] in kin else 1.0
 
     def _negatives(
         self,
@@ -157,11 +155,6 @@ class PromptSampler:
             concepts = list(legal)
             weights = np.array([self._weight(c, sample.modality, hard) for c in concepts])
             concept = concepts[int(rng.choice(len(concepts), p=weights / weights.sum()))]
-            texts = legal.pop(concept)
-            if concept in texts:
-                texts.remove(concept)
-                text = self._worded(concept, texts, rng)
-            else:
-                text = texts[int(rng.integers(len(texts)))]
+            text = self._worded(concept, legal.pop(concept)[1:], rng)
             asks.append(Ask(text, concept, False))
         return asks
