@@ -92,6 +92,17 @@ def test_the_least_room_by_hand(shape: tuple[int, int], deep: int, left: int | N
     assert (crop and crop[0].stop - crop[0].start) == left
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_strip_is_drawn_by_its_area(turned: bool) -> None:
+    # 100 px are left on one side of the object and its margin of 3 px, and 300 px on the other.
+    mask = np.zeros((200, 426), dtype=bool)
+    mask[:, 103:123] = True
+    rng = np.random.default_rng(0)
+    crops = [absent_crop([mask.T if turned else mask], rng) for _ in range(1000)]
+    begins = [crop[0 if turned else 1].start for crop in crops if crop]
+    assert sum(begin >= 126 for begin in begins) == pytest.approx(750, abs=50)
+
+
 def test_none_without_room_or_without_an_object() -> None:
     rng = np.random.default_rng(0)
     assert absent_crop([np.ones((100, 100), dtype=bool)], rng) is None
