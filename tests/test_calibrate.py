@@ -191,6 +191,28 @@ def one(kind: Kind, dice: float, score: float, modality: str = "brain MRI") -> A
     return Answer("tumor", modality, kind, (dice,), (score,))
 
 
+def test_each_concept_is_judged_after_its_own_passes() -> None:
+    def asked(concept: str, kind: Kind, dice: tuple[float, ...], *score: float) -> list[Answer]:
+        return [Answer(concept, "brain MRI", kind, dice, score)] * 3
+
+    answers = [
+        *asked("tumor", "present", (0.2, 0.3), 0.1, 0.6),
+        *asked("lung", "present", (0.9, 0.9), 0.9, 0.1),
+        *asked("polyp", "present", (0.1, 0.2), 0.1, 0.2),  # never learned
+        *asked("nerve", "absent_modality", (0.0, 0.0), 0.5, 0.95),  # seen nowhere
+    ]
+    names = ("tumor", "lung", "polyp", "nerve")
+    result = decide.decide(answers, names, {"absent_modality": 1.0})
+    assert result.prompts == ("tumor", "lung", "nerve")
+    # Of as many concepts for either the fewer passes; what was seen nowhere has those.
+    assert (result.refine, result.refine_for) == (0, {"tumor": 1})
+    assert result.found_threshold == pytest.approx(0.55)  # of 0.5 and 0.6
+    assert result.found_by_concept == {"lung": 1.0, "tumor": 1.0}
+    assert result.dice_without_threshold == pytest.approx(0.6)
+    assert result.dice_by_passes["polyp"] == (0.1, 0.2)
+    assert (result.n_present, result.n_absent) == (6, 3)
+
+
 def test_score_and_threshold_are_chosen_together(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [
         # Sure of itself and right to 0.8; unsure and right to 0.6.
@@ -217,6 +239,44 @@ def test_score_and_threshold_are_chosen_together(monkeypatch: pytest.MonkeyPatch
     assert result.score_map_for == {"tumor": result.score_map}
     assert 0 < result.found_threshold < dict(result.score_map)[0.7] == pytest.approx(0.6)
     assert result.ece_after < 0.01 < result.ece_before
+
+
+@pytest.mark.parametrize(
+    ("count", "score"),
+    [
+        (3, 0.5),
+        (3, 0.333337),  # rounded up, the threshold would be above it
+        (20, 0.01),  # with a map: worth less than a score that helps, and the best there is
+    ],
+)
+def test_the_best_of_what_is_there_is_found_whatever_is_absent(
+    monkeypatch: pytest.MonkeyPatch, count: int, score: float
+) -> None:
+    answers = [one("present", 0.3, score), one("absent_annotated", 0, 0.9)] * count
+    result = scripted(monkeypatch, answers)
+    assert bool(result.score_map) == (count == 20)
+    assert (result.found_rate, result.empty_annotated) == (1.0, 0.0)
+
+
+def test_scores_are_those_of_a_concepts_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(concept: str, dice: float, score: float) -> Answer:
+        return Answer(concept, "brain MRI", "present", (dice,), (score,))
+
+    answers = [
+        *[found("tumor", 0.9, 0.8)] * 20,
+        *[found("cell nucleus", 0.5, 0.8)] * 20,
+        *[found("cell nucleus", 0.0, -1)] * 4,  # missed: no map makes a score of that
+    ]
+    result = scripted(monkeypatch, answers)
+    # Both have half of all weight, of which the missed have a sixth.
+    common = (0.9 + 0.5 * 5 / 6) / (1 + 5 / 6)
+    tumor, nucleus = ((20 * dice + 15 * common) / 35 for dice in (0.9, 0.5))
+    assert dict(result.score_map)[0.8] == pytest.approx(common, abs=1e-4)
+    assert dict(result.score_map_for["tumor"])[0.8] == pytest.approx(tumor, abs=1e-4)
+    assert dict(result.score_map_for["cell nucleus"])[0.8] == pytest.approx(nucleus, abs=1e-4)
+    off = (0.9 - tumor) / 2 + (nucleus - 0.5) / 2 * 5 / 6
+    assert result.ece_after == pytest.approx(off, abs=1e-4)
+    assert (result.lost_rate, result.found_rate) == (0.0, pytest.approx(40 / 44))
 
 
 def test_parts_beside_have_a_demand_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -86,6 +86,8 @@ def test_what_the_image_cannot_show_is_not_there_however_sure() -> None:
     assert answer.remarks == {"not_in": "MRI", "rejected_area_px": 2}
     assert judged(KINDS, 0.9, look=look(COLON)).found
     assert judged(KINDS, 0.9, look=look(BRAIN), concept=None).found
+    # Where every score is enough, too.
+    assert not judged(replace(KINDS, found_threshold=0.0), 0.9, look=look(BRAIN)).found
 
 
 def test_an_unfamiliar_image_is_remarked_and_rules_nothing_out() -> None:

@@ -60,15 +60,13 @@ class _Final:
 
 
 def _weights(answers: Sequence[_Final]) -> NDArray[np.float64]:
-    """Present things have half of all weight; the kinds of absence share the other alike."""
-    kinds = sorted({answer.kind for answer in answers})
-    absences = len([kind for kind in kinds if kind != "present"])
+    """Present things weigh as much as all absent ones; the kinds of absence share that alike."""
+    kinds = {answer.kind for answer in answers}  # "present" is always among them
     weights: NDArray[np.float64] = np.zeros(len(answers))
     for kind in kinds:
         inside = [i for i, answer in enumerate(answers) if answer.kind == kind]
-        share = 1.0 if len(kinds) == 1 else 0.5 if kind == "present" else 0.5 / absences
+        share = 1.0 if kind == "present" else 1 / (len(kinds) - 1)
         weights[inside] = share * group_weights([answers[i].group for i in inside])
-    weights /= weights.sum()
     return weights
 
 
