@@ -138,6 +138,35 @@ def test_a_pure_shift_moves_by_the_same_whole_in_image_and_mask() -> None:
     assert first.sum() == masks[0].sum()
 
 
+def moved_disc(x: float, y: float, radius: float, augment: Augment, seed: int) -> tuple[float, ...]:
+    """Area and offset (x, y) of a disc given by its offset from the middle of 240 x 160 pixels."""
+    ys, xs = np.mgrid[:160, :240]
+    disc = (xs - 119.5 - x) ** 2 + (ys - 79.5 - y) ** 2 <= radius**2
+    _, (out,) = augment(np.zeros((160, 240, 3), dtype=np.uint8), [disc], rng(seed))
+    rows, columns = np.nonzero(out)
+    return float(out.sum()), float(columns.mean() - 119.5), float(rows.mean() - 79.5)
+
+
+def test_shifts_reach_the_same_share_of_either_side() -> None:
+    shift = only(affine_p=1.0, scale=(1.0, 1.0), translate=0.2, rotate_deg=0.0)
+    offsets = np.array([moved_disc(0, 0, 8, shift, seed)[1:] for seed in range(60)])
+    for along, side in zip(offsets.T, (240, 160), strict=True):
+        assert 0.17 * side < along.max() <= 0.2 * side + 0.5
+        assert 0.17 * side < -along.min() <= 0.2 * side + 0.5
+
+
+def test_a_turn_is_about_the_middle_and_keeps_shapes() -> None:
+    turn = only(affine_p=1.0, scale=(1.5, 1.5), translate=0.0, rotate_deg=40.0)
+    angles = []
+    for seed in range(60):
+        area, x, y = moved_disc(30, 0, 10, turn, seed)
+        assert area == pytest.approx(np.pi * 15**2, rel=0.03)
+        assert np.hypot(x, y) == pytest.approx(1.5 * 30, abs=0.7)
+        angles.append(np.degrees(np.arctan2(y, x)))
+    assert 35 < max(angles) < 41
+    assert 35 < -min(angles) < 41
+
+
 def test_zooming_out_leaves_black_where_there_is_no_image() -> None:
     image = np.full((100, 100, 3), 200, dtype=np.uint8)
     out, _ = only(affine_p=1.0, scale=(0.5, 0.5), translate=0.0, rotate_deg=0.0)(image, [], rng())
@@ -275,6 +304,9 @@ def test_levels_are_those_of_the_picture_not_of_what_lies_beside_it() -> None:
     assert (other[5:20] == 0).all()
     two = np.where(np.arange(20)[:, None, None] < 9, 3, 250).repeat(20, 1).repeat(3, 2)
     kept = two.astype(np.uint8)
+    assert np.array_equal(only(levels_p=1.0)(kept, [], rng())[0], kept)
+    # One value between black and white leaves nothing to stretch.
+    kept[5:9] = 100
     assert np.array_equal(only(levels_p=1.0)(kept, [], rng())[0], kept)
 
 

@@ -256,16 +256,19 @@ def test_strict_raises_for_an_unknown_prompt_before_any_work(
 def test_another_configuration_leaves_what_the_model_is() -> None:
     plain = tiny_segmenter()
     cpu = torch.device("cpu")
-    marks = [
+    marks: list[dict[str, Any]] = [
         {},
         {"fingerprint": "a"},
         {"own_weights": "b"},
         {"fingerprint": "a", "own_weights": "b"},
+        {"precision": torch.bfloat16},
     ]
     made = [Segmenter(plain.built, plain.config, device=cpu, **own) for own in marks]
-    assert len({one.identity for one in made}) == 4
+    assert len({one.identity for one in made}) == 5
+    stricter = plain.config.model_copy(update={"found_threshold": 0.9})
     for one in made:
         assert one.with_config(one.config).identity == one.identity
+        assert one.with_config(stricter).identity != one.identity
 
 
 def test_prompts_lists_what_the_adapter_knows() -> None:
