@@ -142,6 +142,23 @@ def test_the_choice_by_hand() -> None:
     assert set(chosen.dice_by_sides) == {"artery", "vessel", "tumor", "lung", "nerve", "nucleus"}
 
 
+def test_the_same_gain_is_surer_of_more_images() -> None:
+    def chosen(*gains: float) -> dict[str, tuple[int, ...]]:
+        alike = {(64,): 0.5, (32,): 0.5}  # nothing is lost on whole images
+        seen = [AtSides("nerve", {(64,): 0.4, (32,): 0.4 + gain}, alike) for gain in gains]
+        return choose_sides(seen, 64).sides_for
+
+    # 0.05 on average, with standard errors of 0.030 and 0.013.
+    assert chosen(0.02, 0.08) == {}
+    assert chosen(0.02, 0.04, 0.06, 0.08) == {"nerve": (32,)}
+
+
+def test_of_sides_alike_in_dice_those_of_the_least_time_are_chosen() -> None:
+    # One look at 96 px is less work than one at 64 px and one at 96 px.
+    dices = {(64,): 0.4, (64, 96): 0.505, (96,): 0.5}
+    assert choose_sides([AtSides("nerve", dices, dices)] * 2, 64).sides_for == {"nerve": (96,)}
+
+
 def test_sides_are_compared_on_what_is_there_as_it_is_and_closer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
