@@ -157,6 +157,9 @@ def test_of_sides_alike_in_dice_those_of_the_least_time_are_chosen() -> None:
     # One look at 96 px is less work than one at 64 px and one at 96 px.
     dices = {(64,): 0.4, (64, 96): 0.505, (96,): 0.5}
     assert choose_sides([AtSides("nerve", dices, dices)] * 2, 64).sides_for == {"nerve": (96,)}
+    # What gains less is not taken for its time.
+    dices = {(64,): 0.4, (32,): 0.45, (96,): 0.5}
+    assert choose_sides([AtSides("nerve", dices, dices)] * 2, 64).sides_for == {"nerve": (96,)}
 
 
 def test_sides_are_compared_on_what_is_there_as_it_is_and_closer(
