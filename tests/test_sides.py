@@ -157,6 +157,9 @@ def test_of_sides_alike_in_dice_those_of_the_least_time_are_chosen() -> None:
     # One look at 96 px is less work than one at 64 px and one at 96 px.
     dices = {(64,): 0.4, (64, 96): 0.505, (96,): 0.5}
     assert choose_sides([AtSides("nerve", dices, dices)] * 2, 64).sides_for == {"nerve": (96,)}
+    # Work grows with the area: two small squares are less than a large one.
+    dices = {(64,): 0.4, (112,): 0.5, (64, 80): 0.5}
+    assert choose_sides([AtSides("nerve", dices, dices)] * 2, 64).sides_for == {"nerve": (64, 80)}
     # What gains less is not taken for its time.
     dices = {(64,): 0.4, (32,): 0.45, (96,): 0.5}
     assert choose_sides([AtSides("nerve", dices, dices)] * 2, 64).sides_for == {"nerve": (96,)}
