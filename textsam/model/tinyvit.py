@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -65,8 +66,7 @@ def tinyvit_class() -> type[nn.Module]:
 def fused_attention(attention: Any, x: Tensor) -> Tensor:
     """What the package's attention computes, by PyTorch's fused kernel.
 
-    Its maps of weights, which the plain products write, read and keep for the gradient, are up to a
-    third of what a training step moves in memory.
+    The plain products write maps of weights, read them and keep them for the gradient.
 
     Args:
         attention: of TinyViT.
@@ -83,11 +83,12 @@ def fused_attention(attention: Any, x: Tensor) -> Tensor:
         bias = attention.attention_biases[:, attention.attention_bias_idxs]
     else:
         bias = attention.ab
-    # Of the fused kernels only this one has a gradient for the bias; a CPU has the plain one.
-    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.to(q.dtype).expand(windows, -1, -1, -1), scale=attention.scale
-        )
+    mask = bias.to(q.dtype).expand(windows, -1, -1, -1)
+    # Of the fused kernels only this one has a gradient for the bias. The choice is of the whole
+    # process, so it is left alone where several threads may answer.
+    chosen = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(chosen) if mask.requires_grad else nullcontext():
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention.scale)
     out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(windows, tokens, attention.dh))
     return out
 
