@@ -46,7 +46,9 @@ def blob(*sides: int) -> Tensor:
 def the_loop_of_before(run: Run, key: tuple[int, int, int], item: TrainItem) -> LossParts:
     """One pass, with text, centroid and box for present concepts, as it was first written."""
     model, policy = run.built.model, run.config.geometry
-    tokens = model.encode_text(item.prompts)
+    # Words go through the encoder together, and the last bit of one depends on its neighbours.
+    words = sorted(set(item.prompts))
+    tokens = model.encode_text(words)[[words.index(prompt) for prompt in item.prompts]]
     embedding = run.forward.embed([item])
     rng = np.random.default_rng((run.config.seed, *key, 0x6E0))
     targets = item.targets
