@@ -225,7 +225,7 @@ def _finish_kernels() -> None:
 
 
 def _wait_for(works: Sequence[Work], suffix: str, patience_s: float = 120.0) -> None:
-    """Return when all have told a file, but those that a command before this one began."""
+    """Return when each has written its file, but those that a command before this one began."""
     began = time.monotonic()
     while time.monotonic() - began < patience_s:
         told = [
@@ -235,7 +235,7 @@ def _wait_for(works: Sequence[Work], suffix: str, patience_s: float = 120.0) -> 
         if all(any(path.exists() for path in paths) for paths in told):
             return
         time.sleep(0.2)
-    print(f"not all of the others are {suffix}", flush=True)
+    print(f"not all of the others have written their .{suffix} file", flush=True)
 
 
 def _epochs_until(work: Work, works: Sequence[Work], run: Run, until: float) -> float:
