@@ -15,7 +15,7 @@ import torch
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
-from textsam.model.decode import per_token
+from textsam.model.decode import upscaled
 
 __all__ = ["CpuMaskDecoder"]
 
@@ -37,7 +37,7 @@ class CpuMaskDecoder(nn.Module):
             self.final = _TokensFromImage(transformer.final_attn_token_to_image)
             self.final_projections = _Projections([*self.final.from_image()], positions)
             self.final_norm = transformer.norm_final_attn
-            self.upscaling = _Upscaling(decoder.output_upscaling)
+            self.upscaling = decoder.output_upscaling
             self.filters = decoder.output_hypernetworks_mlps[0]
             self.iou = decoder.iou_prediction_head
             own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -66,8 +66,8 @@ class CpuMaskDecoder(nn.Module):
             tokens, image = block(tokens, prompt, image, first=number == 0)
         keys, values = self.final_projections(image)
         tokens = self.final_norm(tokens + self.final(tokens + prompt, keys, values))
-        logits = self.upscaling(image, self.filters(tokens[1]), height, width)
-        return logits[None, None], self.iou(tokens[:1])[:, :1]
+        logits = upscaled(self.upscaling, image[None], self.filters(tokens[1:2]), height, width)
+        return logits, self.iou(tokens[:1])[:, :1]
 
 
 class _Projections(nn.Module):
@@ -176,32 +176,3 @@ class _Block(nn.Module):
         tokens = self.norm3(tokens + self.mlp(tokens))
         image = self.image_from_tokens(image, asking, tokens + prompt, tokens)
         return tokens, self.norm4(image)
-
-
-class _Upscaling(nn.Module):
-    """Two transposed convolutions of kernel and stride 2, and the product with a mask's filter."""
-
-    def __init__(self, layers: Any) -> None:
-        super().__init__()
-        first, norm, self.act, second, _ = layers
-        self.first, self.second = _linear(first), _linear(second)
-        self.norm = nn.LayerNorm(len(norm.weight), eps=norm.eps)
-        self.norm.load_state_dict(norm.state_dict())
-        self.norm.requires_grad_(False)
-
-    def forward(self, image: Tensor, mask_filter: Tensor, height: int, width: int) -> Tensor:
-        """(h·w, C) tokens and a filter (d,) -> (4h, 4w) logits."""
-        x = self.first(image).view(len(image) * 4, -1)
-        x = self.act(self.norm(x))
-        x = self.act(self.second(x)).view(len(image) * 16, -1)
-        # (y, x, dy, dx, dy', dx') -> (y, dy, dy', x, dx, dx')
-        grid: Tensor = (x @ mask_filter).view(height, width, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5)
-        return grid.reshape(4 * height, 4 * width)
-
-
-def _linear(convolution: Any) -> nn.Linear:
-    """A transposed convolution of kernel and stride 2 as a linear layer to (dy, dx, channel)."""
-    weight, bias = per_token(convolution)
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.load_state_dict({"weight": weight, "bias": bias})
-    return linear.requires_grad_(False)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor
 
-__all__ = ["decode_masks", "per_token"]
+__all__ = ["decode_masks", "per_token", "upscaled"]
 
 
 def decode_masks(
@@ -44,7 +44,7 @@ def decode_masks(
     height, width = source.shape[-2:]
     tokens, source = decoder.transformer(source, image_pe, tokens)
     filters = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
-    logits = _upscaled(decoder.output_upscaling, source, filters, height, width)
+    logits = upscaled(decoder.output_upscaling, source, filters, height, width)
     return logits, decoder.iou_prediction_head(tokens[:, 0])[:, :1]
 
 
@@ -63,7 +63,7 @@ def per_token(convolution: Any) -> tuple[Tensor, Tensor]:
     return weight, convolution.bias.repeat(4)
 
 
-def _upscaled(layers: Any, source: Tensor, filters: Tensor, height: int, width: int) -> Tensor:
+def upscaled(layers: Any, source: Tensor, filters: Tensor, height: int, width: int) -> Tensor:
     """(N, h·w, 256) tokens and (N, 32) filters -> (N, 1, 4h, 4w) logits."""
     first, norm, between, second, after = layers
     count = len(source)
