@@ -6,6 +6,7 @@ import itertools
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,27 @@ from textsam.model.relpos_attention import (
 from textsam.model.tinyvit import fused_attention
 from textsam.model.tuning import fold_batch_norms, merge_for_inference
 
+
+def same_gradients(
+    got: Tensor,
+    wanted: Tensor,
+    learns: Sequence[Tensor],
+    *,
+    rtol: float,
+    atol: float,
+    matters: float = 0.0,
+) -> None:
+    """Both outputs teach what learns the same; every part of it matters by more than that."""
+    direction = torch.randn_like(wanted)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, learns, direction),
+        torch.autograd.grad(wanted, learns, direction),
+        strict=True,
+    ):
+        assert theirs.abs().max() > matters
+        torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol)
+
+
 # --- SAM's attention ----------------------------------------------------------------------------
 
 
@@ -57,15 +79,7 @@ def test_attention_is_sams_with_its_gradients(
     x = torch.randn(3, height, width, 24, dtype=torch.float64, requires_grad=True)
     wanted, got = plain(x), ours(x)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
-    direction = torch.randn_like(wanted)
-    learns = [x, *plain.parameters()]
-    for mine, sams in zip(
-        torch.autograd.grad(got, learns, direction),
-        torch.autograd.grad(wanted, learns, direction),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, sams, rtol=0, atol=1e-11)
-        assert sams.abs().max() > 1e-3  # every term matters
+    same_gradients(got, wanted, [x, *plain.parameters()], rtol=0, atol=1e-11, matters=1e-3)
 
 
 @pytest.mark.parametrize("tokens", [1, 70, 1000])
@@ -93,13 +107,7 @@ def test_the_fused_form_for_gpus_computes_the_same() -> None:
     inputs = parts(4, 3, 5)
     wanted, got = attend_by_chunks(*inputs), attend_fused(*inputs)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
-    direction = torch.randn_like(wanted)
-    for mine, other in zip(
-        torch.autograd.grad(got, inputs, direction),
-        torch.autograd.grad(wanted, inputs, direction),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-11)
+    same_gradients(got, wanted, inputs, rtol=0, atol=1e-11)
 
 
 def test_attention_under_autocast_is_bfloat16_near_float32() -> None:
@@ -245,15 +253,7 @@ def test_the_fused_attention_of_tinyvit_is_the_packages_with_its_gradients(learn
     got = fused_attention(ours, x)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
     assert wanted.std() > 0.01
-    learns = [x, *ours.parameters()] if learning else [x]
-    direction = torch.randn_like(wanted)
-    for mine, theirs in zip(
-        torch.autograd.grad(got, learns, direction),
-        torch.autograd.grad(wanted, learns, direction),
-        strict=True,
-    ):
-        assert theirs.abs().max() > 0
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+    same_gradients(got, wanted, [x, *ours.parameters()] if learning else [x], rtol=1e-9, atol=1e-10)
 
 
 # --- decoder ------------------------------------------------------------------------------------
@@ -306,15 +306,9 @@ def test_the_one_mask_teaches_the_decoder_what_sams_would() -> None:
         multimask_output=False,
     )
     got, _ = decode_masks(decoder, embedding, pe, sparse, dense)
-    learns = [embedding, *decoder.output_upscaling.parameters()]
-    direction = torch.randn_like(wanted)
-    for mine, sams in zip(
-        torch.autograd.grad(got, learns, direction),
-        torch.autograd.grad(wanted, learns, direction),
-        strict=True,
-    ):
-        assert sams.abs().max() > 0
-        torch.testing.assert_close(mine, sams, rtol=1e-9, atol=1e-10)
+    same_gradients(
+        got, wanted, [embedding, *decoder.output_upscaling.parameters()], rtol=1e-9, atol=1e-10
+    )
 
 
 def test_kernels_that_overlap_are_no_product_per_token() -> None:
