@@ -1,10 +1,12 @@
-"""Ask for a thing in parts of test images that lie beside it: each must come back empty.
+"""Ask for a thing where it is not, in what test images show beside it: each must come back empty.
 
     python benchmarks/beside.py --adapter generalist --set busi/fold1/test -o OUT.json
 
 Sets of images without the thing are small; parts of test images cut beside everything annotated
 are as many as the images, and from the same scanners. One part per image, in the same place at
-every call (`textsam.data.absent_crop`, seeded by the image's name).
+every call (`textsam.data.absent_crop`, seeded by the image's name). Of some kinds of image also the
+whole with everything annotated covered by what lies elsewhere in it (`textsam.data.heal`), where
+that can be done.
 """
 
 from __future__ import annotations
@@ -14,18 +16,43 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textsam.api import load_model
 from textsam.data.absent_crop import absent_crop
-from textsam.data.sample import load_sample
+from textsam.data.heal import HealWay, healed
+from textsam.data.sample import Sample, load_sample
 from textsam.data.selection import selection_of
 from textsam.data.sets import samples_from_manifest
 from textsam.io.atomic import atomic_path
+
+# How wholes are made, by kind of image.
+HEAL: dict[str, HealWay] = {
+    "brain MRI": "mirrored",
+    "breast ultrasound": "beside",
+    "forearm ultrasound": "beside",
+}
+
+
+def without(
+    sample: Sample, pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], seed: int
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """How, and what an image shows without its objects."""
+    digest = hashlib.sha256(f"{seed}\n{sample.name}".encode()).digest()
+    crop = absent_crop(masks, np.random.default_rng(list(digest)))
+    if crop is not None:
+        yield "part", np.ascontiguousarray(pixels[crop])
+    if sample.modality in HEAL:
+        rng = np.random.default_rng(list(digest))
+        whole = healed(pixels, masks, HEAL[sample.modality], rng)
+        if whole is not None:
+            yield "covered", whole
 
 
 def main() -> None:
@@ -43,34 +70,32 @@ def main() -> None:
     for text in arguments.sets:
         for sample in samples_from_manifest(arguments.data, [selection_of(text)]):
             pixels, masks = load_sample(sample)
-            digest = hashlib.sha256(f"{arguments.seed}\n{sample.name}".encode()).digest()
-            crop = absent_crop(list(masks.values()), np.random.default_rng(list(digest)))
             asked = [concept for concept in masks if concept in segmenter.prompts]
-            if crop is None or not asked:
+            if not asked:
                 continue
-            answers = segmenter.segment(np.ascontiguousarray(pixels[crop]), asked)
-            rows += [
-                {
-                    "image": sample.name,
-                    "concept": concept,
-                    "rows_px": [crop[0].start, crop[0].stop],
-                    "columns_px": [crop[1].start, crop[1].stop],
-                    "found": answer.found,
-                    "score": round(answer.score, 4),
-                }
-                for concept, answer in zip(asked, answers, strict=True)
-            ]
-    groups = sorted({(row["image"].partition("/")[0], row["concept"]) for row in rows})
+            for how, picture in without(sample, pixels, list(masks.values()), arguments.seed):
+                answers = segmenter.segment(picture, asked)
+                rows += [
+                    {
+                        "image": sample.name,
+                        "how": how,
+                        "concept": concept,
+                        "found": answer.found,
+                        "score": round(answer.score, 4),
+                    }
+                    for concept, answer in zip(asked, answers, strict=True)
+                ]
+    found: dict[tuple[str, str, str], list[bool]] = {}
+    for row in rows:
+        group = (row["how"], row["image"].partition("/")[0], row["concept"])
+        found.setdefault(group, []).append(row["found"])
     rates = []
-    for name, concept in groups:
-        found = [
-            row["found"]
-            for row in rows
-            if row["concept"] == concept and row["image"].startswith(name + "/")
-        ]
-        empty = 1 - float(np.mean(found))
-        rates.append({"set": name, "concept": concept, "n": len(found), "empty_rate": empty})
-        print(f"{name}, {concept}: {empty:.1%} of {len(found)} empty")
+    for (how, name, concept), those in sorted(found.items()):
+        empty = 1 - float(np.mean(those))
+        rates.append(
+            {"how": how, "set": name, "concept": concept, "n": len(those), "empty_rate": empty}
+        )
+        print(f"{name}, {concept}, {how}: {empty:.1%} of {len(those)} empty")
     record = {
         "adapter": segmenter.adapter_name,
         "fingerprint": segmenter.fingerprint,

@@ -34,7 +34,7 @@ from textsam.adapters import read_adapter_config
 from textsam.api import load_model
 from textsam.config import TrainConfig, read_config
 from textsam.data.ask import PromptSampler
-from textsam.data.augment import Augment
+from textsam.data.augment import Augment, by_kind
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.dataset import TrainDataset, TrainItem, epoch_order
 from textsam.data.sources import samples_of
@@ -337,14 +337,13 @@ def datasets(config: TrainConfig, prompts: Sequence[str], side_px: int) -> list[
     train = samples_of(config.data, "train")
     val = samples_of(config.data, "val")
     shown = [sample for sample in val if sample.targets]
-    turned = dict.fromkeys(config.augment.no_up, Augment(config.augment.without_up()))
     return [
         TrainDataset(
             train,
             size_px=side_px,
             prompts=PromptSampler(prompts, config.prompts),
             augment=Augment(config.augment),
-            augment_for=turned,
+            augment_for=by_kind(config.augment),
             seed=config.seed,
         ),
         TrainDataset(val, size_px=side_px, prompts=plain, seed=config.seed),

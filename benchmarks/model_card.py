@@ -244,14 +244,19 @@ def _to(path: Path) -> str:
 def _beside(path: Path) -> str:
     found = _json(path)
     if found is None:
-        return f"Parts of images beside the thing asked for: not measured, no `{path.as_posix()}`."
-    rates = ", ".join(
-        f"{r['set']} ({r['concept']}) {_share(r['empty_rate'], r['n'])}" for r in found["rates"]
-    )
-    return (
-        "Parts of test images cut out beside the thing asked for, that come back empty "
-        f"(`benchmarks/beside.py`): {rates}."
-    )
+        return f"Images without the thing asked for: not measured, no `{path.as_posix()}`."
+    told = []
+    for how, what in (
+        ("part", "Parts of test images cut out beside the thing asked for"),
+        ("covered", "Whole test images in which it is covered by what lies elsewhere in them"),
+    ):
+        rates = ", ".join(
+            f"{r['set']} ({r['concept']}) {_share(r['empty_rate'], r['n'])}"
+            for r in found["rates"]
+            if r.get("how", "part") == how  # files of before have parts alone
+        )
+        told.append(f"{what}, that come back empty (`benchmarks/beside.py`): {rates or 'none'}.")
+    return "\n\n".join(told)
 
 
 def _failures(arguments: argparse.Namespace) -> str:

@@ -9,12 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from textsam.data.augment import Augment
+from textsam.data.augment import Augment, by_kind
 from textsam.data.augment_config import AugmentConfig
 from textsam.errors import DataError
 
 OFF: dict[str, Any] = {n: 0.0 for n in AugmentConfig.model_fields if n.endswith("_p")}
-EVERYTHING = AugmentConfig.model_validate(dict.fromkeys(OFF, 1.0))
+EVERYTHING = AugmentConfig.model_validate(
+    {**dict.fromkeys(OFF, 1.0), "heal": {"brain MRI": "mirrored"}}
+)
 
 
 def only(**settings: Any) -> Augment:
@@ -313,7 +315,7 @@ def test_levels_are_those_of_the_picture_not_of_what_lies_beside_it() -> None:
 def test_images_without_an_up_are_turned() -> None:
     config = AugmentConfig(**{**OFF, "no_up": ("dermoscopy",)})
     image, masks = scene(96, 96)
-    turned = Augment(config.without_up())
+    turned = by_kind(config)["dermoscopy"]
     outs = [turned(image, masks, rng(seed))[0] for seed in range(200)]
     pictures = {out.tobytes() for out in outs}
     # Four quarters, mirrored or not.

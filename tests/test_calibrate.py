@@ -24,6 +24,7 @@ from textsam.calibrate.decide import choose_refinements
 from textsam.calibrate.threshold import Demand, choose_threshold, group_weights
 from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
+from textsam.data.heal import HealWay
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError, DataError
 from textsam.inference.segmenter import Segmenter
@@ -316,7 +317,7 @@ def test_parts_beside_show_nothing_of_what_they_are_asked(
         return segment(pixels, asked, **options)
 
     monkeypatch.setattr(segmenter, "segment", watched)
-    answers = ask(segmenter, sample, 0, beside=3, rng=np.random.default_rng(0))
+    answers = ask(segmenter, sample, 0, beside=3, heal={}, rng=np.random.default_rng(0))
     (whole, asked), *parts = seen
     assert whole.shape == image.shape
     assert asked == ["tumor", "cell nucleus"]
@@ -327,10 +328,21 @@ def test_parts_beside_show_nothing_of_what_they_are_asked(
         assert not pixels.any()
     assert [a.kind for a in answers] == ["present", "absent_modality", *["absent_beside"] * 3]
     # Nothing is drawn where nothing is asked, and nothing asked where there is no room.
-    assert len(ask(segmenter, sample, 0, beside=0, rng=np.random.default_rng(0))) == 2
+    assert len(ask(segmenter, sample, 0, beside=0, heal={}, rng=np.random.default_rng(0))) == 2
+    # The whole with the object covered counts as one part more; other kinds of image are left.
+    seen.clear()
+    heal: dict[str, HealWay] = {"breast ultrasound": "beside"}
+    answers = ask(segmenter, sample, 0, beside=1, heal=heal, rng=np.random.default_rng(0))
+    assert [a.kind for a in answers][2:] == ["absent_beside"] * 2
+    covered, concepts = seen[-1]
+    assert concepts == ["tumor"]
+    assert covered.shape == image.shape
+    assert not covered.any()
+    heal = {"brain MRI": "beside"}
+    assert len(ask(segmenter, sample, 0, beside=1, heal=heal, rng=np.random.default_rng(0))) == 3
     filled = np.full((120, 200), 255, np.uint8)
     PILImage.fromarray(filled).save(tmp_path / "masks" / "0.png")
-    assert len(ask(segmenter, sample, 0, beside=3, rng=np.random.default_rng(0))) == 2
+    assert len(ask(segmenter, sample, 0, beside=3, heal={}, rng=np.random.default_rng(0))) == 2
 
 
 def test_what_can_be_expected_to_be_wrong_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ _ADDED: Mapping[str, tuple[str, ...]] = {
     "prompts": ("kin_weight",),
     "augment": (
         *("extra", "no_up", "gain_p", "gain", "levels_p", "levels", "grain"),
-        *("close_crop_p", "close_crop"),
+        *("close_crop_p", "close_crop", "heal_p", "heal"),
     ),
     "loss": ("empty",),
     "optim": ("restart",),

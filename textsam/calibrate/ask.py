@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from textsam.data.absent_crop import absent_crop
 from textsam.data.ask import PromptConfig, PromptSampler
+from textsam.data.heal import HealWay, healed
 from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
 from textsam.inference.segmenter import Segmenter
@@ -33,8 +34,8 @@ class Answer:
         concept: asked for.
         modality: of the image.
         kind: whether it is in the image; if not, how that is known: from the data about this image,
-            because it is a part beside all that the image shows of it, or because this kind of
-            image cannot show it.
+            because it is a part beside all that the image shows of it or the whole with that
+            covered, or because this kind of image cannot show it.
         dice: per pass, 0 refinements first; 0 for an absent concept.
         score: per pass, raw; -1 where the mask is empty.
     """
@@ -52,6 +53,7 @@ def ask(
     passes: int,
     *,
     beside: int,
+    heal: Mapping[str, HealWay],
     rng: np.random.Generator,
 ) -> list[Answer]:
     """Ask for all that is in an image, and for all that surely is not.
@@ -62,7 +64,9 @@ def ask(
         passes: most refinements.
         beside: parts of the image beside everything annotated (`textsam.data.absent_crop`), each
             asked for all that the image shows elsewhere; none where there is no room for one.
-        rng: draws these parts.
+        heal: modality -> how everything annotated can be covered (`textsam.data.heal`). Where there
+            are parts, one such image is asked as they are.
+        rng: draws these parts and what covers.
     """
     image, masks = load_sample(sample)
     prompts = segmenter.prompts
@@ -78,13 +82,20 @@ def ask(
         annotated = concept in empty or concept in sample.absent
         kinds[concept] = "absent_annotated" if annotated else "absent_modality"
     answers = _asked(segmenter, image, sample.modality, kinds, known, passes)
+    if not present:
+        return answers
     elsewhere: dict[str, Kind] = dict.fromkeys(present, "absent_beside")
-    for _ in range(beside if present else 0):
-        part = absent_crop(list(masks.values()), rng)
+    shown = list(masks.values())
+    for _ in range(beside):
+        part = absent_crop(shown, rng)
         if part is None:
             break
         pixels = np.ascontiguousarray(image[part])
         answers += _asked(segmenter, pixels, sample.modality, elsewhere, {}, passes)
+    if beside and sample.modality in heal:
+        whole = healed(image, shown, heal[sample.modality], rng)
+        if whole is not None:
+            answers += _asked(segmenter, whole, sample.modality, elsewhere, {}, passes)
     return answers
 
 

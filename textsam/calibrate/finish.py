@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from textsam.calibrate.cut import fit_cut
 from textsam.calibrate.run import EMPTY_ANNOTATED, EMPTY_MODALITY, calibrate
 from textsam.calibrate.sides import fit_sides
 from textsam.checkpoint import save_adapter
+from textsam.data.heal import HealWay
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
 from textsam.inference.kinds import ImageKinds
@@ -35,6 +36,7 @@ def finish_adapter(
     empty_modality: float = EMPTY_MODALITY,
     empty_annotated: float = EMPTY_ANNOTATED,
     empty_beside: float | None = None,
+    heal: Mapping[str, HealWay] | None = None,
     seed: int = 0,
     kinds: ImageKinds | None = None,
     sides_px: Sequence[int] = (),
@@ -55,7 +57,8 @@ def finish_adapter(
             show stays at the sides it has. None given: those of the adapter stay.
         cut: decide how masks are cut lower than `mask_threshold`, or that they are not; False
             leaves that as the adapter has it.
-        passes, empty_modality, empty_annotated, empty_beside, seed, progress: as in `calibrate`.
+        passes, empty_modality, empty_annotated, empty_beside, heal, seed, progress: as in
+            `calibrate`.
 
     Raises:
         DataError, ConfigError: as `calibrate` and `fit_sides`, or `out` is the adapter itself.
@@ -85,6 +88,7 @@ def finish_adapter(
         empty_modality=empty_modality,
         empty_annotated=empty_annotated,
         empty_beside=empty_beside,
+        heal=heal,
         seed=seed,
         progress=progress,
     )

@@ -12,6 +12,7 @@ import torch
 from textsam.calibrate.ask import Answer, Kind, ask
 from textsam.calibrate.calibration import Calibration
 from textsam.calibrate.decide import decide
+from textsam.data.heal import HealWay
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
 from textsam.inference.segmenter import Segmenter
@@ -35,6 +36,7 @@ def calibrate(
     empty_modality: float = EMPTY_MODALITY,
     empty_annotated: float = EMPTY_ANNOTATED,
     empty_beside: float | None = None,
+    heal: Mapping[str, HealWay] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Calibration:
@@ -54,7 +56,8 @@ def calibrate(
         empty_beside: the same for what an image shows, asked of parts beside it: the same kind of
             image without the thing, of which there are many more than of images known not to show
             it. None: these are not asked.
-        seed: of these parts.
+        heal: as in `ask`: whole images without the thing, which count as parts beside it do.
+        seed: of these parts and images.
         progress: show a bar.
 
     Raises:
@@ -81,5 +84,5 @@ def calibrate(
     with torch.inference_mode():
         for number, sample in enumerate(with_bar(samples, "calibrating", shown=progress)):
             rng = np.random.default_rng((seed, number))
-            answers += ask(open_minded, sample, passes, beside=beside, rng=rng)
+            answers += ask(open_minded, sample, passes, beside=beside, heal=heal or {}, rng=rng)
     return decide(answers, config.prompts, rates)

@@ -236,6 +236,7 @@ def calibrate(
             empty_modality=empty_modality,
             empty_annotated=empty_annotated,
             empty_beside=empty_beside,
+            heal=settings.augment.heal,
             seed=settings.seed,
         )
     finished = read_adapter_config(out)

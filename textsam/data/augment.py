@@ -21,21 +21,27 @@ from textsam.data.absent_crop import absent_crop
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.close_crop import close_crop
 from textsam.data.draws import log_uniform
+from textsam.data.heal import HealWay, decoy, healed
 from textsam.data.monai_transforms import MonaiTransforms
 from textsam.errors import DataError
 
-__all__ = ["Augment"]
+__all__ = ["Augment", "by_kind"]
 
 
 class Augment:
     """Apply `AugmentConfig` at random. Holds no state: the generator decides everything.
 
+    Args:
+        config: what to change.
+        heal: how objects of these images are covered; None: they are not.
+
     Raises:
         ConfigError: an extra transform does not take its arguments.
     """
 
-    def __init__(self, config: AugmentConfig | None = None) -> None:
+    def __init__(self, config: AugmentConfig | None = None, *, heal: HealWay | None = None) -> None:
         self.config = config or AugmentConfig()
+        self.heal = heal
         self.extra: MonaiTransforms | None = None
         if self.config.extra:
             self.extra = MonaiTransforms(self.config.extra, self.config.keep_fraction)
@@ -56,6 +62,9 @@ class Augment:
         # Grey images are worked on in one channel: a third of the time.
         first = image[..., 0]
         grey = np.array_equal(first, image[..., 1]) and np.array_equal(first, image[..., 2])
+        if self.heal is not None and config.heal_p:
+            covered, masks = self._cover(first if grey else image, masks, self.heal, rng)
+            first, image = (covered, image) if grey else (covered[..., 0], covered)
         # No draw where it is off, so that what was random before stays as it was.
         crop = None
         if config.absent_crop_p and rng.random() < config.absent_crop_p:
@@ -85,6 +94,25 @@ class Augment:
                 stacked[..., channel] = work
             return stacked, moved
         return work.copy(), moved
+
+    def _cover(
+        self,
+        image: NDArray[np.uint8],
+        masks: Sequence[NDArray[np.bool_]],
+        way: HealWay,
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.uint8], Sequence[NDArray[np.bool_]]]:
+        """Cover what is annotated, or as often another place, or nothing."""
+        draw = rng.random()
+        if draw < self.config.heal_p:
+            without = healed(image, masks, way, rng)
+            if without is not None:
+                return without, [np.zeros_like(mask) for mask in masks]
+        elif draw < 2 * self.config.heal_p:
+            other = decoy(image, masks, way, rng)
+            if other is not None:
+                return other, masks
+        return image, masks
 
     def _geometry(
         self, image: NDArray[np.uint8], masks: list[NDArray[np.bool_]], rng: np.random.Generator
@@ -200,6 +228,12 @@ class Augment:
         # Between the coarse points a mean of several is less than each.
         spread = float(field.std())
         return field / np.float32(spread) if spread else field
+
+
+def by_kind(config: AugmentConfig) -> dict[str, Augment]:
+    """Modality -> what changes its images, for those that are not changed as others are."""
+    kinds = dict.fromkeys((*config.no_up, *config.heal))
+    return {k: Augment(config.of_kind(k), heal=config.heal.get(k)) for k in kinds}
 
 
 def _enlarged(field: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from textsam.data.heal import HealWay
 from textsam.data.monai_transforms import TransformSettings
 from textsam.sections import Section
 
@@ -49,6 +50,9 @@ class AugmentConfig(Section):
         (`textsam.data.absent_crop`), where there is one: a true negative from the same scanner.
     close_crop_p: of cutting out a square around one object instead (`textsam.data.close_crop`),
         close_crop: its side as a multiple of the object's longer side, log-uniform.
+    heal: kinds of image whose objects can be covered, and from where: "mirrored" or "beside"
+        (`textsam.data.heal`). heal_p: of covering everything annotated, a negative that is a whole
+        image; and of covering another place instead, so that traces of it tell nothing.
     extra: transforms of MONAI applied last (`textsam.data.monai_transforms`).
     """
 
@@ -90,11 +94,14 @@ class AugmentConfig(Section):
     absent_crop_p: Probability = 0.0
     close_crop_p: Probability = 0.0
     close_crop: Range = (1.3, 3.0)
+    heal_p: Probability = 0.0
+    heal: dict[str, HealWay] = Field(default_factory=dict)
     extra: tuple[TransformSettings, ...] = ()
 
-    def without_up(self) -> Self:
-        """The same for images of `no_up`."""
-        return self.model_copy(update={"flip_vertical_p": 0.5, "rot90_p": 0.5})
+    def of_kind(self, modality: str) -> Self:
+        """The same for images of a modality."""
+        turned = {"flip_vertical_p": 0.5, "rot90_p": 0.5}
+        return self.model_copy(update=turned if modality in self.no_up else {})
 
     def only_flips(self) -> bool:
         """Whether an image can come out in four ways at most: as it is and mirrored."""
@@ -105,7 +112,8 @@ class AugmentConfig(Section):
     def looks_at_masks(self) -> list[str]:
         """Settings by which what the masks show decides what becomes of the image."""
         names = ("affine_p", "extra") if self.keep_fraction else ()
-        return [name for name in (*names, "absent_crop_p", "close_crop_p") if getattr(self, name)]
+        names = (*names, "absent_crop_p", "close_crop_p", "heal_p")
+        return [name for name in names if getattr(self, name)]
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -115,6 +123,8 @@ class AugmentConfig(Section):
         for name in ("blur_sigma_px", "noise_sd", "speckle_sd"):
             if getattr(self, name)[0] < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.heal_p and not self.heal:
+            raise ValueError("heal_p needs heal: kinds of image, such as {brain MRI: mirrored}")
         if self.close_crop[0] < 1:
             raise ValueError(f"close_crop is at least the object itself, 1, got {self.close_crop}")
         if self.grain[0] < 1:

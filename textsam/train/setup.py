@@ -21,7 +21,7 @@ from textsam.adapters import (
 from textsam.checkpoint import load_adapter
 from textsam.config import TrainConfig, without_effect
 from textsam.data.ask import PromptSampler
-from textsam.data.augment import Augment
+from textsam.data.augment import Augment, by_kind
 from textsam.data.dataset import TrainDataset
 from textsam.data.named import named_by, words_of
 from textsam.data.sample import Sample
@@ -207,7 +207,8 @@ def setup(
     vocabulary = words_of(checked.parts["train"])
     parts = {part: named_by(samples, vocabulary) for part, samples in checked.parts.items()}
     train_samples, val_samples = parts["train"], parts["val"]
-    _check_modalities(config.augment.no_up, train_samples)
+    _check_modalities("no_up", config.augment.no_up, train_samples)
+    _check_modalities("heal", list(config.augment.heal), train_samples)
     if built is None:
         torch.manual_seed(config.seed)
         backbone, encoder = load_parts(
@@ -243,7 +244,6 @@ def setup(
     built.model.text_encoder.trains_with_dropout = config.context.text_dropout
     built.model.train()
     native = config.loss.resolution == "image"
-    augment, turned = Augment(config.augment), Augment(config.augment.without_up())
     sampler = PromptSampler(vocabulary, config.prompts)
     plain = PromptSampler(vocabulary, config.prompts.model_copy(update={"synonym_p": 0.0}))
     val_set = TrainDataset(
@@ -303,8 +303,8 @@ def setup(
             train_samples,
             size_px=side,
             prompts=sampler,
-            augment=augment,
-            augment_for=dict.fromkeys(config.augment.no_up, turned),
+            augment=Augment(config.augment),
+            augment_for=by_kind(config.augment),
             seed=config.seed,
             native_targets=native,
         ),
@@ -332,13 +332,13 @@ def _check_shown(dataset: TrainDataset, keys: Sequence[Key]) -> None:
         )
 
 
-def _check_modalities(names: Sequence[str], samples: Sequence[Sample]) -> None:
+def _check_modalities(setting: str, names: Sequence[str], samples: Sequence[Sample]) -> None:
     """Refuse kinds of image that nobody knows, which would be a setting without effect."""
     shown = {sample.modality for sample in samples}
     if unknown := [name for name in names if name not in shown and name not in MODALITIES]:
         raise ConfigError(
-            f"augment.no_up names {', '.join(map(repr, unknown))}, of which no training image is; "
-            f"these are of {', '.join(sorted(shown))}"
+            f"augment.{setting} names {', '.join(map(repr, unknown))}, of which no training image "
+            f"is; these are of {', '.join(sorted(shown))}"
         )
 
 

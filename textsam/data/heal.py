@@ -1,0 +1,228 @@
+"""An image without its object: what stands in its place is taken from elsewhere in the image.
+
+Sets of images in which something is always there teach a network that it always is. A part cut out
+beside the object (`textsam.data.absent_crop`) is a true negative, but no whole image. Here the
+whole stays: of images whose halves are alike, a head in a scanner, the object is covered by what
+lies at the mirrored place of the other half; in others, such as layers of tissue below a probe, by
+columns of the same depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from textsam.frame import bounds
+
+__all__ = ["HealWay", "decoy", "healed"]
+
+HealWay = Literal["mirrored", "beside"]
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Patch = tuple[NDArray[np.float32], Mask]
+
+# Around the object, as a share of its longer side: what it presses aside or throws a shadow on.
+_MARGIN = 0.25
+_MARGIN_PX = 3
+# Halves count as alike from this correlation on: heads seen from above or the front have 0.85 and
+# more, from the side about 0.7.
+_ALIKE = 0.85
+# The axis is looked for in images of this side, by turning them so far.
+_SMALL_PX = 96
+_TURNS_DEG = np.arange(-16.0, 17.0, 2.0)
+# Columns are taken from the best of so many places.
+_PLACES = 8
+
+
+def healed(
+    image: Image, masks: Sequence[Mask], way: HealWay, rng: np.random.Generator
+) -> Image | None:
+    """The image with everything annotated covered.
+
+    Args:
+        image: (H, W) or (H, W, 3).
+        masks: (H, W) each, at least one.
+        way: where the cover is from: the "mirrored" place, or columns "beside".
+        rng: decides where columns are from.
+
+    Returns:
+        An image of the same shape; None where there is no object, the halves are not alike, or
+        what would cover the object shows a part of it.
+    """
+    union = np.logical_or.reduce(masks)
+    if not union.any():
+        return None
+    return _covered(image, union, union, way, rng)
+
+
+def decoy(
+    image: Image, masks: Sequence[Mask], way: HealWay, rng: np.random.Generator
+) -> Image | None:
+    """The image with a place covered where nothing is annotated, as large as what is.
+
+    Where covering leaves traces, these must not tell that nothing is there.
+
+    Args:
+        image, masks, way, rng: as of `healed`; rng also decides the place.
+
+    Returns:
+        An image of the same shape; None where there is no object or no such place.
+    """
+    union = np.logical_or.reduce(masks)
+    if not union.any():
+        return None
+    rows, columns = bounds(union)
+    shape = union[rows, columns]
+    tall, wide = shape.shape
+    y = int(rng.integers(0, union.shape[0] - tall + 1))
+    x = int(rng.integers(0, union.shape[1] - wide + 1))
+    place = np.zeros_like(union)
+    place[y : y + tall, x : x + wide] = shape
+    return _covered(image, place, union, way, rng)
+
+
+def _covered(
+    image: Image, place: Mask, shown: Mask, way: HealWay, rng: np.random.Generator
+) -> Image | None:
+    """Cover a place; what is shown elsewhere is neither covered nor copied."""
+    pixels = image.astype(np.float32)
+    if way == "mirrored":
+        patch = _mirrored(pixels, place, shown)
+    else:
+        patch = _beside(pixels, place, shown, rng)
+    if patch is None:
+        return None
+    cover, region = patch
+    border_px = _margin(place)
+    if place is not shown:
+        changed = ndimage.distance_transform_edt(~region) <= 2 * border_px
+        if (changed & shown).any():
+            return None
+    return _blended(image, cover, region, border_px)
+
+
+def _margin(mask: Mask) -> int:
+    rows, columns = bounds(mask)
+    longer = int(max(rows.stop - rows.start, columns.stop - columns.start))
+    return round(_MARGIN * longer) + _MARGIN_PX
+
+
+def _mirrored(image: NDArray[np.float32], place: Mask, shown: Mask) -> Patch | None:
+    """The image mirrored at its own axis, and the part of it that covers the place."""
+    axis = _axis(image, place | shown)
+    if axis is None:
+        return None
+    region = ndimage.distance_transform_edt(~place) < _margin(place)
+    # What is shown may be a pixel or two beside where the axis says.
+    near = ndimage.distance_transform_edt(~shown) <= _MARGIN_PX
+    if (region & _reflected(near.astype(np.float32), axis, order=1).astype(bool)).any():
+        return None
+    cover = _reflected(image, axis, order=1)
+    ring = ndimage.binary_dilation(region, iterations=_margin(place)) & ~region & ~near
+    if not ring.any():
+        return None
+    # Coils see the nearer half brighter.
+    gain = np.clip((image[ring].mean() + 1) / (cover[ring].mean() + 1), 0.6, 1.6)
+    return cover * gain, region
+
+
+def _axis(image: NDArray[np.float32], without: Mask) -> tuple[float, float, float] | None:
+    """Turn in degrees and shift (rows, columns) that lay the mirrored image on itself.
+
+    None where the best of them is no good: the halves are not alike.
+    """
+    grey = image if image.ndim == 2 else image.mean(axis=2)
+    factor = min(1.0, _SMALL_PX / max(grey.shape))
+    small = ndimage.zoom(ndimage.gaussian_filter(grey, 0.5 / factor), factor, order=1)
+    free = ndimage.zoom(without.astype(np.float32), factor, order=1) < 0.1
+    size = (2 * small.shape[0], 2 * small.shape[1])
+    centred = np.fft.rfft2(small - small.mean(), size)
+    best, found = _ALIKE, None
+    for turn in _TURNS_DEG:
+        other = ndimage.rotate(small[:, ::-1], turn, reshape=False, order=1)
+        product = np.fft.irfft2(centred * np.conj(np.fft.rfft2(other - other.mean(), size)), size)
+        peak = np.unravel_index(int(product.argmax()), size)
+        shift = [p if p < n // 2 else p - n for p, n in zip(peak, size, strict=True)]
+        axis = (float(turn), float(shift[0]), float(shift[1]))
+        both = free & (_reflected(free.astype(np.float32), axis, order=0) > 0.5)
+        if both.mean() < 0.4:  # so far aside that little is left to compare
+            continue
+        laid = _reflected(small, axis, order=1)[both]
+        if laid.std() == 0 or small[both].std() == 0:
+            continue
+        alike = float(np.corrcoef(small[both], laid)[0, 1])
+        if alike >= best:
+            best, found = alike, (axis[0], axis[1] / factor, axis[2] / factor)
+    return found
+
+
+def _reflected(
+    image: NDArray[np.float32], axis: tuple[float, float, float], *, order: int
+) -> NDArray[np.float32]:
+    turn, down, right = axis
+    turned = ndimage.rotate(image[:, ::-1], turn, axes=(1, 0), reshape=False, order=order)
+    shift = (down, right) if image.ndim == 2 else (down, right, 0)
+    moved: NDArray[np.float32] = ndimage.shift(turned, shift, order=order)
+    return moved
+
+
+def _beside(
+    image: NDArray[np.float32], place: Mask, shown: Mask, rng: np.random.Generator
+) -> Patch | None:
+    """Columns from beside the place, and the part of them that covers it: from its top down."""
+    rows, columns = bounds(place)
+    margin = _margin(place)
+    width = image.shape[1]
+    # As much again at either side, where the two are blended.
+    left, right = max(0, columns.start - 2 * margin), min(width, columns.stop + 2 * margin)
+    top = max(0, rows.start - margin)
+    wide = right - left
+    taken = shown[top:].any(axis=0) | place.any(axis=0)
+    begins = np.flatnonzero(np.convolve(taken, np.ones(wide, int), mode="valid") == 0)
+    if not len(begins):
+        return None
+    best, cover = np.inf, None
+    for begin in rng.choice(begins, size=_PLACES):
+        strip = image[:, begin : begin + wide]
+        if rng.random() < 0.5:
+            strip = strip[:, ::-1]
+        # What is blended at the edges had better be alike.
+        change = np.abs(strip[top:] - image[top:, left:right]).reshape(-1, wide, strip[0, 0].size)
+        seams = float(np.concatenate([change[:, :margin], change[:, -margin:]], axis=1).mean())
+        if seams < best:
+            best, cover = seams, strip
+    assert cover is not None
+    whole = image.copy()
+    whole[:, left:right] = cover
+    region = np.zeros_like(place)
+    region[top:, max(0, columns.start - margin) : columns.stop + margin] = True
+    return whole, region
+
+
+def _blended(image: Image, cover: NDArray[np.float32], region: Mask, border_px: int) -> Image:
+    """The cover where the region is; the coarser what is blended, the wider the border."""
+    base = image.astype(np.float32)
+    inside = region.astype(np.float32)
+    out = np.zeros_like(base)
+    for fine, coarse in ((0, 8), (8, 2), (2, None)):
+        share = ndimage.gaussian_filter(inside, border_px / (fine or 16))
+        share = share if image.ndim == 2 else share[..., None]
+        finer, coarser = (border_px / part if part else 0 for part in (fine, coarse))
+        change = cover - base
+        part = _blurred(change, finer) - (_blurred(change, coarser) if coarse else 0)
+        out += share * part
+    blended: Image = np.clip(np.rint(base + out), 0, 255).astype(np.uint8)
+    return blended
+
+
+def _blurred(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
+    if not sigma_px:
+        return image
+    sigma = (sigma_px, sigma_px) if image.ndim == 2 else (sigma_px, sigma_px, 0)
+    blurred: NDArray[np.float32] = ndimage.gaussian_filter(image, sigma)
+    return blurred
