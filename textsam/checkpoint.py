@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -30,42 +31,15 @@ __all__ = ["architecture_of", "load_adapter", "load_learned", "record_of", "save
 
 def architecture_of(record: ArchitectureRecord) -> Architecture:
     """The architecture an adapter's record describes."""
-    return Architecture(
-        context_tokens=record.context_tokens,
-        context_depth=record.context_depth,
-        normalise=record.normalise,
-        token_scale=record.token_scale,
-        tuning=Tuning(
-            rank=record.rank,
-            encoder=record.encoder,
-            encoder_targets=record.encoder_targets,
-            decoder=record.decoder,
-            prompt_embeddings=record.prompt_embeddings,
-        ),
-        side_px=record.side_px,
-        prompt_tokens=record.prompt_tokens,
-        prompt_token_width=record.prompt_token_width,
-        takes_text=record.takes_text,
-    )
+    values = record.model_dump()
+    tuning = Tuning(**{part.name: values.pop(part.name) for part in fields(Tuning)})
+    return Architecture(tuning=tuning, **values)
 
 
 def record_of(architecture: Architecture) -> ArchitectureRecord:
     """The record an adapter keeps of its architecture."""
-    return ArchitectureRecord(
-        context_tokens=architecture.context_tokens,
-        context_depth=architecture.context_depth,
-        normalise=architecture.normalise,
-        token_scale=architecture.token_scale,
-        rank=architecture.tuning.rank,
-        encoder=architecture.tuning.encoder,
-        encoder_targets=architecture.tuning.encoder_targets,
-        decoder=architecture.tuning.decoder,
-        side_px=architecture.side_px,
-        prompt_embeddings=architecture.tuning.prompt_embeddings,
-        prompt_tokens=architecture.prompt_tokens,
-        prompt_token_width=architecture.prompt_token_width,
-        takes_text=architecture.takes_text,
-    )
+    values = asdict(architecture)
+    return ArchitectureRecord(**values.pop("tuning"), **values)
 
 
 def save_adapter(
