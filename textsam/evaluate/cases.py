@@ -166,10 +166,6 @@ class CaseFile(RowFile[Case]):
             seconds=float(cells["seconds"]),
         )
 
-    def image(self, row: Case) -> ImageKey:
-        """The image asked."""
-        return row.image
-
     def complete(self, image: ImageKey, rows: Sequence[Case]) -> bool:
         """Whether everything was asked of the image; DataError for what is not asked of it."""
         asked, wanted = [case.question for case in rows], self.expected.get(image, ())

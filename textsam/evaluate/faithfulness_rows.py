@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from textsam.errors import DataError
@@ -72,32 +71,11 @@ COLUMNS = tuple(field.name for field in fields(AnswerRow))
 
 
 class AnswerFile(RowFile[AnswerRow]):
-    """`faithfulness.csv` in a folder, with its settings beside it; see `RowFile`.
-
-    Args:
-        folder: made if it is not there.
-        settings: what the answers depend on; JSON types.
-        contents: images that are to be asked, and a digest of what each shows.
-        resume: False throws earlier answers away.
-
-    Raises:
-        DataError: as `RowFile`.
-    """
+    """`faithfulness.csv` in a folder, with its settings beside it; see `RowFile`."""
 
     rows_name = ANSWERS_FILE
     settings_name = RUN_FILE
     columns = COLUMNS
-
-    def __init__(
-        self,
-        folder: Path,
-        settings: Mapping[str, Any],
-        contents: Mapping[ImageKey, str],
-        *,
-        resume: bool,
-    ) -> None:
-        self.images = contents.keys()
-        super().__init__(folder, settings, contents, resume=resume)
 
     @classmethod
     def row(cls, cells: Mapping[str, str]) -> AnswerRow:
@@ -130,10 +108,6 @@ class AnswerFile(RowFile[AnswerRow]):
             proposed_area_px=int(cells["proposed_area_px"]),
             lies_in={name: (own[0], own[1]) for name, own in pairs.items()},
         )
-
-    def image(self, row: AnswerRow) -> ImageKey:
-        """The image asked."""
-        return row.image
 
     def complete(self, image: ImageKey, rows: Sequence[AnswerRow]) -> bool:
         """Whether the image has as many rows as its rows say; DataError for another image."""

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from textsam.data.digests import FileDigests
 from textsam.data.sample import Sample
@@ -31,7 +31,13 @@ __all__ = [
 ImageKey = tuple[str, str]
 """Data set and stem."""
 
-Row = TypeVar("Row")
+
+class _OfImage(Protocol):
+    @property
+    def image(self) -> ImageKey: ...
+
+
+Row = TypeVar("Row", bound=_OfImage)
 
 CONTENTS = "contents"
 """Key of the digests in a file of settings: data set -> stem -> digest."""
@@ -157,6 +163,7 @@ class RowFile(ABC, Generic[Row]):
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; give a folder for the results")
         self.path = folder / self.rows_name
+        self.images = contents.keys()
         self.finished: dict[ImageKey, list[Row]] = {}
         lock_path = folder / _LOCK_FILE
         with ExitStack() as undo:
@@ -209,10 +216,6 @@ class RowFile(ABC, Generic[Row]):
         """The row of a line; ValueError, TypeError or IndexError if it is damaged."""
 
     @abstractmethod
-    def image(self, row: Row) -> ImageKey:
-        """The image a row is about."""
-
-    @abstractmethod
     def complete(self, image: ImageKey, rows: Sequence[Row]) -> bool:
         """Whether an image has all its rows; DataError if they do not belong to the measurement."""
 
@@ -256,7 +259,7 @@ class RowFile(ABC, Generic[Row]):
             )
         by_image: dict[ImageKey, list[Row]] = {}
         for row in self.parse(self.path, self.columns, lines[1:], ANEW):
-            by_image.setdefault(self.image(row), []).append(row)
+            by_image.setdefault(row.image, []).append(row)
         return by_image
 
     def _check(
