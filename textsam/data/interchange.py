@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-import textsam
 from textsam.caller import warn_caller
 from textsam.data.check import check_samples
 from textsam.data.coco import CocoSelection, samples_from_coco
@@ -35,7 +33,7 @@ from textsam.data.staging import staged_folder
 from textsam.errors import DataError
 from textsam.frame import bounds
 from textsam.io.atomic import write_json
-from textsam.io.coco import encode_placed
+from textsam.io.coco import coco_categories, coco_info, encode_placed
 from textsam.io.coco_polygons import exact_polygons
 from textsam.io.folder_name import folder_name_fault
 from textsam.io.pillow import stored_orientation
@@ -183,18 +181,10 @@ def samples_to_coco(
     codes = sum(isinstance(entry["segmentation"], dict) for entry in annotations)
     note = f"{codes} of {len(annotations)} annotations are run-length codes, as they have holes"
     content = {
-        "info": {
-            "description": description,
-            **({"note": note} if polygons else {}),
-            "version": textsam.__version__,
-            "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        "info": coco_info(description, **({"note": note} if polygons else {})),
         "licenses": [],
         "images": entries,
-        "categories": [
-            {"id": number, "name": concept, "supercategory": ""}
-            for concept, number in numbers.items()
-        ],
+        "categories": coco_categories(numbers),
         "annotations": annotations,
     }
     write_json(path, content)

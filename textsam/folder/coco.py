@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import textsam
 from textsam.folder.manifest import InputRecord
 from textsam.io.atomic import atomic_path, told_as_output
+from textsam.io.coco import coco_categories, coco_info
 
 __all__ = ["write_run_coco"]
 
@@ -32,22 +31,14 @@ def write_run_coco(
         OutputError: it cannot be written.
     """
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts), start=1)}
-    info = {
-        "description": "Segmentations by TextSAM",
-        "version": textsam.__version__,
-        "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    categories = [
-        {"id": number, "name": prompt, "supercategory": ""} for prompt, number in numbers.items()
-    ]
     with (
         told_as_output(path),
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8") as file,
     ):
-        file.write(f'{{"info": {json.dumps(info)}, "licenses": [], "images": [')
+        file.write(f'{{"info": {json.dumps(coco_info())}, "licenses": [], "images": [')
         file.writelines(_joined(_images(records(), len(prompts))))
-        file.write(f'], "categories": {json.dumps(categories)}, "annotations": [')
+        file.write(f'], "categories": {json.dumps(coco_categories(numbers))}, "annotations": [')
         file.writelines(_joined(_annotations(records(), len(prompts), numbers)))
         file.write("]}\n")
     return path

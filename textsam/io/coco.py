@@ -7,7 +7,7 @@ pycocotools, which is not needed here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,15 @@ from textsam.errors import TextSAMError
 from textsam.io.atomic import atomic_path, told_as
 from textsam.result import Segmentation
 
-__all__ = ["CocoWriter", "encode_placed", "encode_rle", "encode_runs", "write_coco"]
+__all__ = [
+    "CocoWriter",
+    "coco_categories",
+    "coco_info",
+    "encode_placed",
+    "encode_rle",
+    "encode_runs",
+    "write_coco",
+]
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -78,6 +86,17 @@ def encode_runs(runs: Sequence[int]) -> str:
             if not more:
                 break
     return "".join(characters)
+
+
+def coco_info(description: str = "Segmentations by TextSAM", **more: str) -> dict[str, str]:
+    """A file's entry about itself."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"description": description, **more, "version": textsam.__version__, "date_created": now}
+
+
+def coco_categories(numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """A file's categories, of their names and numbers."""
+    return [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()]
 
 
 class CocoWriter:
@@ -157,17 +176,10 @@ class CocoWriter:
     def to_dict(self) -> dict[str, Any]:
         """The file's content so far."""
         return {
-            "info": {
-                "description": "Segmentations by TextSAM",
-                "version": textsam.__version__,
-                "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
+            "info": coco_info(),
             "licenses": [],
             "images": self._images,
-            "categories": [
-                {"id": number, "name": prompt, "supercategory": ""}
-                for prompt, number in self._categories.items()
-            ],
+            "categories": coco_categories(self._categories),
             "annotations": self._annotations,
         }
 
