@@ -12,7 +12,7 @@ from textsam.data.sample import CocoTarget, Sample, Target
 from textsam.errors import DataError
 from textsam.weights.checksum import sha256_of
 
-__all__ = ["FileDigests"]
+__all__ = ["FileDigests", "facts"]
 
 
 class FileDigests:
@@ -70,7 +70,13 @@ class FileDigests:
         return [list(sample.absent), self(sample.image_path), targets]
 
     def _of_target(self, target: Target | CocoTarget) -> list[Any]:
-        if isinstance(target, CocoTarget):
-            # Of its file only what this image has counts.
-            return [target.concept, list(target.size_px), [rle.hex() for rle in target.rles]]
-        return [target.concept, target.label, list(target.labels), self(target.mask_path)]
+        files = [] if isinstance(target, CocoTarget) else [self(target.mask_path)]
+        return [*facts(target), *files]
+
+
+def facts(target: Target | CocoTarget) -> list[Any]:
+    """What is known of a target without opening a file."""
+    if isinstance(target, CocoTarget):
+        # Of its file only what this image has counts.
+        return [target.concept, list(target.size_px), [rle.hex() for rle in target.rles]]
+    return [target.concept, target.label, list(target.labels)]

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textsam.data.sample import CocoTarget, Sample, Target
+from textsam.data.digests import facts
+from textsam.data.sample import Sample
 
 __all__ = ["Ingredients", "differences", "ingredients"]
 
@@ -108,17 +109,10 @@ def _listing(samples: Sequence[Sample]) -> str:
     """Digest of what is known of samples without opening a file, in their order."""
     return _digest(
         [
-            [s.dataset, s.modality, s.stem, s.weight, list(s.absent), list(map(_of, s.targets))]
+            [s.dataset, s.modality, s.stem, s.weight, list(s.absent), list(map(facts, s.targets))]
             for s in samples
         ]
     )
-
-
-def _of(target: Target | CocoTarget) -> list[Any]:
-    if isinstance(target, CocoTarget):
-        # Of its file only what this image has counts.
-        return [target.concept, list(target.size_px), [rle.hex() for rle in target.rles]]
-    return [target.concept, target.label, list(target.labels)]
 
 
 def _digest(content: Any) -> str:
