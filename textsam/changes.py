@@ -7,20 +7,21 @@ from typing import Any
 
 __all__ = ["changes_between"]
 
+_TOLD = 4
 
-def changes_between(before: Mapping[str, Any], now: Mapping[str, Any], most: int = 4) -> str:
+
+def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs, in words: "tuning.rank was 4 and is 8; …".
 
     Args:
         before, now: JSON types.
-        most: differences that are told one by one.
     """
     old, new = dict(_leaves(before)), dict(_leaves(now))
     nothing = object()
     names = [n for n in {**old, **new} if old.get(n, nothing) != new.get(n, nothing)]
-    told = [_change(name, old, new) for name in names[:most]]
-    if len(names) > most:
-        told.append(f"and {len(names) - most} more")
+    told = [_change(name, old, new) for name in names[:_TOLD]]
+    if len(names) > _TOLD:
+        told.append(f"and {len(names) - _TOLD} more")
     return "; ".join(told)
 
 

@@ -46,13 +46,9 @@ class Frame(SquareGeometry):
 class StandardPixels:
     """SAM's normalisation: subtract the mean and divide by the deviation, per channel."""
 
-    def __init__(
-        self,
-        mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
-        std: tuple[float, float, float] = (58.395, 57.12, 57.375),
-    ) -> None:
-        self.mean = torch.tensor(mean).view(3, 1, 1)
-        self.std = torch.tensor(std).view(3, 1, 1)
+    def __init__(self) -> None:
+        self.mean = torch.tensor((123.675, 116.28, 103.53)).view(3, 1, 1)
+        self.std = torch.tensor((58.395, 57.12, 57.375)).view(3, 1, 1)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalise (3, h, w) values in [0, 255]."""

@@ -35,7 +35,6 @@ _LEAST = 4
 def discriminant(
     means: NDArray[np.float64],
     kinds: Sequence[str],
-    threshold: float = THRESHOLD,
     *,
     covered: float = 1.0,
 ) -> ImageKinds:
@@ -44,7 +43,6 @@ def discriminant(
     Args:
         means: (N, C), from `mean_embedding`.
         kinds: N names, two or more different ones.
-        threshold: of the result.
         covered: share of these images that are within reach, of their spread and again of what
             they have besides. One odd image among them would else make the reach so large that
             anything is familiar.
@@ -65,7 +63,7 @@ def discriminant(
         names=tuple(names),
         weights=_rows(weights / _TEMPERATURE),
         biases=_row(biases / _TEMPERATURE),
-        threshold=threshold,
+        threshold=THRESHOLD,
     )
     return told.model_copy(
         update={

@@ -54,7 +54,7 @@ def errors_as_exit() -> Iterator[list[str]]:
         raise typer.Exit(EXIT_FAILED) from error
 
 
-def check_out(folder: Path, option: str = "-o") -> None:
+def check_out(folder: Path) -> None:
     """Refuse a folder to write into that is none, before there is anything to write.
 
     Raises:
@@ -65,7 +65,7 @@ def check_out(folder: Path, option: str = "-o") -> None:
     try:
         check_out_folder(folder)
     except OutputError as error:
-        raise usage_error(f"{option} {error}") from error
+        raise usage_error(f"-o {error}") from error
 
 
 def refuse_without_use(context: typer.Context, reason: str, *names: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from textsam.errors import TextSAMError, WeightsError
+from textsam.errors import WeightsError
 
 __all__ = ["differences", "load_exactly", "not_finite"]
 
@@ -79,24 +79,20 @@ def _finite(tensor: Tensor) -> bool:
     return all(bool(edge.isfinite()) for edge in wide.aminmax())
 
 
-def load_exactly(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    *,
-    source: str,
-    error: type[TextSAMError] = WeightsError,
-) -> None:
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `state` into `module`, refusing what is missing, left over, of another shape or broken.
 
     Args:
         module: whose `state_dict()` names are expected.
         state: tensors of any floating type; they take the module's type.
         source: named in the error.
-        error: raised on any difference, before anything is copied.
+
+    Raises:
+        WeightsError: on any difference, before anything is copied.
     """
     own = module.state_dict()
     if problems := differences(own, state):
-        raise error(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
+        raise WeightsError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])

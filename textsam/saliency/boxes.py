@@ -39,17 +39,16 @@ def grid_boxes(size_px: tuple[int, int]) -> Tensor:
     return torch.tensor(boxes, dtype=torch.float32)
 
 
-def stability_of(logits: Tensor, offset: float = 1.0) -> Tensor:
+def stability_of(logits: Tensor) -> Tensor:
     """IoU of each mask cut one logit higher with itself cut one lower, as SAM ranks its masks.
 
     Args:
         logits: (n, h, w).
-        offset: in logits.
 
     Returns:
         (n,) in [0, 1]; 0 where both are empty.
     """
-    high, low = ((logits > cut).flatten(1).sum(1) for cut in (offset, -offset))
+    high, low = ((logits > cut).flatten(1).sum(1) for cut in (1, -1))
     return high / low.clamp_min(1)
 
 

@@ -99,13 +99,12 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
     return temperature**2 * (cross - entropy)
 
 
-def dice_loss(logits: Tensor, targets: Tensor, smooth: float = _SMOOTH) -> Tensor:
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """One minus soft Dice with squared denominators, per mask.
 
     Args:
         logits: (n, h, w).
         targets: (n, h, w) in {0, 1}.
-        smooth: keeps an empty pair finite.
 
     Returns:
         (n,) losses in [0, 1].
@@ -114,7 +113,7 @@ def dice_loss(logits: Tensor, targets: Tensor, smooth: float = _SMOOTH) -> Tenso
     truth = targets.flatten(1)
     overlap = (probability * truth).sum(1)
     sizes = probability.square().sum(1) + truth.square().sum(1)
-    return 1 - (2 * overlap + smooth) / (sizes + smooth)
+    return 1 - (2 * overlap + _SMOOTH) / (sizes + _SMOOTH)
 
 
 def emptiness_loss(logits: Tensor) -> Tensor:

@@ -55,10 +55,10 @@ class _Wanted:
     sha256: str | None
 
 
-def offline_reason(environment: Mapping[str, str] = os.environ) -> str | None:
+def offline_reason() -> str | None:
     """Return which variable forbids the network ("TEXTSAM_OFFLINE=1"), or None."""
     for name in ("TEXTSAM_OFFLINE", "HF_HUB_OFFLINE"):
-        value = environment.get(name, "")
+        value = os.environ.get(name, "")
         if value.strip().lower() in _TRUE:
             return f"{name}={value}"
     return None

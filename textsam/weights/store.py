@@ -30,13 +30,10 @@ from textsam.weights.checksum import (
     remember,
 )
 from textsam.weights.fetch import FetchError, fetch, offline_reason
-from textsam.weights.registry import ENTRIES, PackageAsset, WeightEntry, WeightFile
+from textsam.weights.registry import ENTRIES, WeightEntry, WeightFile
 
 __all__ = [
-    "PackageAsset",
     "VerifyResult",
-    "WeightEntry",
-    "WeightFile",
     "cache_dir",
     "cache_path",
     "download",
