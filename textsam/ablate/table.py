@@ -12,7 +12,7 @@ from textsam.ablate.results import HD95, Figure, Group, Row, is_percent
 from textsam.ablate.spec import CellSettings, EvaluationSettings
 from textsam.evaluate.ask import TOLERANCE_PX
 from textsam.evaluate.caption import how_asked
-from textsam.evaluate.cases import slab_title
+from textsam.evaluate.cases import column_title
 from textsam.evaluate.tables import markdown
 
 __all__ = ["csv_table", "markdown_table", "metric_title"]
@@ -23,15 +23,7 @@ _SHOWN = ("dice", "iou", "nsd_3px", "nsd_slab", HD95)
 
 def metric_title(metric: str) -> str:
     """A column's head: "NSD 3 px %" for `nsd_3px`."""
-    if metric == "nsd_slab":
-        return slab_title({"slab_tolerance_px": TOLERANCE_PX})
-    known = {
-        "dice": "Dice %",
-        "iou": "IoU %",
-        "nsd_3px": "NSD 3 px %",
-        HD95: "HD95 px",
-    }
-    return known.get(metric, metric)
+    return column_title(metric, {"slab_tolerance_px": TOLERANCE_PX})
 
 
 def _scale(metric: str) -> int:

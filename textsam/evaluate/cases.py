@@ -28,9 +28,9 @@ __all__ = [
     "ImageKey",
     "Kind",
     "QuestionKey",
+    "column_title",
     "read_cases",
     "read_header",
-    "slab_title",
     "slab_tolerance_px",
 ]
 
@@ -98,6 +98,8 @@ class Case:
 COLUMNS = tuple(field.name for field in fields(Case))
 METRICS = ("dice", "iou", "nsd_3px", "nsd_slab", "hd95_px")
 """The columns that say how well a present concept was answered."""
+
+_TITLES = {"dice": "Dice %", "iou": "IoU %", "nsd_3px": "NSD 3 px %", "hd95_px": "HD95 px"}
 
 # Version 0.1 wrote no others. What it wrote can be compared, and not gone on with.
 _ADDED_COLUMNS = {"box_shift", "nsd_slab", "hd95_px"}
@@ -217,8 +219,10 @@ def slab_tolerance_px(settings: Mapping[str, Any]) -> float | None:
     return float(tolerance) if isinstance(tolerance, int | float) else None
 
 
-def slab_title(settings: Mapping[str, Any]) -> str:
-    """Head of a table's column of `nsd_slab`: "slab NSD 3 px %"."""
+def column_title(metric: str, settings: Mapping[str, Any]) -> str:
+    """Head of a table's column: "slab NSD 3 px %" for `nsd_slab` by an evaluation's settings."""
+    if metric != "nsd_slab":
+        return _TITLES.get(metric, metric)
     tolerance = slab_tolerance_px(settings)
     return "slab NSD %" if tolerance is None else f"slab NSD {tolerance:g} px %"
 

@@ -16,9 +16,9 @@ from textsam.evaluate.caption import captions_of_two
 from textsam.evaluate.cases import (
     METRICS,
     Case,
+    column_title,
     read_cases,
     read_header,
-    slab_title,
     slab_tolerance_px,
 )
 from textsam.evaluate.tables import markdown
@@ -40,12 +40,6 @@ CaseKey = tuple[str, str, str, float | None]  # data set, stem, concept, box shi
 Group = tuple[str | None, str | None, float | None]
 
 _NAMED = 10
-_TITLES = {
-    "dice": "Dice %",
-    "iou": "IoU %",
-    "nsd_3px": "NSD 3 px %",
-    "hd95_px": "HD95 px",
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,6 @@ class EvaluationComparison:
             "p (t-test)",
             "p (Wilcoxon)",
         )
-        titles = {**_TITLES, "nsd_slab": slab_title(self.settings[0])}
         lines = []
         for row in self.rows:
             shift = "" if row.box_shift is None else f"{100 * row.box_shift:g}"
@@ -144,7 +137,7 @@ class EvaluationComparison:
                 (
                     row.dataset or "all sets",
                     row.concept or "all concepts",
-                    titles[row.metric],
+                    column_title(row.metric, self.settings[0]),
                     *((shift,) if shifted else ()),
                     *_figures(row),
                 )

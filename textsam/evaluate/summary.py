@@ -15,7 +15,7 @@ from typing import Any
 
 import textsam
 from textsam.evaluate.caption import who_and_how
-from textsam.evaluate.cases import Case, ImageKey, Kind, slab_title
+from textsam.evaluate.cases import METRICS, Case, ImageKey, Kind, column_title
 from textsam.evaluate.tables import markdown
 from textsam.metrics.statistics import mean_std
 
@@ -157,11 +157,7 @@ class EvaluationSummary:
                 "concept",
                 *(("box shift %",) if shifted else ()),
                 "n",
-                "Dice %",
-                "IoU %",
-                "NSD 3 px %",
-                slab_title(self.settings),
-                "HD95 px",
+                *(column_title(metric, self.settings) for metric in METRICS),
                 "median Dice %",
                 "missed",
             )
