@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from textsam.data.digests import FileDigests
+from textsam.data.listing import listed
 from textsam.data.sample import Sample
 from textsam.errors import DataError
 from textsam.io.atomic import save_text, told_as_output, write_json
@@ -43,7 +44,6 @@ CONTENTS = "contents"
 """Key of the digests in a file of settings: data set -> stem -> digest."""
 
 _LOCK_FILE = ".measuring.lock"
-_NAMED = 5
 _HASHES = frozenset({"identity", "fingerprint"})
 
 ANEW = "give another folder (-o) or remove this one to start anew; from Python, resume=False does"
@@ -290,9 +290,8 @@ class RowFile(ABC, Generic[Row]):
         known = _by_image(recorded)
         changed = ["/".join(image) for image in contents if known.get(image) != contents[image]]
         if changed:
-            more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
             raise DataError(
                 f"{self.path} belongs to other data: the image, its masks or what is said of it "
-                f"has changed for {', '.join(changed[:_NAMED])}{more}. Measure on the files of "
-                f"before to go on, or {ANEW}"
+                f"has changed for {listed(changed)}. Measure on the files of before to go on, or "
+                f"{ANEW}"
             )

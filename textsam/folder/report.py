@@ -127,8 +127,7 @@ def _entry(record: InputRecord) -> dict[str, Any]:
 
 def _failed_entry(record: InputRecord) -> dict[str, Any]:
     """What failed, and what was answered all the same: an input may have many images."""
-    errors = list(_errors(record))
-    return {**_entry(record), "error": "; ".join(errors)}
+    return {**_entry(record), "error": "; ".join(_errors(record))}
 
 
 def _errors(record: InputRecord) -> Iterator[str]:

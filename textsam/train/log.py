@@ -6,7 +6,6 @@ import csv
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 
 from textsam.io.atomic import atomic_path, told_as_output
 
@@ -52,12 +51,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._events is not None:
             with told_as_output(self._events_folder):
                 self._events.close()

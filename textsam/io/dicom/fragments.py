@@ -12,7 +12,6 @@ from textsam.io.dicom.layout import PixelLayout
 __all__ = ["Fragment", "codestream_size", "frame_table", "join_fragments"]
 
 _ITEM = 0xFFFEE000
-_DELIMITER = 0xFFFEE0DD
 _END_OF_IMAGE = b"\xff\xd9"
 _JPEG_START = b"\xff\xd8"
 _J2K_START = b"\xff\x4f\xff\x51"
