@@ -29,7 +29,6 @@ from textsam.inference.segmenter import Segmenter
 from textsam.inference.views import Views, views_of
 from textsam.model.build import build_model
 from textsam.presets import Preset, preset
-from textsam.weights.checksum import sha256_of, sha256_of_folder
 
 if TYPE_CHECKING:
     from textsam.inference.passes import Refine
@@ -124,13 +123,9 @@ def _check_base(config: AdapterConfig, info: Preset, sam_checkpoint: str | Path 
     """Refuse an adapter on base weights it was not trained on, before they are loaded."""
     if config.base.get(info.image_weights, "unknown") == "unknown":
         return  # nothing to compare a digest with
-    if sam_checkpoint is None:
-        given = weights.entry(info.image_weights).identity
-    else:
-        path = Path(sam_checkpoint)
-        if not path.is_file():
-            return  # loading it says so better
-        given = sha256_of(path)
+    if sam_checkpoint is not None and not Path(sam_checkpoint).is_file():
+        return  # loading it says so better
+    given = weights.identity_of(info.image_weights, sam_checkpoint)
     check_base(config, info.image_weights, given)
 
 
@@ -147,9 +142,9 @@ def _own_weights(
     digests: dict[str, str] = {}
     recorded = config.base.get(info.image_weights, "unknown") != "unknown"
     if sam_checkpoint is not None and not recorded:
-        digests[info.image_weights] = sha256_of(Path(sam_checkpoint))
+        digests[info.image_weights] = weights.identity_of(info.image_weights, sam_checkpoint)
     if text_encoder is not None:
-        digests[info.text_weights] = sha256_of_folder(Path(text_encoder))
+        digests[info.text_weights] = weights.identity_of(info.text_weights, text_encoder)
     if not digests:
         return ""
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

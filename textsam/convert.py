@@ -292,11 +292,7 @@ def convert_checkpoint(
     built = assemble(backbone, encoder, architecture)
     learned = dict(official.learned)
     load_trainable(built.model, learned, source=str(checkpoint))
-    image_identity = (
-        sha256_of(Path(sam_checkpoint))
-        if sam_checkpoint is not None
-        else weights.entry(info.image_weights).identity
-    )
+    image_identity = weights.identity_of(info.image_weights, sam_checkpoint)
     config = AdapterConfig(
         name=name or Path(out).resolve().name,
         preset=official.preset,

@@ -12,8 +12,8 @@ from textsam.adapters import TENSORS_FILE, find_adapter
 from textsam.config import TrainConfig, without_effect
 from textsam.data.digests import FileDigests
 from textsam.presets import preset
-from textsam.weights import entry
-from textsam.weights.checksum import sha256_of, sha256_of_folder
+from textsam.weights import identity_of
+from textsam.weights.checksum import sha256_of
 
 __all__ = ["Facts", "base_facts", "digest_of", "training_facts"]
 
@@ -26,12 +26,10 @@ def base_facts(
 ) -> Facts:
     """The base weights in use: the registry's identities, or digests of the user's own files."""
     info = preset(preset_name)
-    image, text = entry(info.image_weights).identity, entry(info.text_weights).identity
-    if sam_checkpoint is not None:
-        image = files(sam_checkpoint)
-    if text_encoder is not None:
-        text = sha256_of_folder(text_encoder, files)
-    return {info.image_weights: image, info.text_weights: text}
+    return {
+        info.image_weights: identity_of(info.image_weights, sam_checkpoint, files),
+        info.text_weights: identity_of(info.text_weights, text_encoder, files),
+    }
 
 
 def training_facts(

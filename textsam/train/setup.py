@@ -43,7 +43,7 @@ from textsam.train.processes import Processes, join
 from textsam.train.state import RunState, read_state, written_at
 from textsam.train.step import Forward
 from textsam.vocabulary import MODALITIES
-from textsam.weights.checksum import sha256_of, sha256_of_folder
+from textsam.weights.checksum import sha256_of
 
 __all__ = ["STATE_FILE", "Run", "architecture_from", "setup"]
 
@@ -211,9 +211,7 @@ def setup(
         built = assemble(backbone, encoder, architecture_from(config))
     continued_from = init_digest = None
     info = preset(config.preset)
-    image_id = weights.entry(info.image_weights).identity
-    if sam_checkpoint is not None:
-        image_id = sha256_of(Path(sam_checkpoint))
+    image_id = weights.identity_of(info.image_weights, sam_checkpoint)
     base = {info.image_weights: image_id}
     if built.model.takes_text:
         base[info.text_weights] = built.model.text_encoder.digest()
@@ -267,7 +265,7 @@ def setup(
     optimiser = _optimiser(built, config)
     made_of = ingredients(
         base=image_id,
-        text_encoder=_text_identity(config.preset, text_encoder),
+        text_encoder=weights.identity_of(info.text_weights, text_encoder),
         authors_frame=authors_frame,
         parts=parts,
         contents=checked.contents,
@@ -365,10 +363,3 @@ def _check_same_token(adapter: AdapterConfig, config: TrainConfig) -> None:
                 f"adapter.{name} is {ours}, and the init_adapter {adapter.name!r} was trained with "
                 f"{theirs}; set adapter.{name} to that"
             )
-
-
-def _text_identity(preset_name: str, text_encoder: str | Path | None) -> str:
-    """Digest of the text encoder's weights in use."""
-    if text_encoder is None:
-        return weights.entry(preset(preset_name).text_weights).identity
-    return sha256_of_folder(Path(text_encoder))

@@ -15,7 +15,7 @@ import difflib
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,8 @@ from textsam.weights.checksum import (
     record,
     record_path,
     remember,
+    sha256_of,
+    sha256_of_folder,
 )
 from textsam.weights.fetch import FetchError, fetch, offline_reason
 from textsam.weights.registry import ENTRIES, WeightEntry, WeightFile
@@ -38,6 +40,7 @@ __all__ = [
     "cache_path",
     "download",
     "entry",
+    "identity_of",
     "locate",
     "registry",
     "resolve",
@@ -93,6 +96,22 @@ def entry(name: str) -> WeightEntry:
         near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.4)
         known = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(ENTRIES)}."
         raise WeightsError(f"unknown base weights {name!r}. {known}") from None
+
+
+def identity_of(
+    name: str, given: str | Path | None = None, digest_of: Callable[[Path], str] = sha256_of
+) -> str:
+    """Return what stands for the base weights in use: the registry's identity, or a digest.
+
+    Args:
+        name: of the entry.
+        given: the user's own file (or folder) in its place.
+        digest_of: of one file.
+    """
+    known = entry(name)
+    if given is None:
+        return known.identity
+    return sha256_of_folder(Path(given), digest_of) if known.is_folder else digest_of(Path(given))
 
 
 def cache_dir() -> Path:
