@@ -132,6 +132,14 @@ def test_words_are_cut_and_places_are_not() -> None:
     assert_array_equal(after.mask, before.mask)
 
 
+def test_no_mask_is_cut_higher_than_the_adapters_threshold() -> None:
+    above = Cut(sharpness=0.001, lowest=0.35)
+    answer = vit_segmenter(mask_threshold=0.3, cut=above).segment(picture(), "lung", refine=0)
+    assert "cut" not in answer.extra
+    assert_array_equal(answer.mask, answer.probability > 0.3)
+    assert ((answer.probability > 0.3) & (answer.probability <= 0.35)).any()
+
+
 def test_views_are_averaged_and_then_cut() -> None:
     answer = vit_segmenter("32,mirrored", cut=ALL).segment(picture(), "lung")
     assert_array_equal(answer.mask, answer.probability > 0.1)

@@ -24,7 +24,7 @@ from textsam.errors import AdapterError
 from textsam.frame import SquareGeometry
 from textsam.inference.kinds import ImageKinds, Remainder, Spread, mean_embedding
 from textsam.inference.ready import ready_segmenter
-from textsam.inference.segmenter import Segmenter
+from textsam.inference.segmenter import Segmenter, UnknownPromptWarning
 from textsam.model.tuning import trainable_state
 from textsam.vocabulary import CONCEPTS, IMAGE_KINDS, MODALITIES
 
@@ -222,6 +222,13 @@ def test_an_answer_that_is_ruled_out_is_empty_and_says_why() -> None:
     right = tiny_segmenter(kinds=always("X-ray", "dermoscopy")).segment(picture(), "lung")
     assert right.found
     assert "not_in" not in right.extra
+    # A word that this adapter was not trained for is a guess, and nothing is known of it.
+    with pytest.warns(UnknownPromptWarning):
+        polyp = tiny_segmenter(kinds=always("dermoscopy", "colonoscopy")).segment(
+            picture(), "polyp"
+        )
+    assert polyp.found
+    assert "not_in" not in polyp.extra
 
 
 def test_a_place_that_is_shown_is_not_ruled_out() -> None:
@@ -236,6 +243,21 @@ def test_a_batch_larger_than_what_is_kept_is_told_apart_image_by_image() -> None
     pictures = [np.roll(picture(), shift, axis=0) for shift in range(6)]
     answers = list(rules.segment_batch(pictures, ["lung"], batch_size=6))
     assert [answer.answers[0].extra["not_in"] for answer in answers] == ["dermoscopy"] * 6
+
+
+def test_images_of_one_batch_are_each_of_their_own_kind() -> None:
+    pictures = [picture(), 255 - picture(), picture()]
+    one, other, _ = (tiny_segmenter().mean_embedding(pixels) for pixels in pictures)
+    apart = (other - one) / np.square(other - one).sum() * 100
+    kinds = ImageKinds(
+        names=("X-ray", "dermoscopy"),
+        weights=((0.0,) * 256, tuple(apart)),
+        biases=(0.0, -apart @ (one + other) / 2),
+        threshold=0.05,
+    )
+    rules = tiny_segmenter(kinds=kinds)
+    answers = rules.segment_batch(pictures, "lung", batch_size=3)
+    assert [one.answers[0].extra.get("not_in") for one in answers] == [None, "dermoscopy", None]
 
 
 def samples(folder: Path, modality: str, seed: int) -> list[Any]:

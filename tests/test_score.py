@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,6 +32,12 @@ def test_between_knots_the_map_is_a_line_and_beyond_them_level(raw: float) -> No
 def test_values_of_the_map() -> None:
     found = [answer_score(raw, KNOTS, empty=False) for raw in (0.0, 0.2, 0.4, 0.7, 0.85, 1.0)]
     assert found == pytest.approx([0.1, 0.1, 0.3, 0.5, 0.75, 1.0])
+    assert math.isnan(answer_score(math.nan, KNOTS, empty=False)), "no number is no high score"
+
+
+def test_a_map_may_have_as_many_knots_as_are_allowed() -> None:
+    knots = tuple((i / 100, i / 100) for i in range(MAX_KNOTS))
+    assert check_score_map(knots) == knots
 
 
 @pytest.mark.parametrize(
@@ -38,6 +46,8 @@ def test_values_of_the_map() -> None:
         (((0.5, 0.5),), "has 1 knots; give none, or 2 to 64"),
         (tuple((i / 100, 0.5) for i in range(MAX_KNOTS + 1)), "has 65 knots"),
         (((0.0, 0.0), (0.5, 1.5)), r"\(0.5, 1.5\) is not in"),
+        (((0.0, -0.5), (0.5, 0.5)), r"\(0.0, -0.5\) is not in"),
+        (((0.0, 0.0), (1.5, 0.5)), r"\(1.5, 0.5\) is not in"),
         (((0.0, 0.0), (float("nan"), 0.5)), "is not in"),
         (((0.0, 0.0), (0.5, 0.5), (0.5, 0.6)), "raw score must rise"),
         (((0.0, 0.3), (0.5, 0.2)), "expected Dice must not fall"),

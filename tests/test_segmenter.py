@@ -70,6 +70,7 @@ def test_a_word_in_gives_one_answer_and_a_list_gives_a_list_in_order() -> None:
     several = segmenter.segment(image, WORDS)
     assert [s.prompt for s in several] == WORDS
     assert isinstance(segmenter.segment(image, ("tumor",)), list)
+    assert [s.prompt for s in segmenter.segment(image, np.array(WORDS))] == WORDS
     assert same(segmenter.segment(image, ["tumor"])[0], one)
     masks = [s.probability for s in several]
     assert not np.allclose(masks[0], masks[1], atol=1e-3), "the word must matter"
@@ -205,6 +206,7 @@ def test_few_embeddings_are_kept_and_forgotten_ones_are_made_again(
         ("lungs", "lung"),
         ("Lung field", "lung"),
         ("nuclei", "cell nucleus"),
+        ("lesion", "tumor"),  # of the two that it can mean the one that is known
     ],
 )
 def test_synonyms_and_spellings_get_the_concepts_answer(asked: str, concept: str) -> None:
@@ -220,6 +222,7 @@ def test_an_unknown_prompt_warns_at_the_callers_line_and_answers() -> None:
     with pytest.warns(UnknownPromptWarning, match="'left lung'.*did you mean lung.*tumor") as seen:
         answer = segmenter.segment(image, "left lung")
     assert seen[0].filename == __file__
+    assert seen[0].category is UnknownPromptWarning
     assert answer.prompt == "left lung"
     assert answer.extra["concept"] is None
     assert not np.array_equal(answer.probability, segmenter.segment(image, "lung").probability)
@@ -227,6 +230,10 @@ def test_an_unknown_prompt_warns_at_the_callers_line_and_answers() -> None:
         answers = segmenter.segment(image, ["tumor", "dog", "a car"])
     assert [str(w.message).split("prompt ")[1].split(";")[0] for w in seen] == ["'dog'", "'a car'"]
     assert same(answers[0], segmenter.segment(image, "tumor"))
+    with pytest.warns(UnknownPromptWarning):
+        assert same(segmenter.segment(image, "the DOG!"), answers[1])
+    with pytest.warns(UnknownPromptWarning, match="'nerve'"):  # which other adapters know
+        assert segmenter.segment(image, "nerve").extra["concept"] is None
 
 
 def test_a_misspelt_prompt_gets_the_concepts_answer_and_a_warning() -> None:

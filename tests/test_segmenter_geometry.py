@@ -13,7 +13,7 @@ from torch import Tensor
 
 from textsam.errors import PromptError
 from textsam.inference.refine import Geometry, decode_passes
-from textsam.inference.segmenter import Segmenter
+from textsam.inference.segmenter import Segmenter, UnknownPromptWarning
 
 PIXELS: NDArray[np.uint8] = np.random.default_rng(3).integers(0, 256, (42, 56, 3), dtype=np.uint8)
 POINT, BOX = (20.0, 12.0), (8.0, 5.0, 40.0, 30.0)
@@ -139,7 +139,9 @@ def test_the_adapters_threshold_is_about_words() -> None:
     worded = strict.segment(PIXELS, "tumor", boxes=BOX)
     shown = strict.segment(PIXELS, None, boxes=BOX)
     assert 0 < shown.score < 1
-    assert (worded.found, shown.found) == (False, True)
+    with pytest.warns(UnknownPromptWarning):
+        unknown = strict.segment(PIXELS, "dog", boxes=BOX)
+    assert (worded.found, unknown.found, shown.found) == (False, False, True)
     assert shown.mask.any()
 
 

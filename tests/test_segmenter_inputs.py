@@ -186,6 +186,7 @@ def test_bad_geometry_of_lists_is_refused(
         (["tumor", None], "prompt is None and has no geometry"),
         (7, "prompt is 7; give a word"),
         (b"tumor", "prompt is b'tumor'; give a word"),
+        ({"tumor"}, "prompt is {'tumor'}; give a word"),
         (np.array("tumor"), r"prompt is array\('tumor'.*\); give a word"),
         ("x" * 201, "at most 200"),
     ],

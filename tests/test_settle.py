@@ -58,6 +58,7 @@ def test_change_is_pixels_that_differ_and_not_a_difference_of_areas() -> None:
 
 def test_the_cap_ends_it_with_the_mask_of_that_pass() -> None:
     assert ending(Settle(most_passes=3), 100, 120, 100, 120) == (3, "cap", [True] * 3)
+    assert ending(Settle(), *[100, 120] * 5, 100) == (10, "cap", [True] * 10)
 
 
 def test_without_the_guard_a_mask_shrinks_to_nothing() -> None:
@@ -71,6 +72,15 @@ def test_the_guard_allows_one_fall_and_keeps_the_mask_before_the_second() -> Non
     assert ending(Settle(), 90, 60, 70, 50, 52) == (4, "settled", [True] * 4)
     assert ending(Settle(falls=1), 90, 60) == (1, "shrinking", [False])
     assert ending(Settle(falls=3), 90, 60, 40, 20) == (3, "shrinking", [True, True, False])
+
+
+def test_a_mask_that_moves_and_loses_the_tolerance_has_not_fallen() -> None:
+    before, now = np.zeros((2, 10), dtype=bool)
+    before[:6] = now[6:] = True  # 6 px, then 4 px elsewhere
+    for tolerance, expected in ((2, None), (1, "shrinking")):
+        own = Settling(Settle(tolerance_px=tolerance, falls=1), before)
+        own.take(before, now)
+        assert own.ending == expected
 
 
 def test_the_guard_never_takes_a_pass_that_leaves_nothing() -> None:
@@ -177,7 +187,9 @@ def test_wrong_rules_are_refused_by_name() -> None:
     assert settle_of("settle") == Settle()
     assert settle_of({"falls": None}) == Settle(falls=None)
     assert settle_of(3) is None
-    with pytest.raises(PromptError, match="refine: tau"):
-        settle_of({"tau": 2})
+    wrong = {"tau": 2, "tolerance_px": -1, "most_passes": 0, "falls": 0}
+    for field, value in wrong.items():
+        with pytest.raises(PromptError, match=f"refine: {field}"):
+            settle_of({field: value})
     with pytest.raises(PromptError, match="or 'settle'"):
         tiny_segmenter().segment(IMAGE, "tumor", refine="sette")

@@ -68,7 +68,7 @@ def verdict(
         extra["cut"] = answer.cut
     extra.update(judgement.remarks)
     return Segmentation(
-        mask=image.to_image(mask.copy() if judgement.found else np.zeros_like(mask)),
+        mask=image.to_image(mask if judgement.found else np.zeros_like(mask)),
         probability=image.to_image(probability),
         score=judgement.score,
         found=judgement.found,
