@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,17 @@ def test_a_bad_image_is_an_answer_and_the_others_go_on(tmp_path: Path) -> None:
         assert got[4].answers[0].image.source == str(paths[4])
 
 
+def test_the_models_time_is_shared_by_the_images_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(perf_counter=iter([10.0, 16.0]).__next__)
+    monkeypatch.setattr("textsam.inference.batch.time", clock)
+    first, *rest = pictures(3)
+    images = [first, tmp_path / "missing.png", *rest]
+    got = tiny_segmenter().segment_batch(images, "tumor", batch_size=3)
+    assert [answer.seconds for answer in got] == [2, 0, 2, 2]
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_bad_images_are_answered_before_a_good_one_comes(batch_size: int) -> None:
     taken: list[int] = []
@@ -134,8 +146,9 @@ def test_one_image_is_not_several(tmp_path: Path) -> None:
     PILImage.fromarray(pixels).save(path)
     segmenter = tiny_segmenter()
     singles: list[Any] = [
-        str(path), path, str(path).encode(), pixels, pixels[..., 0], Image(pixels, "a"),
-        PILImage.fromarray(pixels), lambda: Image(pixels, "a"), None,
+        str(path), path, str(path).encode(), pixels, pixels[..., 0], pixels[..., :1],
+        np.dstack([pixels, pixels[..., 0]]), Image(pixels, "a"), PILImage.fromarray(pixels),
+        lambda: Image(pixels, "a"), None,
     ]  # fmt: skip
     for single in singles:
         with pytest.raises(ImageError, match="a single image; give several"):
@@ -211,13 +224,17 @@ def test_out_of_memory_halves_the_batch_for_good(
     assert asked == calls
 
 
-def test_an_image_that_does_not_fit_alone_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_does_not_fit_alone_is_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     segmenter = tiny_segmenter()
     asked: list[int] = []
     monkeypatch.setattr(type(segmenter), "answer", short_of_memory(0, asked))
-    got = list(segmenter.segment_batch(pictures(3), "tumor", batch_size=2))
+    images = [tmp_path / "missing.png", *pictures(3)]
+    bad, *got = segmenter.segment_batch(images, "tumor", batch_size=2)
+    assert type(bad.error) is ImageError
     assert [type(answer.error) for answer in got] == [DeviceError] * 3
-    assert "memory" in str(got[0].error)
+    assert "array: the device's memory does not hold" in str(got[0].error)
     assert asked == [2, 1, 1, 1]
 
 

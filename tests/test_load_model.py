@@ -229,6 +229,25 @@ def test_a_loaded_model_answers_as_the_one_that_was_saved(
     assert not model.built.model.training
 
 
+@pytest.mark.usefixtures("parts")
+def test_what_answers_depend_on_tells_loaded_models_apart(tmp_path: Path) -> None:
+    (tmp_path / "own").write_bytes(b"weights")
+    one, state = adapter(tmp_path / "one"), trainable_state(loud_model(seed=8).model)
+    other = save_adapter(tmp_path / "other", tiny_config(), state)
+
+    def identity(folder: Path, **options: Any) -> str:
+        return textsam.load_model("lite", folder, "cpu", **options).identity
+
+    plain = identity(one, precision="float32")
+    changed = [
+        identity(other, precision="float32"),
+        identity(one, precision="bfloat16"),
+        identity(one, precision="float32", sam_checkpoint=tmp_path / "own"),
+    ]
+    assert len({plain, *changed}) == 4
+    assert identity(one, precision="float32") == plain
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("asked", [True, False, None])
 def test_authors_frame_by_argument_else_by_adapter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from tiny import loud_model, tiny_segmenter
 from torch import Tensor
 
 from textsam.errors import PromptError
+from textsam.inference import forked
 from textsam.inference.refine import decode_passes
 from textsam.inference.segmenter import CorrectedPromptWarning, Segmenter, UnknownPromptWarning
 from textsam.io.image import Image
@@ -401,6 +403,19 @@ def test_a_forked_process_answers_with_one_thread(answer_in_child: Callable[...,
     assert threads == 1
     for probability in probabilities:
         np.testing.assert_allclose(probability, wanted, atol=1e-5)
+
+
+def test_a_fork_before_the_first_image_is_known_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    forked._home.cache_clear()
+    segmenter = tiny_segmenter()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        segmenter.prepare(picture())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_region_is_all_the_model_sees_and_the_answer_is_of_the_whole_image() -> None:

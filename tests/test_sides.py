@@ -89,11 +89,10 @@ def test_views_join_the_side_of_the_concept() -> None:
 
 
 def test_a_view_at_the_side_of_the_concept_counts_once() -> None:
-    one, other = (
-        vit_segmenter(views, sides_for=LUNG_AT_32).segment(picture(), "lung").probability
-        for views in ("", "32")
-    )
+    both = [vit_segmenter(views, sides_for=LUNG_AT_32) for views in ("", "32")]
+    one, other = (own.segment(picture(), "lung").probability for own in both)
     assert_array_equal(one, other)
+    assert [len(own.further) for own in both] == [1, 1], "each is an image encoder in memory"
 
 
 def test_a_side_without_a_model_is_refused() -> None:
