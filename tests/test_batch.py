@@ -274,6 +274,8 @@ def test_images_of_one_batch_are_encoded_together(monkeypatch: pytest.MonkeyPatc
     assert calls == [3]  # the fourth is the first again
     list(segmenter.segment_batch([images[1]], "lung"))
     assert calls == [3]  # seen lately
+    list(segmenter.segment_batch(pictures(5)[3:], "tumor"))
+    assert calls == [3, 1, 1], "on a CPU one at a time, unless asked"
 
 
 def test_prompts_decoded_together_agree_with_one_by_one() -> None:

@@ -44,6 +44,8 @@ def picture() -> NDArray[np.uint8]:
 
 def test_every_modality_is_of_a_kind() -> None:
     assert set(IMAGE_KINDS) == set(MODALITIES)
+    assert IMAGE_KINDS["brain MRI"] == IMAGE_KINDS["cardiac MRI"]
+    assert IMAGE_KINDS["endoscopic ultrasound"] != IMAGE_KINDS["breast ultrasound"]
     for concept in CONCEPTS.values():
         assert set(concept.modalities) <= set(IMAGE_KINDS)
 

@@ -331,6 +331,18 @@ def test_refinement_counts_come_from_the_call_the_concept_or_the_adapter() -> No
     assert same(segmenter.segment(image, "lung fields"), expected[0][1])
 
 
+def test_refinement_takes_what_the_call_or_else_the_adapter_says() -> None:
+    image, plain, boxes = picture(), tiny_segmenter(), tiny_segmenter(refine_with="box")
+    wanted, other = (plain.segment(image, "lung", refine_with=way) for way in ("box", None))
+    assert not same(wanted, other)
+    own = boxes.segment(image, "lung")
+    (of_many,) = boxes.segment_batch([image], "lung")
+    assert own.extra["refine_with"] == of_many.answers[0].extra["refine_with"] == "box"
+    assert same(own, wanted)
+    assert same(of_many.answers[0], wanted)
+    assert same(boxes.segment(image, "lung", refine_with="box+centroid"), other)
+
+
 def test_authors_frame_is_passed_on() -> None:
     image = picture()
     ours, theirs = (tiny_segmenter(authors_frame=flag) for flag in (False, True))
