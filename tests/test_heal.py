@@ -1,4 +1,4 @@
-"""Covering an object: what lies elsewhere in the image takes its place, and nothing else changes."""
+"""Covering an object: what lies elsewhere takes its place, and nothing else changes."""
 
 from __future__ import annotations
 
