@@ -166,7 +166,7 @@ def _reflected(
 ) -> NDArray[np.float32]:
     turn, down, right = axis
     turned = ndimage.rotate(image[:, ::-1], turn, axes=(1, 0), reshape=False, order=order)
-    shift = (down, right) if image.ndim == 2 else (down, right, 0)
+    shift = (down, right, 0)[: image.ndim]
     moved: NDArray[np.float32] = ndimage.shift(turned, shift, order=order)
     return moved
 
@@ -207,22 +207,17 @@ def _beside(
 def _blended(image: Image, cover: NDArray[np.float32], region: Mask, border_px: int) -> Image:
     """The cover where the region is; the coarser what is blended, the wider the border."""
     base = image.astype(np.float32)
-    inside = region.astype(np.float32)
-    out = np.zeros_like(base)
-    for fine, coarse in ((0, 8), (8, 2), (2, None)):
-        share = ndimage.gaussian_filter(inside, border_px / (fine or 16))
-        share = share if image.ndim == 2 else share[..., None]
-        finer, coarser = (border_px / part if part else 0 for part in (fine, coarse))
-        change = cover - base
-        part = _blurred(change, finer) - (_blurred(change, coarser) if coarse else 0)
-        out += share * part
-    blended: Image = np.clip(np.rint(base + out), 0, 255).astype(np.uint8)
+    inside = region.astype(np.float32) if image.ndim == 2 else region[..., None].astype(np.float32)
+    change = cover - base
+    soft, smooth = _blurred(change, border_px / 8), _blurred(change, border_px / 2)
+    out = base
+    for band, part in ((change - soft, 16), (soft - smooth, 8), (smooth, 2)):
+        out = out + _blurred(inside, border_px / part) * band
+    blended: Image = np.clip(np.rint(out), 0, 255).astype(np.uint8)
     return blended
 
 
 def _blurred(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
-    if not sigma_px:
-        return image
-    sigma = (sigma_px, sigma_px) if image.ndim == 2 else (sigma_px, sigma_px, 0)
+    sigma = (sigma_px, sigma_px, 0)[: image.ndim]
     blurred: NDArray[np.float32] = ndimage.gaussian_filter(image, sigma)
     return blurred
