@@ -4,10 +4,10 @@
 
 from the root of the repository, since the cards name files relative to it.
 For each adapter: accuracy on the test splits (`textsam evaluate`), whether the word decides
-(`textsam evaluate --faithfulness`), what comes back from parts of images beside the thing asked
-for (`benchmarks/beside.py`), then the card (`benchmarks/model_card.py`). Results are in
-`benchmarks/results/NAME/`. An evaluation that was stopped goes on where it was. `--steps card`
-writes the cards alone.
+(`textsam evaluate --faithfulness`), what comes back where the thing asked for is not, in parts of
+images beside it and in wholes in which it is covered (`benchmarks/beside.py`), then the card
+(`benchmarks/model_card.py`). Results are in `benchmarks/results/NAME/`. An evaluation that was
+stopped goes on where it was. `--steps card` writes the cards alone.
 
 `--threads 1` and one adapter per process use two cores better than one process with two threads.
 """
@@ -50,8 +50,8 @@ TEST_SETS = {
 }
 # Sets whose objects leave room beside them.
 BESIDE = {
-    "generalist": ("busi/fold1/test@0:0.5", "braintumor/test@0:0.5"),
-    "research": ("busi/fold1/test@0:0.3", "cvc_clinicdb/test@0:0.5", "ph2/test"),
+    "generalist": ("busi/fold1/test@0:0.5", "braintumor/test"),
+    "research": ("busi/fold1/test@0:0.3", "braintumor/test", "cvc_clinicdb/test@0:0.5", "ph2/test"),
 }
 # Faithfulness asks some thirty prompts of an image.
 FAITHFULNESS_LIMIT = 10
