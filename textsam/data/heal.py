@@ -24,7 +24,6 @@ HealWay = Literal["mirrored", "beside"]
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Patch = tuple[NDArray[np.float32], Mask]
 
 # Around the object, as a share of its longer side: what it presses aside or throws a shadow on.
 _MARGIN = 0.25
@@ -57,7 +56,7 @@ def healed(
     union = np.logical_or.reduce(masks)
     if not union.any():
         return None
-    return _covered(image, union, union, way, rng)
+    return _covered(image, union, _region(union, way), union, way, rng)
 
 
 def decoy(
@@ -83,27 +82,23 @@ def decoy(
     x = int(rng.integers(0, union.shape[1] - wide + 1))
     place = np.zeros_like(union)
     place[y : y + tall, x : x + wide] = shape
-    return _covered(image, place, union, way, rng)
+    region = _region(place, way)
+    # Blending reaches so far beyond it.
+    if (ndimage.distance_transform_edt(~region) <= 2 * _margin(place))[union].any():
+        return None
+    return _covered(image, place, region, union, way, rng)
 
 
 def _covered(
-    image: Image, place: Mask, shown: Mask, way: HealWay, rng: np.random.Generator
+    image: Image, place: Mask, region: Mask, shown: Mask, way: HealWay, rng: np.random.Generator
 ) -> Image | None:
-    """Cover a place; what is shown elsewhere is neither covered nor copied."""
+    """Cover a region, which is that of a place, without copying anything shown."""
     pixels = image.astype(np.float32)
     if way == "mirrored":
-        patch = _mirrored(pixels, place, shown)
+        cover = _mirrored(pixels, place, region, shown)
     else:
-        patch = _beside(pixels, place, shown, rng)
-    if patch is None:
-        return None
-    cover, region = patch
-    border_px = _margin(place)
-    if place is not shown:
-        changed = ndimage.distance_transform_edt(~region) <= 2 * border_px
-        if (changed & shown).any():
-            return None
-    return _blended(image, cover, region, border_px)
+        cover = _beside(pixels, place, region, shown, rng)
+    return None if cover is None else _blended(image, cover, region, _margin(place))
 
 
 def _margin(mask: Mask) -> int:
@@ -112,12 +107,26 @@ def _margin(mask: Mask) -> int:
     return round(_MARGIN * longer) + _MARGIN_PX
 
 
-def _mirrored(image: NDArray[np.float32], place: Mask, shown: Mask) -> Patch | None:
-    """The image mirrored at its own axis, and the part of it that covers the place."""
+def _region(place: Mask, way: HealWay) -> Mask:
+    """What is covered of an image: the place and a margin, or its columns from its top down."""
+    margin = _margin(place)
+    if way == "mirrored":
+        around: Mask = ndimage.distance_transform_edt(~place) < margin
+        return around
+    rows, columns = bounds(place)
+    left, top = max(0, columns.start - margin), max(0, rows.start - margin)
+    below = np.zeros_like(place)
+    below[top:, left : columns.stop + margin] = True
+    return below
+
+
+def _mirrored(
+    image: NDArray[np.float32], place: Mask, region: Mask, shown: Mask
+) -> NDArray[np.float32] | None:
+    """The image mirrored at its own axis, where that shows nothing of what is shown."""
     axis = _axis(image, place | shown)
     if axis is None:
         return None
-    region = ndimage.distance_transform_edt(~place) < _margin(place)
     # What is shown may be a pixel or two beside where the axis says.
     near = ndimage.distance_transform_edt(~shown) <= _MARGIN_PX
     if (region & _reflected(near.astype(np.float32), axis, order=1).astype(bool)).any():
@@ -127,8 +136,8 @@ def _mirrored(image: NDArray[np.float32], place: Mask, shown: Mask) -> Patch | N
     if not ring.any():
         return None
     # Coils see the nearer half brighter.
-    gain = np.clip((image[ring].mean() + 1) / (cover[ring].mean() + 1), 0.6, 1.6)
-    return cover * gain, region
+    gain = float(np.clip((image[ring].mean() + 1) / (cover[ring].mean() + 1), 0.6, 1.6))
+    return cover * np.float32(gain)
 
 
 def _axis(image: NDArray[np.float32], without: Mask) -> tuple[float, float, float] | None:
@@ -172,15 +181,14 @@ def _reflected(
 
 
 def _beside(
-    image: NDArray[np.float32], place: Mask, shown: Mask, rng: np.random.Generator
-) -> Patch | None:
-    """Columns from beside the place, and the part of them that covers it: from its top down."""
-    rows, columns = bounds(place)
+    image: NDArray[np.float32], place: Mask, region: Mask, shown: Mask, rng: np.random.Generator
+) -> NDArray[np.float32] | None:
+    """The image with columns from beside the place over the region and what blends with it."""
     margin = _margin(place)
-    width = image.shape[1]
+    columns, top = bounds(place)[1], bounds(region)[0].start
     # As much again at either side, where the two are blended.
-    left, right = max(0, columns.start - 2 * margin), min(width, columns.stop + 2 * margin)
-    top = max(0, rows.start - margin)
+    left = max(0, columns.start - 2 * margin)
+    right = min(image.shape[1], columns.stop + 2 * margin)
     wide = right - left
     taken = shown[top:].any(axis=0) | place.any(axis=0)
     begins = np.flatnonzero(np.convolve(taken, np.ones(wide, int), mode="valid") == 0)
@@ -199,9 +207,7 @@ def _beside(
     assert cover is not None
     whole = image.copy()
     whole[:, left:right] = cover
-    region = np.zeros_like(place)
-    region[top:, max(0, columns.start - margin) : columns.stop + margin] = True
-    return whole, region
+    return whole
 
 
 def _blended(image: Image, cover: NDArray[np.float32], region: Mask, border_px: int) -> Image:
