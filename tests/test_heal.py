@@ -60,6 +60,10 @@ def test_halves_that_are_not_alike_cover_nothing() -> None:
     mask = disc((160, 160), 70, 40, 9)
     assert healed(noise.astype(np.uint8), [mask], "mirrored", rng()) is None
     assert healed(np.full((160, 160), 7, np.uint8), [mask], "mirrored", rng()) is None
+    # A line has none.
+    line = np.arange(200, dtype=np.uint8)[None]
+    for thin in (line, line.T, line[:, :40]):
+        assert healed(thin, [thin == 30], "mirrored", rng()) is None
 
 
 def test_what_would_be_covered_by_itself_is_left() -> None:
@@ -70,6 +74,10 @@ def test_what_would_be_covered_by_itself_is_left() -> None:
     one, other = disc(clean.shape, 80, 50, 8), disc(clean.shape, 80, 109, 8)
     assert healed(clean, [one], "mirrored", rng()) is not None
     assert healed(clean, [one, other], "mirrored", rng()) is None
+    # Nor by what lies beyond the image, which is cut off there.
+    off = clean[:, :112]
+    assert healed(off, [disc(off.shape, 80, 62, 5)], "mirrored", rng()) is not None
+    assert healed(off, [disc(off.shape, 80, 32, 5)], "mirrored", rng()) is None
 
 
 def layers(width: int = 240) -> NDArray[np.uint8]:

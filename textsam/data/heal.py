@@ -51,7 +51,7 @@ def healed(
 
     Returns:
         An image of the same shape; None where there is no object, the halves are not alike, or
-        what would cover the object shows a part of it.
+        what would cover the object shows a part of it or lies beyond the image.
     """
     union = np.logical_or.reduce(masks)
     if not union.any():
@@ -123,13 +123,15 @@ def _region(place: Mask, way: HealWay) -> Mask:
 def _mirrored(
     image: NDArray[np.float32], place: Mask, region: Mask, shown: Mask
 ) -> NDArray[np.float32] | None:
-    """The image mirrored at its own axis, where that shows nothing of what is shown."""
+    """The image mirrored at its own axis, where that covers the region with nothing shown."""
     axis = _axis(image, place | shown)
     if axis is None:
         return None
     # What is shown may be a pixel or two beside where the axis says.
     near = ndimage.distance_transform_edt(~shown) <= _MARGIN_PX
-    if (region & _reflected(near.astype(np.float32), axis, order=1).astype(bool)).any():
+    # Beyond the image there is nothing that could cover.
+    fit = _reflected((~near).astype(np.float32), axis, order=1) > 0.99
+    if not fit[region].all():
         return None
     cover = _reflected(image, axis, order=1)
     ring = ndimage.binary_dilation(region, iterations=_margin(place)) & ~region & ~near
@@ -148,6 +150,8 @@ def _axis(image: NDArray[np.float32], without: Mask) -> tuple[float, float, floa
     grey = image if image.ndim == 2 else image.mean(axis=2)
     factor = min(1.0, _SMALL_PX / max(grey.shape))
     small = ndimage.zoom(ndimage.gaussian_filter(grey, 0.5 / factor), factor, order=1)
+    if not small.size:  # a line has no halves
+        return None
     free = ndimage.zoom(without.astype(np.float32), factor, order=1) < 0.1
     size = (2 * small.shape[0], 2 * small.shape[1])
     centred = np.fft.rfft2(small - small.mean(), size)
