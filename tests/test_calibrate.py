@@ -212,6 +212,10 @@ def test_each_concept_is_judged_after_its_own_passes() -> None:
     assert result.dice_without_threshold == pytest.approx(0.6)
     assert result.dice_by_passes["polyp"] == (0.1, 0.2)
     assert (result.n_present, result.n_absent) == (6, 3)
+    # With one more like the tumor, two of three want a pass.
+    more = [*answers, *asked("vessel", "present", (0.2, 0.3), 0.1, 0.6)]
+    result = decide.decide(more, (*names, "vessel"), {})
+    assert (result.refine, result.refine_for) == (1, {"lung": 0})
 
 
 def test_score_and_threshold_are_chosen_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +250,7 @@ def test_score_and_threshold_are_chosen_together(monkeypatch: pytest.MonkeyPatch
     ("count", "score"),
     [
         (3, 0.5),
+        (3, 0.9),  # as high as what is absent
         (3, 0.333337),  # rounded up, the threshold would be above it
         (20, 0.01),  # with a map: worth less than a score that helps, and the best there is
     ],
@@ -256,7 +261,7 @@ def test_the_best_of_what_is_there_is_found_whatever_is_absent(
     answers = [one("present", 0.3, score), one("absent_annotated", 0, 0.9)] * count
     result = scripted(monkeypatch, answers)
     assert bool(result.score_map) == (count == 20)
-    assert (result.found_rate, result.empty_annotated) == (1.0, 0.0)
+    assert (result.found_rate, result.empty_annotated, result.empty_rate) == (1.0, 0.0, 0.0)
 
 
 def test_scores_are_those_of_a_concepts_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +283,7 @@ def test_scores_are_those_of_a_concepts_own_map(monkeypatch: pytest.MonkeyPatch)
     off = (0.9 - tumor) / 2 + (nucleus - 0.5) / 2 * 5 / 6
     assert result.ece_after == pytest.approx(off, abs=1e-4)
     assert (result.lost_rate, result.found_rate) == (0.0, pytest.approx(40 / 44))
+    assert (result.empty_rate, result.n_absent) == (1.0, 0)
 
 
 def test_parts_beside_have_a_demand_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

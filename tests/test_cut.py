@@ -152,11 +152,11 @@ def ways(fixed: float, *others: float) -> dict[float | None, float]:
 def test_the_choice_by_hand() -> None:
     lung, tumor = ("chest X-ray", "lung"), ("breast ultrasound", "tumor")
     seen = [
-        # One lung and ten tumors: the lung has a tenth of their say.
+        # One lung and twenty tumors: the lung has a tenth of their say.
         CutAt(lung, ways(0.9, 0.9, 0.9, 0.9, 0.9, 0.9), {}),
         *[
             CutAt(tumor, ways(0.5, 0.4, 0.5, 0.6, 0.5, 0.5), ways(0.2, 0.9, 0.5, 0.3, 0.3, 0.2))
-            for _ in range(10)
+            for _ in range(20)
         ],
     ]
     chosen = choose_cut(seen)

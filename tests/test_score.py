@@ -149,7 +149,20 @@ def test_a_fit_is_monotone_where_the_answers_are_not() -> None:
 def test_too_few_answers_or_none_right_give_no_map() -> None:
     few = MIN_ANSWERS - 1
     assert fit_score_map([0.5] * few, [0.5] * few, [1.0] * few) == ()
+    assert fit_score_map([0.5] * MIN_ANSWERS, [0.5] * MIN_ANSWERS, [1.0] * MIN_ANSWERS)
     assert fit_score_map([0.5] * 40, [0.0] * 40, [1.0] * 40) == ()
+
+
+def test_knots_are_those_of_groups_of_one_weight() -> None:
+    # Twenty answers in ten groups; of each two the second counts three times.
+    raw = [0.04 * number for number in range(1, 21)]
+    knots = fit_score_map(raw, raw, [1.0, 3.0] * 10)
+    centres = [0.07 + 0.08 * number for number in range(10)]
+    assert [at for at, _ in knots] == pytest.approx([0.0, *centres, 1.0])
+    assert [value for _, value in knots] == pytest.approx([0.0, *centres, centres[-1]])
+    # Whatever answers of the score 0 are worth, its knot stays.
+    knots = fit_score_map([0.0] * 20 + [0.5] * 20, [0.2] * 20 + [0.6] * 20, [1.0] * 40)
+    assert knots == ((0.0, 0.0), (0.5, 0.6), (1.0, 0.6))
 
 
 def test_concepts_with_answers_enough_have_maps_of_their_own() -> None:
@@ -176,7 +189,8 @@ def test_few_answers_of_a_concept_are_held_by_all() -> None:
     concepts = ["lung"] * 90 + ["nerve"] * 10
     raw = [0.9] * 45 + [0.3] * 45 + [0.3] * 10
     dice = [0.9] * 45 + [0.3] * 45 + [0.8] * 10
-    maps = fit_own_maps(concepts, raw, dice, [1.0] * 100)
-    # Ten of its own beside 15 of all, of which 8.25 score 0.3 with a mean Dice of 0.3909.
-    wanted = (10 * 0.8 + 15 * (45 * 0.3 + 10 * 0.8) / 100) / (10 + 15 * 0.55)
+    maps = fit_own_maps(concepts, raw, dice, [0.5] * 90 + [2.0] * 10)
+    # Ten of its own, a weight of 20, beside 15 of all, a weight of 30: of the 65 that all have,
+    # 22.5 are lungs of score 0.3 and 20 are nerves.
+    wanted = (20 * 0.8 + 30 * (22.5 * 0.3 + 20 * 0.8) / 65) / (20 + 30 * 42.5 / 65)
     assert answer_score(0.3, maps["nerve"], empty=False) == pytest.approx(wanted, abs=1e-4)

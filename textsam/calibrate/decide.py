@@ -148,7 +148,7 @@ def decide(
         ],
     )
     if score_map:
-        threshold = max(threshold, min(MIN_SCORE, max((a.score for a in present), default=0.0)))
+        threshold = max(threshold, min(MIN_SCORE, max(a.score for a in present)))
     # Rounded down, so that what is found with the exact threshold still is.
     threshold = math.floor(threshold * 1e5) / 1e5
 

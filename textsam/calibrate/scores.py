@@ -49,7 +49,7 @@ def fit_score_map(
     # Answers of one raw score stay together, whatever their weight.
     middle = (np.cumsum(w) - w / 2) / w.sum()
     first = np.searchsorted(x, x, side="left")
-    group = np.minimum((middle[first] * FITTED_KNOTS).astype(int), FITTED_KNOTS - 1)
+    group = (middle[first] * FITTED_KNOTS).astype(int)
     groups = [group == index for index in np.unique(group)]
     total = np.array([w[inside].sum() for inside in groups])
     centre = np.array([np.average(x[inside], weights=w[inside]) for inside in groups])
@@ -62,7 +62,7 @@ def fit_score_map(
         where = float(np.average(centre[begin:end], weights=total[begin:end]))
         value = float(fitted.x[begin])
         if round(where, 4) > 0:
-            knots[round(where, 4)] = round(min(value, 1.0), 4)
+            knots[round(where, 4)] = round(value, 4)
     knots.setdefault(1.0, max(knots.values()))
     if not max(knots.values()):
         return ()

@@ -61,7 +61,7 @@ def choose_threshold(present: Sequence[float], demands: Iterable[Demand]) -> flo
         for d in demands
         if len(d.scores)
     ]
-    highest = max(0.0, *present) if present else 0.0
+    highest = max([0.0, *present])
     edges = np.unique(np.concatenate([present, *(scores for scores, _, _ in asked)]))
     for threshold in (0.0, *((edges[:-1] + edges[1:]) / 2)):
         # Sums of weights round; the share asked for must not be missed by that.
