@@ -101,6 +101,17 @@ def test_columns_of_the_same_depth_cover_the_object_and_its_shadow() -> None:
     assert np.array_equal(out[:, 130:], image[:, 130:])
 
 
+def test_a_cover_of_another_brightness_has_no_seams() -> None:
+    # From left to right it grows brighter, by less than one from column to column.
+    image = (layers() * 0.5 + np.linspace(0, 150, 240)).astype(np.uint8)
+    mask = disc(image.shape, 50, 60, 12)
+    for seed in range(4):
+        out = healed(image, [mask], "beside", rng(seed))
+        assert out is not None
+        assert np.abs(out[mask].astype(int) - image[mask]).mean() > 10
+        assert np.abs(np.diff(out.astype(int), axis=1)).max() <= 8
+
+
 def test_columns_that_show_the_object_cover_nothing() -> None:
     wide = np.zeros((120, 240), dtype=bool)
     wide[40:60, 60:180] = True
