@@ -348,6 +348,20 @@ def test_a_misspelt_setting_is_told_with_those_there_are(
     assert words in refusal(write(tmp_path), assignment)
 
 
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("epochs=-1", "epochs: Input should be greater than 0, got -1"),
+        ("precision=half", "precision: Input should be 'float32' or 'bfloat16', got 'half'"),
+        ("optim.lr=1e-3x", "unable to parse string as a number, got '1e-3x'"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_its_value(
+    tmp_path: Path, assignment: str, words: str
+) -> None:
+    assert words in refusal(write(tmp_path), assignment)
+
+
 def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:
     message = refusal(tmp_path / "none.yaml")
     assert str(tmp_path / "none.yaml") in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -33,6 +34,9 @@ def invalid_fields(
         place, message = item["loc"][outer:], item["msg"]
         if model is not None and item["type"] == "extra_forbidden":
             message = _unknown(str(place[-1]), _fields_at(model, place[:-1]))
+        elif message.startswith("Input should") and isinstance(item["input"], str | int | float):
+            # Shortened: what comes to a server may be long.
+            message += f", got {reprlib.repr(item['input'])}"
         told.append(f"{'.'.join(str(part) for part in place) or whole}: {message}")
     return "; ".join(told)
 
