@@ -89,6 +89,7 @@ def test_where_nothing_absent_can_be_asked_for_that_is_said(
     kinds = {row["kind"] for row in rows(out)}
     assert ("absent_modality" in kinds) == ("brain MRI" in options)
     assert ("warning: 2 image(s) of the kind" in done.stderr) == warned
+    assert ("no concept is ruled out in them; --modality names the kind" in done.stderr) == warned
     if "brian MRI" in options:
         assert "(the closest is 'brain MRI')" in done.stderr
 
@@ -298,6 +299,17 @@ def test_a_folder_called_as_a_set_trained_on_is_told_where_no_manifest_tells_mor
     assert done.exit_code == 0, done.output
     assert ("may have been trained on 4 of these 4 images" in done.stderr) == warned
     assert ("was trained on 1 of these 4 images, e.g. scans/003" in done.stderr) != warned
+
+
+def test_the_kind_of_image_of_a_set_is_named_by_its_manifest(
+    loaded: list[dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    entry = {"modality": "CT", "classes": {"255": "tumor"}, "terms": "made up"}
+    for name, content in (("manifest", entry), ("splits", {"test": ["000", "001"]})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"scans": content}), encoding="utf-8")
+    done = run("evaluate", tmp_path, "--set", "scans/test", "--worst", "0", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "no concept is ruled out in them; modality in the manifest names" in done.stderr
 
 
 @pytest.mark.parametrize(("split", "warned"), [(None, True), ("train", False)])

@@ -81,7 +81,10 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="For a plain folder with train/, val/, test/ inside.")
     ] = None,
-    modality: Annotated[str, typer.Option(help="For a plain folder and COCO.")] = "unknown",
+    modality: Annotated[
+        str,
+        typer.Option(help="For a plain folder and COCO: the kind of image, as breast ultrasound."),
+    ] = "unknown",
     not_exhaustive: Annotated[
         bool,
         typer.Option(
@@ -203,7 +206,7 @@ def evaluate(
             samples = samples_in_folder(data, shown, split, modality, limit, problems)
         check_files(samples, problems)
         if negatives and (faithfulness or not protocol.geometric):
-            say_unknown_modalities(samples)
+            say_unknown_modalities(samples, "modality in the manifest" if sets else "--modality")
         segmenter = load_model(
             model,
             adapter,

@@ -105,14 +105,15 @@ def check_files(samples: Sequence[Sample], problems: Problems) -> None:
         typer.echo(f"warning: the data can be used, but\n{text}", err=True)
 
 
-def say_unknown_modalities(samples: Sequence[Sample]) -> None:
-    """Why nothing that cannot be in an image is asked of some of them."""
+def say_unknown_modalities(samples: Sequence[Sample], named_by: str) -> None:
+    """Why nothing that cannot be in an image is asked of some of them, and what names the kind."""
     from textsam.data.check import unknown_modality
     from textsam.prompts import MODALITIES
 
     images = Counter(sample.modality for sample in samples if sample.modality not in MODALITIES)
     for modality, count in images.items():
-        typer.echo(f"warning: {unknown_modality(modality, count)}", err=True)
+        why = unknown_modality(modality, count)
+        typer.echo(f"warning: {why}; {named_by} names the kind", err=True)
 
 
 def say_trained_on(
