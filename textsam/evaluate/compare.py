@@ -283,7 +283,7 @@ def _check_matched(
     if unmatched:
         raise DataError(
             f"the two evaluations are not of the same cases; {'; '.join(unmatched)}. Evaluate both "
-            "on the same sets and concepts"
+            "on the same sets and concepts, with the same box shifts"
         )
     differing = [key for key in one if one[key].truth_area_px != other[key].truth_area_px]
     if differing:
