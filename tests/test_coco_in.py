@@ -500,6 +500,13 @@ def test_a_ring_that_is_open_among_closed_ones_was_cut_off(tmp_path: Path) -> No
     (problem,) = problems.found
     assert problem.kind == "unclosed-polygon"
     assert problem.message.startswith("annotation 1 of image 1: the last point of 1 polygon")
+    # Half a point is told as what it is.
+    what["annotations"][0]["segmentation"] = [[*BOX, 10]]
+    write(tmp_path, what)
+    problems = Problems()
+    samples_from_coco(tmp_path, ALL, problems=problems)
+    (problem,) = problems.found
+    assert problem.message.startswith("annotation 1 of image 1: a polygon of 9 numbers ends within")
 
 
 @pytest.mark.parametrize(

@@ -250,8 +250,13 @@ class _Reader:
             if category not in self.concepts:
                 continue
             segmentation = entry.get("segmentation")
+            try:
+                codes = rles_of(segmentation, sizes[image])
+            except ShapeError as error:
+                self._add(error.kind, f"{where} of image {image}: {error}")
+                continue
             if closing and isinstance(segmentation, list):
-                open_rings = [r for r in segmentation if isinstance(r, list) and not is_closed(r)]
+                open_rings = [ring for ring in segmentation if not is_closed(ring)]
                 if open_rings:
                     self._add(
                         "unclosed-polygon",
@@ -259,11 +264,6 @@ class _Reader:
                         "is not the first, as it is in the other polygons of the file",
                     )
                     continue
-            try:
-                codes = rles_of(segmentation, sizes[image])
-            except ShapeError as error:
-                self._add(error.kind, f"{where} of image {image}: {error}")
-                continue
             drawn[image].setdefault(self.concepts[category], []).append(merged(codes, sizes[image]))
         return drawn
 
