@@ -297,6 +297,31 @@ def test_kinds_are_fitted_on_images_and_hold_on_others(tmp_path: Path) -> None:
     )
 
 
+def test_kinds_are_fitted_on_images_changed_as_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = {name: 0.0 for name in AugmentConfig.model_fields if name.endswith("_p")}
+    augment = AugmentConfig(**{**off, "absent_crop_p": 1.0, "no_up": ("dermoscopy",)})
+    shown = []
+    for modality in ("dermoscopy", "brain MRI"):
+        write_images_and_masks(tmp_path / modality, 8, side=160)  # room for a part beside
+        shown += samples_from_folder(tmp_path / modality, "tumor", modality=modality)
+    segmenter = tiny_segmenter()
+    seen: list[NDArray[np.uint8]] = []
+
+    def watched(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        seen.append(pixels)
+        return np.random.default_rng(len(seen)).normal(size=3)
+
+    monkeypatch.setattr(segmenter, "mean_embedding", watched)
+    assert fit_kinds(segmenter, shown, augment=augment, progress=False) is not None
+    changed = [not np.array_equal(*pair) for pair in zip(seen[::2], seen[1::2], strict=True)]
+    # Skin has no up; a head has. No part is cut out beside the object.
+    assert len(changed) == 16
+    assert any(changed[:8])
+    assert not any(changed[8:])
+
+
 def test_what_kinds_rule_out_counts_as_empty_and_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

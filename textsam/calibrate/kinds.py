@@ -161,11 +161,12 @@ def fit_kinds(
         return None
     settings = augment or AugmentConfig()
     # A part beside the object is for masks that stay empty; here it would only be less of an image.
-    change = Augment(settings.model_copy(update={"absent_crop_p": 0.0}))
+    settings = settings.model_copy(update={"absent_crop_p": 0.0})
     means, kinds = [], []
     with torch.inference_mode():
         for number, sample in enumerate(with_bar(chosen, "kinds of image", shown=progress)):
             pixels, masks = load_sample(sample)
+            change = Augment(settings.of_kind(sample.modality))
             changed, _ = change(pixels, list(masks.values()), np.random.default_rng((seed, number)))
             for picture in (pixels, np.ascontiguousarray(changed)):
                 means.append(segmenter.mean_embedding(picture))
