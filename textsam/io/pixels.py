@@ -57,8 +57,9 @@ def check_size(height: int, width: int, source: str, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise LimitError(
             f"{source}: the image has {height} rows x {width} columns = {height * width:,} pixels, "
-            f"more than the limit of {max_pixels:,}; crop or shrink it, or raise max_pixels "
-            "(--max-pixels) or, where it is not given, the environment variable TEXTSAM_MAX_PIXELS"
+            f"more than the limit of {max_pixels:,}; crop or shrink it, or raise the limit with "
+            "max_pixels=... (--max-pixels) or, where that is not given, with the environment "
+            "variable TEXTSAM_MAX_PIXELS"
         )
 
 
