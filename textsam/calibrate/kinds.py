@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsam.data.augment import Augment
+from textsam.data.augment import Augment, by_kind
 from textsam.data.augment_config import AugmentConfig
 from textsam.data.sample import Sample, load_sample
 from textsam.inference.kinds import ImageKinds, Remainder, Spread
@@ -160,13 +160,15 @@ def fit_kinds(
     if len({IMAGE_KINDS[sample.modality] for sample in chosen}) < 2:
         return None
     settings = augment or AugmentConfig()
-    # A part beside the object is for masks that stay empty; here it would only be less of an image.
-    settings = settings.model_copy(update={"absent_crop_p": 0.0})
+    # Parts beside the object and covered wholes are for masks that stay empty; here they would only
+    # be less of an image.
+    settings = settings.model_copy(update={"absent_crop_p": 0.0, "heal": {}})
+    usual, for_kind = Augment(settings), by_kind(settings)
     means, kinds = [], []
     with torch.inference_mode():
         for number, sample in enumerate(with_bar(chosen, "kinds of image", shown=progress)):
             pixels, masks = load_sample(sample)
-            change = Augment(settings.of_kind(sample.modality))
+            change = for_kind.get(sample.modality, usual)
             changed, _ = change(pixels, list(masks.values()), np.random.default_rng((seed, number)))
             for picture in (pixels, np.ascontiguousarray(changed)):
                 means.append(segmenter.mean_embedding(picture))
