@@ -122,9 +122,10 @@ def work_on(job: Job, deadline: float) -> bool:
     if facts["state"] == "done":
         return True
     if job.begins is not None:
-        lender = lender_of(job, job.begins)
+        # `further` learns from the images that chose the passes of `text`.
+        facts["refine"] = lender_of(job, job.begins)["refine"]
         if job.arm == "averaged":
-            facts.update(state="trained", refine=lender["refine"])
+            facts["state"] = "trained"
             write_facts(job, facts, began)
     if facts["state"] == "training":
         if busi_arms.train_arm(job, deadline):
