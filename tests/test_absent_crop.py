@@ -116,6 +116,11 @@ def test_augmentation_crops_image_and_masks_alike() -> None:
     image = np.empty((160, 200, 3), dtype=np.uint8)
     image[...] = np.arange(200, dtype=np.uint8)[None, :, None]
     augment = Augment(AugmentConfig(**{**OFF, "absent_crop_p": 1.0}))
+    other = disc(160, 200, 185, 80, 5)
+    for seed in range(10):
+        assert not any(
+            m.any() for m in augment(image, [mask, other], np.random.default_rng(seed))[1]
+        )
     changed, (empty,) = augment(image, [mask], np.random.default_rng(1))
     assert not empty.any()
     assert changed.shape[:2] == empty.shape != mask.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_input_is_not_touched_and_output_is_new_and_writable() -> None:
         out[...] = 0
         for mask in out_masks:
             assert mask.dtype == np.bool_
+            np.logical_not(mask, out=mask)
     np.testing.assert_array_equal(image, kept)
     for mask, before in zip(masks, kept_masks, strict=True):
         np.testing.assert_array_equal(mask, before)
@@ -149,8 +151,9 @@ def moved_disc(x: float, y: float, radius: float, augment: Augment, seed: int) -
     return float(out.sum()), float(columns.mean() - 119.5), float(rows.mean() - 79.5)
 
 
-def test_shifts_reach_the_same_share_of_either_side() -> None:
-    shift = only(affine_p=1.0, scale=(1.0, 1.0), translate=0.2, rotate_deg=0.0)
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_shifts_reach_the_same_share_of_either_side(scale: float) -> None:
+    shift = only(affine_p=1.0, scale=(scale, scale), translate=0.2, rotate_deg=0.0)
     offsets = np.array([moved_disc(0, 0, 8, shift, seed)[1:] for seed in range(60)])
     for along, side in zip(offsets.T, (240, 160), strict=True):
         assert 0.17 * side < along.max() <= 0.2 * side + 0.5
@@ -169,6 +172,15 @@ def test_a_turn_is_about_the_middle_and_keeps_shapes() -> None:
     assert 35 < -min(angles) < 41
 
 
+def test_pixels_are_interpolated_between_their_centres() -> None:
+    image = np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[None, :, None], 20, axis=0).repeat(3, 2)
+    zoom = only(affine_p=1.0, scale=(2.0, 2.0), translate=0.0, rotate_deg=0.0)
+    # The middle, at 95, stays; columns are half as far apart as before.
+    np.testing.assert_allclose(
+        zoom(image, [], rng())[0][0, :, 0], 95 + 5 * np.arange(-9.5, 10), atol=0.5
+    )
+
+
 def test_zooming_out_leaves_black_where_there_is_no_image() -> None:
     image = np.full((100, 100, 3), 200, dtype=np.uint8)
     out, _ = only(affine_p=1.0, scale=(0.5, 0.5), translate=0.0, rotate_deg=0.0)(image, [], rng())
@@ -184,6 +196,13 @@ def test_an_object_is_not_pushed_out_of_the_image() -> None:
     kept = [only(**shift)(image, [corner], rng(s))[1][0].sum() for s in range(40)]
     # Either a quarter of the scaled area, or the change was left out: all 144 px.
     assert min(kept) >= 0.25 * 1.69 * 144
+    # What one draw does not achieve, one of three may: they fail together as chance has it.
+    fails = [
+        np.mean([(one(image, [corner], rng(s))[0] == image).all() for s in range(200)])
+        for one in (only(**shift, affine_draws=1), only(**shift))
+    ]
+    assert 0.5 < fails[0] < 0.9
+    assert fails[1] == pytest.approx(fails[0] ** 3, abs=0.1)
     lost = only(**shift, keep_fraction=0.0)
     assert min(lost(image, [corner], rng(s))[1][0].sum() for s in range(40)) == 0
 
@@ -197,6 +216,12 @@ def test_tone_changes_have_their_formula(colour: bool) -> None:
         (only(brightness_p=1.0, brightness=(0.1, 0.1)), values + 0.1),
         (only(contrast_p=1.0, contrast=(1.4, 1.4)), (values - 0.5) * 1.4 + 0.5),
         (only(invert_p=1.0), 1 - values),
+        (only(gamma_p=1.0, gamma=(2.0, 2.0), invert_p=1.0), 1 - values**2),
+        # What is clipped by one stays so for the next.
+        (
+            only(contrast_p=1.0, contrast=(3, 3), brightness_p=1.0, brightness=(0.2, 0.2)),
+            np.clip((values - 0.5) * 3 + 0.5, 0, 1) + 0.2,
+        ),
     ]
     for augment, expected in cases:
         out, out_masks = augment(image, masks, rng())
@@ -229,7 +254,9 @@ def test_noise_has_the_standard_deviation_asked_for(colour: bool) -> None:
     image = np.full((200, 200, 3), 120, dtype=np.uint8)
     if colour:
         image[..., 1] = 110
-    noisy = only(noise_p=1.0, noise_sd=(0.04, 0.04))(image, [], rng())[0].astype(float)
+    # Blur and low resolution come first and leave it as it is.
+    augment = only(noise_p=1.0, noise_sd=(0.04, 0.04), blur_p=1.0, low_resolution_p=1.0)
+    noisy = augment(image, [], rng())[0].astype(float)
     for channel in range(3):
         assert noisy[..., channel].std() == pytest.approx(0.04 * 255, rel=0.02)
         assert noisy[..., channel].mean() == pytest.approx(image[0, 0, channel], abs=0.3)
@@ -245,11 +272,19 @@ def test_speckle_grows_with_the_signal() -> None:
     assert out[:, 100:].std() == pytest.approx(15.0, rel=0.05)
     black = np.zeros((50, 50, 3), dtype=np.uint8)
     assert only(speckle_p=1.0)(black, [], rng())[0].max() == 0
+    # All channels of a coloured image have the same.
+    image = np.full((200, 200, 3), (50, 100, 150), dtype=np.uint8)
+    speckle: dict[str, Any] = {"speckle_p": 1.0, "speckle_sd": (0.1, 0.1)}
+    out = only(**speckle)(image, [], rng())[0].astype(float)
+    assert np.abs(out * (3, 1.5, 1) - out[..., 2:]).max() <= 2
+    # Noise beside it is independent of it.
+    both = only(**speckle, noise_p=1.0, noise_sd=(0.04, 0.04))(image, [], rng())[0]
+    assert both.std(axis=(0, 1)) == pytest.approx(np.hypot((5, 10, 15), 10.2), rel=0.05)
 
 
 @pytest.mark.parametrize("blue", [120, 90])
 def test_grains_are_as_large_as_asked_and_as_strong(blue: int) -> None:
-    image = np.full((240, 260, 3), 120, dtype=np.uint8)
+    image = np.full((120, 520, 3), 120, dtype=np.uint8)
     image[..., 2] = blue
     fine = only(noise_p=1.0, noise_sd=(0.04, 0.04))(image, [], rng())[0].astype(float)
     coarse = only(noise_p=1.0, noise_sd=(0.04, 0.04), grain=(4, 4))(image, [], rng())[0]
@@ -263,6 +298,11 @@ def test_grains_are_as_large_as_asked_and_as_strong(blue: int) -> None:
     assert alike(coarse[:, 1:, 0], coarse[:, :-1, 0]) > 0.8
     assert alike(coarse[1:, :, 0], coarse[:-1, :, 0]) > 0.8
     assert abs(alike(coarse[:, 9:, 0], coarse[:, :-9, 0])) < 0.1
+    any_size = only(noise_p=1.0, grain=(1, 6))
+    grains = [any_size(image, [], rng(seed))[0].astype(float)[..., 0] for seed in range(20)]
+    neighbours = [alike(one[:, 1:], one[:, :-1]) for one in grains]
+    assert min(neighbours) < 0.4
+    assert max(neighbours) > 0.85
     # Each channel of a coloured image has its own.
     for noise in (fine, coarse):
         assert abs(alike(noise[..., 0], noise[..., 2]) - (blue == 120)) < 0.1
@@ -286,6 +326,14 @@ def test_levels_clip_both_ends_and_stretch_the_rest() -> None:
     assert (out[180:] == 255).all()
     between = (np.arange(20, 180) - 20) / (179 - 20) * 255
     assert np.abs(out[20:180] - between).max() <= 0.51
+    # Each end has its own fraction.
+    ends = only(levels_p=1.0, levels=(0.0, 0.2))
+    outs = [ends(image, [], rng(seed))[0] for seed in range(100)]
+    dark, bright = ([(one == end).mean() for one in outs] for end in (0, 255))
+    for fractions in (dark, bright):
+        assert min(fractions) < 0.02
+        assert 0.18 < max(fractions) <= 0.21
+    assert abs(np.corrcoef(dark, bright)[0, 1]) < 0.3
     flat = np.full((20, 20, 3), 70, dtype=np.uint8)
     assert (only(levels_p=1.0)(flat, [], rng())[0] == 70).all()
 
@@ -336,6 +384,128 @@ def test_blur_and_low_resolution_lose_detail_and_keep_the_mean() -> None:
         assert out.mean() == pytest.approx(100, abs=1)
 
 
+def test_a_low_resolution_by_hand() -> None:
+    # Means of pairs are 50 and 150, and a quarter of the neighbour's is in each half of a pair.
+    row = np.tile(np.array([40, 60, 140, 160], dtype=np.uint8), 30)
+    image = np.repeat(row[None, :, None], 40, axis=0).repeat(3, axis=2)
+    out = only(low_resolution_p=1.0, low_resolution=(0.5, 0.5))(image, [], rng())[0]
+    assert out.shape == image.shape
+    assert (out[:, 2:-2, 0] == np.tile([125, 125, 75, 75], 29)).all()
+    some = only(low_resolution_p=1.0, low_resolution=(0.3, 0.9))
+    assert len({some(image, [], rng(seed))[0].tobytes() for seed in range(30)}) > 10
+
+
+FLAT = np.full((64, 80, 3), 90, dtype=np.uint8)
+LINE = np.zeros((64, 80, 3), dtype=np.uint8)
+LINE[:, 40] = 255
+
+
+def power(shown: NDArray[np.float64], _: NDArray[np.bool_]) -> float:
+    return float(np.log(shown.mean() / 255) / np.log(90 / 255))
+
+
+def factor(shown: NDArray[np.float64], _: NDArray[np.bool_]) -> float:
+    return float((shown.mean() / 255 - 0.5) / (90 / 255 - 0.5))
+
+
+def added(shown: NDArray[np.float64], _: NDArray[np.bool_]) -> float:
+    return float((shown.mean() - 90) / 255)
+
+
+def noise_sd(shown: NDArray[np.float64], _: NDArray[np.bool_]) -> float:
+    return float(shown.std() / 255)
+
+
+def speckle_sd(shown: NDArray[np.float64], _: NDArray[np.bool_]) -> float:
+    return float(shown.std() / 90)
+
+
+def width(shown: NDArray[np.float64], _: NDArray[np.bool_]) -> float:
+    return float(np.sqrt(np.average((np.arange(80) - 40) ** 2, weights=shown[32])))
+
+
+def size(_: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+    return float(np.sqrt(mask.sum() / 400))
+
+
+@pytest.mark.parametrize(
+    ("probability", "name", "ends", "middle", "image", "measured"),
+    [
+        # Factors and powers as often below the geometric mean of their ends as above it.
+        ("affine_p", "scale", (0.5, 2.0), 1.0, FLAT, size),
+        ("gamma_p", "gamma", (0.5, 4.0), 2**0.5, FLAT, power),
+        ("contrast_p", "contrast", (0.25, 3.0), 0.75**0.5, FLAT, factor),
+        ("brightness_p", "brightness", (-0.1, 0.3), 0.1, FLAT, added),
+        ("noise_p", "noise_sd", (0.02, 0.1), 0.06, FLAT, noise_sd),
+        ("speckle_p", "speckle_sd", (0.05, 0.3), 0.175, FLAT, speckle_sd),
+        ("blur_p", "blur_sigma_px", (1.0, 3.0), 2.0, LINE, width),
+    ],
+)
+def test_numbers_are_drawn_from_all_of_their_range(
+    probability: str,
+    name: str,
+    ends: tuple[float, float],
+    middle: float,
+    image: NDArray[np.uint8],
+    measured: Callable[[NDArray[np.float64], NDArray[np.bool_]], float],
+) -> None:
+    change = only(**{probability: 1.0, name: ends, "translate": 0.0, "rotate_deg": 0.0})
+    mask = np.zeros((64, 80), dtype=bool)
+    mask[22:42, 30:50] = True
+    numbers = []
+    for seed in range(200):
+        out, (moved,) = change(image, [mask], rng(seed))
+        numbers.append(measured(out[..., 0].astype(float), moved))
+    near = 0.06 * (ends[1] - ends[0])
+    assert (min(numbers), max(numbers)) == pytest.approx(ends, abs=near)
+    assert np.median(numbers) == pytest.approx(middle, abs=2 * near)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noise_p": 1.0},
+        {"speckle_p": 1.0},
+        {"gain_p": 1.0, "gain": (2.0, 2.0)},
+        {"channel_p": 1.0, "channel_gain": (1.5, 1.5)},
+        {"brightness_p": 1.0, "brightness": (0.2, 0.2)},
+    ],
+)
+def test_what_is_brighter_than_white_is_white(settings: dict[str, Any]) -> None:
+    image = np.full((50, 60, 3), (255, 255, 254), dtype=np.uint8)
+    out = only(**settings)(image, [], rng())[0]
+    assert out.min() > 100
+    assert (out == 255).mean() > 0.45
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (90, 1), (60, 90)])
+@pytest.mark.parametrize("colour", [False, True])
+def test_images_of_any_shape_are_changed_with_their_masks(
+    shape: tuple[int, int], colour: bool
+) -> None:
+    settings = {**EVERYTHING.model_dump(), "grey_p": 0.0, "grain": (3, 5), "marks_count": 20}
+    image = rng().integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = image if colour else image[..., :1].repeat(3, axis=2)
+    for seed in range(10):
+        out, (mask,) = Augment(AugmentConfig(**settings))(image, [image[..., 0] > 99], rng(seed))
+        assert out.dtype == np.uint8
+        assert out.shape == (*mask.shape, 3)
+        assert colour or (out == out[..., :1]).all()
+
+
+def test_the_number_of_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    def counted(work: NDArray[np.uint8], count: int, _: np.random.Generator) -> Any:
+        counts.append(count)
+        return work
+
+    monkeypatch.setattr("textsam.data.augment._draw_marks", counted)
+    for seed in range(40):
+        only(marks_p=1.0, marks_count=3)(FLAT, [], rng(seed))
+    assert set(counts) == {1, 2, 3}
+
+
 def test_marks_are_bright_few_and_do_not_depend_on_the_mask() -> None:
     image = np.full((96, 512, 3), 30, dtype=np.uint8)
     here, there = np.zeros((2, 96, 512), dtype=bool)
@@ -352,22 +522,9 @@ def test_marks_are_bright_few_and_do_not_depend_on_the_mask() -> None:
         assert (out[changed] >= 30).all()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "flip_horizontal_p",
-        "absent_crop_p",
-        "close_crop_p",
-        "invert_p",
-        "gain_p",
-        "levels_p",
-        "blur_p",
-        "noise_p",
-        "marks_p",
-    ],
-)
+@pytest.mark.parametrize("name", sorted(OFF.keys() - {"heal_p"}))
 def test_probabilities_are_kept(name: str) -> None:
-    image = np.repeat(rng().integers(0, 256, (100, 100, 1), dtype=np.uint8), 3, axis=2)
+    image = rng().integers(0, 256, (100, 100, 3), dtype=np.uint8)
     mask = np.zeros((100, 100), dtype=bool)
     mask[5:25, 5:25] = True
     change = only(**{name: 0.3})
@@ -381,6 +538,8 @@ def test_wrong_input_is_refused() -> None:
         only()(image.astype(np.float32), masks, rng())
     with pytest.raises(DataError, match="uint8 image"):
         only()(image[..., 0], masks, rng())
+    with pytest.raises(DataError, match=r"got \(96, 128, 4\)"):
+        only()(np.dstack([image, image[..., 0]]), masks, rng())
     with pytest.raises(DataError, match="bool masks of the image's size"):
         only()(image, [masks[0][:-1]], rng())
     with pytest.raises(DataError, match="uint8"):

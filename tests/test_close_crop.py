@@ -97,6 +97,10 @@ def test_where_there_is_room_for_no_absent_crop_a_close_one_may_be_drawn() -> No
     _, (kept,) = both(image, [mask], np.random.default_rng(0))
     assert kept.sum() == 100
     assert max(kept.shape) < 60
+    # Where there is room for one, it is that.
+    mask = rectangle(160, 200, (25, 35, 25, 35))
+    image = np.zeros((160, 200, 3), dtype=np.uint8)
+    assert not both(image, [mask], np.random.default_rng(0))[1][0].any()
 
 
 def test_less_than_the_object_is_refused() -> None:

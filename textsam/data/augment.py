@@ -62,9 +62,9 @@ class Augment:
         # Grey images are worked on in one channel: a third of the time.
         first = image[..., 0]
         grey = np.array_equal(first, image[..., 1]) and np.array_equal(first, image[..., 2])
+        work = first if grey else image
         if self.heal is not None and config.heal_p:
-            covered, masks = self._cover(first if grey else image, masks, self.heal, rng)
-            first, image = (covered, image) if grey else (covered[..., 0], covered)
+            work, masks = self._cover(work, masks, self.heal, rng)
         # No draw where it is off, so that what was random before stays as it was.
         crop = None
         if config.absent_crop_p and rng.random() < config.absent_crop_p:
@@ -72,10 +72,10 @@ class Augment:
         if crop is None and config.close_crop_p and rng.random() < config.close_crop_p:
             crop = close_crop(masks, config.close_crop, rng)
         if crop is not None:
-            image, first, masks = image[crop], first[crop], [m[crop] for m in masks]
+            work, masks = work[crop], [m[crop] for m in masks]
         if not grey and rng.random() < config.grey_p:
-            first, grey = np.asarray(PILImage.fromarray(image).convert("L")), True
-        work, moved = self._geometry(first if grey else image, list(masks), rng)
+            work, grey = np.asarray(PILImage.fromarray(work).convert("L")), True
+        work, moved = self._geometry(work, list(masks), rng)
         work = self._tone(work, rng)
         # No draws where they are off, so that what was random before stays as it was.
         if config.gain_p and rng.random() < config.gain_p:
