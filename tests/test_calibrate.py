@@ -17,18 +17,20 @@ from PIL import Image as PILImage
 from runs import run_config, write_data
 from tiny import loud_model, tiny_config, tiny_model, write_images_and_masks
 
-from textsam.adapters import AdapterConfig, read_adapter_config
+from textsam.adapters import TENSORS_FILE, AdapterConfig, read_adapter_config
 from textsam.calibrate import Calibration, calibrate, decide, finish_adapter
 from textsam.calibrate.ask import Answer, Kind, ask
 from textsam.calibrate.decide import choose_refinements
+from textsam.calibrate.looks import looks_at
 from textsam.calibrate.threshold import Demand, choose_threshold, group_weights
 from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
 from textsam.data.heal import HealWay
-from textsam.data.sample import Sample
+from textsam.data.sample import Sample, Target
 from textsam.errors import ConfigError, DataError
 from textsam.inference.segmenter import Segmenter
 from textsam.model.tuning import trainable_state
+from textsam.tensors import load_tensors
 
 
 def answer(concept: str, *dice: float, kind: Kind = "present") -> Answer:
@@ -379,6 +381,115 @@ def test_the_price_of_a_threshold_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert result.found_rate == pytest.approx(0.6)
     assert result.dice_without_threshold == pytest.approx(0.64)
     assert result.dice_with_threshold == pytest.approx(0.54)
+
+
+def test_each_image_is_asked_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def watched(
+        segmenter: Segmenter, _: Sample, passes: int, *, beside: int, heal: Any, rng: Any
+    ) -> list[Answer]:
+        config = segmenter.config
+        assert (config.found_threshold, config.score_map, config.score_map_for) == (0, (), {})
+        asked.append((passes, beside, heal, rng.random()))
+        return [one("present", 0.9, 0.9)]
+
+    monkeypatch.setattr("textsam.calibrate.run.ask", watched)
+    samples = [Sample("set", "brain MRI", str(n), Path(f"{n}.png"), ()) for n in range(2)]
+    heal: dict[str, HealWay] = {"brain MRI": "mirrored"}
+    falls = ((0.0, 0.0), (1.0, 0.1))
+    old = _segmenter(found_threshold=1.0, score_map=falls, score_map_for={"tumor": falls})
+
+    def calibrated(**options: Any) -> list[tuple[Any, ...]]:
+        asked.clear()
+        calibrate(old, samples, passes=0, progress=False, **options)
+        return list(asked)
+
+    plain = calibrated()
+    assert [settings[:3] for settings in plain] == [(0, 0, {})] * 2
+    # Even where a share of nothing is asked of parts beside, they are asked and counted.
+    both = calibrated(empty_beside=0.0, heal=heal)
+    assert [settings[:3] for settings in both] == [(0, 2, heal)] * 2
+    # Every image has a generator of its own, whatever was drawn before, and every seed others.
+    draws = [settings[3] for settings in (*plain, *calibrated(seed=1))]
+    assert len(set(draws)) == 4
+    assert [settings[3] for settings in both] == draws[:2]
+
+
+def test_what_is_finished_is_calibrated_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided = Calibration(
+        **{
+            **dict.fromkeys(Calibration.__dataclass_fields__, 0.0),
+            "prompts": ("tumor",),
+            "refine": 1,
+            "refine_for": {"tumor": 2},
+            "score_map": ((0.0, 0.1), (1.0, 0.7)),
+            "score_map_for": {"tumor": ((0.0, 0.2), (1.0, 0.8))},
+            "found_threshold": 0.3,
+        }
+    )
+    given: list[dict[str, Any]] = []
+
+    def watched(_: Segmenter, __: list[Sample], **options: Any) -> Calibration:
+        given.append(options)
+        return decided
+
+    monkeypatch.setattr("textsam.calibrate.finish.calibrate", watched)
+    config = tiny_config(training={"epochs": 3}, sides_for={"tumor": (32,)})
+    folder = save_adapter(tmp_path / "adapter", config, trainable_state(loud_model().model))
+    asked: dict[str, Any] = {
+        "passes": 1,
+        "empty_modality": 0.5,
+        "empty_annotated": 0.6,
+        "empty_beside": 0.7,
+        "heal": {"brain MRI": "mirrored"},
+        "seed": 5,
+        "progress": False,
+    }
+    out = tmp_path / "out"
+    assert finish_adapter(_segmenter(), folder, [], out, **asked) is decided
+    assert given == [asked]
+    after = read_adapter_config(out)
+    for name in ("prompts", "refine", "refine_for", "score_map", "score_map_for"):
+        assert getattr(after, name) == getattr(decided, name)
+    assert (after.found_threshold, after.sides_for) == (0.3, {"tumor": (32,)})
+    assert after.training["epochs"] == 3
+    assert after.training["calibration"]["found_threshold"] == 0.3
+    assert {t.dtype for t in load_tensors(out / TENSORS_FILE).values()} == {torch.float16}
+    with pytest.raises(ConfigError, match="is the adapter to calibrate; write to another folder"):
+        finish_adapter(_segmenter(), folder, [], tmp_path / "out" / ".." / "adapter", **asked)
+
+
+def test_a_closer_look_is_a_part_around_each_concept(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    masks = np.zeros((3, 200, 300), dtype=bool)
+    masks[0, 20:60, 30:60] = True
+    masks[2, 120:160, 200:230] = True
+    targets = []
+    PILImage.fromarray(image).save(tmp_path / "image.png")
+    for name, mask in zip(("tumour", "cell nucleus", "polyp"), masks, strict=True):
+        PILImage.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{name}.png")
+        targets.append(Target(name, tmp_path / f"{name}.png"))
+    sample = Sample("set", "colonoscopy", "0", tmp_path / "image.png", tuple(targets))
+    # Called as the adapter calls it; neither what is empty nor what it does not know.
+    sides = []
+    for seed in range(60):
+        (look,) = looks_at(sample, ("tumor", "cell nucleus"), seed)
+        assert look.concept == "tumor"
+        assert np.array_equal(look.whole[0], image)
+        assert np.array_equal(look.whole[1], masks[0])
+        assert look.closer is not None
+        pixels, mask = look.closer
+        assert np.array_equal(pixels[mask], image[masks[0]])
+        assert pixels.shape[:2] == mask.shape
+        sides.append(max(mask.shape))
+    # 1.3 to 1.9 times the 40 px of its longer side.
+    assert 52 <= min(sides) < 54 < 74 < max(sides) <= 76
+    (same,) = looks_at(sample, ("tumor",), 59)
+    assert same.closer is not None
+    assert np.array_equal(same.closer[0], pixels)
 
 
 def test_the_share_to_come_back_empty_is_a_share() -> None:

@@ -56,6 +56,24 @@ def test_a_square_where_there_is_room() -> None:
         assert (rows.stop - rows.start, columns.stop - columns.start) == (40, 40)
 
 
+def test_sides_are_drawn_by_their_factor_and_up_to_most_of_the_image() -> None:
+    mask = rectangle(200, 400, (80, 120, 180, 220))
+    rng = np.random.default_rng(0)
+    crops = [close_crop([mask], (1.0, 4.0), rng) for _ in range(2000)]
+    sides = [crop[1].stop - crop[1].start for crop in crops if crop]
+    assert (min(sides), max(sides)) == pytest.approx((40, 160), abs=2)
+    # As often less than twice the 40 px as more.
+    assert np.median(sides) == pytest.approx(80, abs=5)
+    # 1.5 x 51 px is 76.5, an even 76; 85 of 100 px is the most.
+    for longer, factor, side in ((51, 1.5, 76), (34, 2.5, 85), (43, 2.0, None)):
+        mask = rectangle(100, 100, (0, longer, 0, 9))
+        crop = close_crop([mask], (factor, factor), np.random.default_rng(0))
+        assert (crop and crop[1].stop - crop[1].start) == side
+    assert (
+        close_crop([rectangle(100, 100, (0, 87, 0, 9))], (1, 1), np.random.default_rng(0)) is None
+    )
+
+
 def test_each_object_has_its_turn_and_another_place_each_time() -> None:
     masks = [
         rectangle(200, 200, (10, 30, 10, 30)),
