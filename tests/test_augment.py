@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from textsam.data.augment import Augment, by_kind
+from textsam.data.augment import Augment, _draw_marks, by_kind
 from textsam.data.augment_config import AugmentConfig
 from textsam.errors import DataError
 
@@ -504,6 +504,33 @@ def test_the_number_of_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(40):
         only(marks_p=1.0, marks_count=3)(FLAT, [], rng(seed))
     assert set(counts) == {1, 2, 3}
+
+
+class Fixed:
+    """Draws what is written here: a dotted line from (50, 20) to (150, 80) in 201 x 101 pixels."""
+
+    def random(self) -> float:
+        return 0.0
+
+    def integers(self, low: int, high: int) -> int:
+        return 160 if low == 160 else 7
+
+    def uniform(self, low: float, high: float, size: object = None) -> Any:
+        return high if size is None else np.array([[0.25, 0.2], [0.75, 0.8]])
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_dotted_line_by_hand(colour: bool) -> None:
+    work = np.zeros((101, 201, 3) if colour else (101, 201), dtype=np.uint8)
+    out = _draw_marks(work, 1, Fixed())  # type: ignore[arg-type]
+    drawn = out == ((160, 160, 7) if colour else 160)
+    drawn = drawn.all(axis=2) if colour else drawn
+    for x, y in ((50, 20), (150, 80)):
+        assert drawn[y, x - 2 : x + 3].all()
+        assert drawn[y - 2 : y + 3, x].all()
+    # 116.6 px are room for 19 dots, of which the ends are in the crosses.
+    assert drawn[50, 100]
+    assert drawn.sum() == pytest.approx(2 * 9 + 17, abs=4)
 
 
 def test_marks_are_bright_few_and_do_not_depend_on_the_mask() -> None:

@@ -186,6 +186,21 @@ def test_training_images_are_covered_as_often_as_decoys_are_made() -> None:
     assert covered + other + same == 400
 
 
+def test_all_masks_are_emptied_and_decoys_tried_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textsam.data.augment.healed", lambda image, *_: image + np.uint8(1))
+    monkeypatch.setattr("textsam.data.augment.decoy", lambda image, *_: image + np.uint8(2))
+    config = AugmentConfig(**{**OFF, "heal_p": 0.3, "heal": {"breast ultrasound": "beside"}})
+    (change,) = by_kind(config).values()
+    image, mask = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), dtype=bool)
+    kinds = []
+    for seed in range(400):
+        out, masks = change(image, [mask, mask], rng(seed))
+        kinds.append(int(out.max()))
+        assert [m.all() for m in masks] == [m.any() for m in masks] == [kinds[-1] != 1] * 2
+    assert 95 < kinds.count(1) < 145
+    assert 95 < kinds.count(2) < 145
+
+
 def test_only_the_kinds_named_are_covered() -> None:
     config = AugmentConfig(
         **{**OFF, "heal_p": 1.0, "heal": {"brain MRI": "mirrored"}, "no_up": ("microscopy",)}
