@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from textsam.inference.segmenter import Segmenter
 from textsam.inference.views import Views, views_of
 from textsam.io.image import Image
 from textsam.model.build import BuiltModel, assemble
+from textsam.model.cpu_tinyvit import CpuTinyViT
+from textsam.model.learned_tokens import LearnedTokens
 
 CPU = torch.device("cpu")
 WORDS = ["tumor", "lung"]
@@ -202,17 +206,32 @@ def test_without_views_nothing_changes() -> None:
         assert "views" not in one.extra
 
 
-def test_all_but_the_image_encoder_is_shared() -> None:
+def test_all_that_knows_no_side_is_shared() -> None:
     built = vit_model()
+    built.model.learned_tokens = LearnedTokens(2, 4)
     twin = at_side(built, 32)
     assert twin.preprocessor.side_px == 32
     assert built.preprocessor.side_px == built.backbone.side_px == 64
-    for part in ("text_encoder", "context", "adapter", "mask_decoder"):
+    for part in ("text_encoder", "context", "adapter", "mask_decoder", "learned_tokens"):
         assert getattr(twin.model, part) is getattr(built.model, part)
     assert twin.backbone.mask_decoder is twin.model.mask_decoder
     assert twin.backbone.image_encoder is twin.model.image_encoder
     assert twin.model.image_encoder is not built.model.image_encoder
     assert twin.model.prompt_encoder is not built.model.prompt_encoder
+
+
+def test_an_image_encoder_rearranged_for_a_cpu_is_not_kept_beside_the_new_one() -> None:
+    built = vit_model()
+    built.backbone.cpu_encoder = CpuTinyViT
+    before = weakref.ref(built.model.image_encoder)
+    ready = ready_segmenter(
+        built, tiny_config(), device=CPU, precision=torch.float32, views=Views(sides_px=(32,))
+    )
+    gc.collect()
+    assert before() is None
+    for one in ready.models.values():
+        assert one.backbone.image_encoder is one.model.image_encoder
+        assert isinstance(one.model.image_encoder, CpuTinyViT)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

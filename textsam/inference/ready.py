@@ -65,7 +65,7 @@ def ready_segmenter(
 
 
 def at_side(built: BuiltModel, side_px: int) -> BuiltModel:
-    """The same model at another side; all but the image encoder is shared.
+    """The same model at another side; all is shared but the encoders of images and of geometry.
 
     Args:
         built: merged, and not yet rearranged for a CPU; it is left as it is.
@@ -79,8 +79,8 @@ def at_side(built: BuiltModel, side_px: int) -> BuiltModel:
             f"views or sides name {side_px} px, the side the adapter works at; leave it out"
         )
     model = built.model
-    shared = (model.text_encoder, model.context, model.adapter, model.mask_decoder)
-    twin = deepcopy(built, {id(part): part for part in shared})
+    shared = ("text_encoder", "context", "adapter", "mask_decoder", "learned_tokens")
+    twin = deepcopy(built, {id(part): part for part in (getattr(model, name) for name in shared)})
     twin.set_side(side_px)
     return twin
 
@@ -99,7 +99,10 @@ def _check_kinds(built: BuiltModel, config: AdapterConfig) -> None:
 
 def _rearrange(built: BuiltModel, dtype: torch.dtype) -> None:
     """Order a merged model's sums for a CPU; outputs agree to rounding."""
-    model = built.model
-    if built.backbone.cpu_encoder is not None:
-        model.image_encoder = built.backbone.cpu_encoder(model.image_encoder, dtype)
+    model, backbone = built.model, built.backbone
+    if backbone.cpu_encoder is not None:
+        # In both places: the other would keep the old one, which nothing runs any more.
+        model.image_encoder = backbone.image_encoder = backbone.cpu_encoder(
+            model.image_encoder, dtype
+        )
     model.fast_decoder = CpuMaskDecoder(model.mask_decoder, model.prompt_encoder.get_dense_pe())
