@@ -225,7 +225,7 @@ def segment(
 ) -> Segmentation | list[Segmentation]:
     """Segment an image by words; the model is loaded at the first call and kept.
 
-    It is loaded again when the files of its adapter have changed.
+    The two used last are kept. One is loaded again when the files of its adapter have changed.
 
     Args:
         image: path, Pillow image, or array (H, W) or (H, W, 3).

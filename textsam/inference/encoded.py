@@ -32,7 +32,7 @@ def means_of(embeddings: Sequence[Tensor], images: Sequence[Prepared]) -> list[N
 
 
 class Encodings:
-    """Encode images and words, each once; of images the last few are kept.
+    """Encode images and words, each once as long as it is kept: the last few images, many words.
 
     Args:
         model: merged, in eval mode and on `device`.

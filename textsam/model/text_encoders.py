@@ -108,7 +108,8 @@ class TextEncoder(nn.Module):
         """Encode prompts with the context tokens behind `[CLS]`.
 
         Args:
-            texts: C prompts, e.g. "tumor"; a full stop is added as in the authors' template.
+            texts: C prompts, at least one, e.g. "tumor"; a full stop is added as in the authors'
+                template.
             context: the learnable tokens.
 
         Returns:
@@ -127,7 +128,7 @@ class TextEncoder(nn.Module):
                 )
         # All at once, whatever their lengths: many small kernels cost a GPU more than padding does.
         # Nothing attends to that; it is an id the prompt has, whose row in the table is sure to be.
-        longest = max(map(len, ids), default=0)
+        longest = max(map(len, ids))
         filled = [sequence + sequence[-1:] * (longest - len(sequence)) for sequence in ids]
         lengths = torch.tensor([len(sequence) + context.n_tokens for sequence in ids])
         device = context.tokens.device

@@ -33,10 +33,10 @@ class Asking:
         given: Sequence[Given | None],
         worded: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """(n, 1, 256, 256) logits and (n, 1) predicted IoU of n prompts.
+        """(n, 1, 4h, 4h) logits over the model's square and (n, 1) predicted IoU of n prompts.
 
         Args:
-            embedding: (1, 256, 64, 64).
+            embedding: (1, 256, h, h).
             tokens: (n, 256) or None.
             given: geometry of each, all of one kind, or None.
             worded: whether prompts with geometry get their words; the others do.

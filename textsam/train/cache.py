@@ -20,7 +20,7 @@ class EmbeddingCache:
     """Embeddings keyed by what was embedded and by which encoder.
 
     Args:
-        folder: made if needed; about 2 MB per image (float16).
+        folder: made if needed; 2 MB per image (float16) where h is 64.
         encoder_id: changes when the encoder does, e.g. the sha256 of its weights.
     """
 
@@ -36,7 +36,7 @@ class EmbeddingCache:
         return self.folder / f"{digest.hexdigest()}.safetensors"
 
     def __call__(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """The (1, 256, 64, 64) embedding of a (3, S, S) image, computed once.
+        """The (1, 256, h, h) float32 embedding of a (3, S, S) image, computed once.
 
         A first answer is rounded and laid out in memory like a stored one, so that both are the
         same, and so is all that is computed from them.

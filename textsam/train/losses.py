@@ -20,7 +20,7 @@ __all__ = [
     "mixed",
 ]
 
-# Share of the square at which a mask that should be empty costs half.
+# Share of the image at which a mask that should be empty costs half.
 _HALF_SHARE = 0.01
 # Keeps an empty pair finite; small, so that it does not blur small objects.
 _SMOOTH = 1e-5
@@ -119,7 +119,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def emptiness_loss(logits: Tensor) -> Tensor:
     """How much mask there is where there should be none, per mask.
 
-    A / (A + 1 % of the square) with A the sum of squared probabilities, so that a small false mask
+    A / (A + 1 % of the pixels) with A the sum of squared probabilities, so that a small false mask
     costs nearly as much as a large one. Cross-entropy counts it by its pixels and hardly sees it.
 
     Args:
@@ -148,10 +148,9 @@ def mask_losses(
     """The losses of n prompts on one image.
 
     Args:
-        logits: (n, 1, h, w) decoder logits over the model's square.
+        logits: (n, 1, H, W), fitted to the targets already.
         predicted_iou: (n, 1) from the decoder's IoU head.
-        targets: (n, H, W) in {0, 1} over the valid part of the square, at the model's resolution
-            or any other; logits are resized to it before the loss.
+        targets: (n, H, W) in {0, 1} over the image alone, at the model's resolution or any other.
         empty_weight: of `emptiness_loss`, a mean over the empty targets that is added to Dice.
 
     Returns:

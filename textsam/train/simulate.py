@@ -24,7 +24,8 @@ class Given:
         points: (k, 2) of (x, y) in pixels, all meant for the object; a centroid that was moved may
             lie beside it.
         box: (4,) of (x_min, y_min, x_max, y_max) in pixels, or None.
-        mask: (1, 256, 256) logits of an earlier pass, without a gradient, or None.
+        mask: (1, 4h, 4h) logits of an earlier pass over the model's square, without a gradient, or
+            None.
     """
 
     points: NDArray[np.float64]

@@ -84,7 +84,7 @@ class Forward:
             yield
 
     def embed(self, items: Sequence[TrainItem]) -> Tensor:
-        """(B, 256, 64, 64) float32 embeddings of the items' images."""
+        """(B, 256, h, h) float32 embeddings of the items' images."""
         # One copy to the device, not one an image: each would wait for all work before it.
         squares = torch.stack([item.image for item in items]).to(self.device).float()
         images = [
@@ -125,7 +125,7 @@ class Forward:
 
         Args:
             item: with n prompts.
-            embedding: (1, 256, 64, 64) of its image.
+            embedding: (1, 256, h, h) of its image.
             tokens: (n, 256) of its prompts; None for a model that takes no text.
             rng: draws geometry; None simulates none.
         """
