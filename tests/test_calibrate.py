@@ -152,7 +152,7 @@ def test_what_was_not_learned_is_not_offered(
     write_images_and_masks(tmp_path, count=2)
     samples = samples_from_folder(tmp_path, "tumor", modality="breast ultrasound")
     monkeypatch.setattr(decide, "MIN_DICE", 1.1)
-    with pytest.raises(DataError, match="they show tumor, none with a mean Dice"):
+    with pytest.raises(DataError, match=r"mean Dice is tumor 0\.\d\d, and 1\.1 is"):
         calibrate(_segmenter(), samples, progress=False)
 
 
@@ -177,7 +177,7 @@ def test_the_words_of_the_data_are_those_of_the_adapter(
 def test_images_without_a_known_concept_are_refused(tmp_path: Path) -> None:
     write_images_and_masks(tmp_path, count=1)
     samples = samples_from_folder(tmp_path, "polyp", modality="unknown")
-    with pytest.raises(DataError, match="they show nothing"):
+    with pytest.raises(DataError, match=r"knows tumor, cell nucleus, and .* show none"):
         calibrate(_segmenter(), samples, progress=False)
 
 
@@ -351,6 +351,25 @@ def test_parts_beside_show_nothing_of_what_they_are_asked(
     filled = np.full((120, 200), 255, np.uint8)
     PILImage.fromarray(filled).save(tmp_path / "masks" / "0.png")
     assert len(ask(segmenter, sample, 0, beside=3, heal={}, rng=np.random.default_rng(0))) == 2
+
+
+def test_what_is_annotated_as_empty_is_asked_for_and_what_is_unknown_is_not(
+    tmp_path: Path,
+) -> None:
+    write_images_and_masks(tmp_path, count=1)
+    (sample,) = samples_from_folder(tmp_path, "tumor", modality="microscopy")
+    (tumor,) = sample.targets
+    assert isinstance(tumor, Target)
+    nothing = tmp_path / "nothing.png"
+    PILImage.fromarray(np.zeros((48, 48), np.uint8)).save(nothing)
+    empty = Target("cell nucleus", nothing)
+    unknown = replace(tumor, concept="polyp")
+    sample = replace(sample, targets=(tumor, empty, unknown))
+    answers = ask(_segmenter(), sample, 0, beside=0, heal={}, rng=np.random.default_rng(0))
+    assert {a.concept: a.kind for a in answers} == {
+        "tumor": "present",
+        "cell nucleus": "absent_annotated",
+    }
 
 
 def test_what_can_be_expected_to_be_wrong_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,3 +224,31 @@ def test_other_warnings_stay_as_python_shows_them(capsys: pytest.CaptureFixture[
     assert [str(one.message) for one in caught] == ["of another library", "afterwards"]
     assert said == ["what is that?"]
     assert capsys.readouterr().err == "warning: what is that?\n"
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "goes_on"),
+    [
+        ("textsam.train.run.train", ("train", "configs/smoke.yaml"), True),
+        ("textsam.ablate.run.ablate", ("ablate", "a.yaml"), True),
+        ("textsam.cli.evaluate.samples_in_folder", ("evaluate", ".", "--concept", "tumor"), True),
+        ("textsam.average.average_adapters", ("average", "a", "b", "-o", "c"), False),
+    ],
+)
+def test_ctrl_c_says_whether_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    function: str,
+    call: tuple[str, ...],
+    goes_on: bool,
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    smoke = Path(__file__).parents[1] / call[1]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(function, interrupted)
+    more = ("-o", "out") if call[0] == "evaluate" else ()
+    result = run(*(smoke if part == "configs/smoke.yaml" else part for part in call), *more)
+    assert result.exit_code == 130
+    assert ("interrupted; the same command goes on" in result.stderr) is goes_on

@@ -101,7 +101,7 @@ def decide(
         rates: kind of absence -> share of its answers that must come back empty, in [0, 1].
 
     Raises:
-        DataError: the answers show nothing the adapter knows.
+        DataError: nothing the adapter knows is in the images, or nothing of it is found.
     """
     chosen = choose_refinements(answers)
     known = tuple(
@@ -109,11 +109,17 @@ def decide(
         for concept in prompts
         if concept not in chosen or max(chosen[concept][1]) >= MIN_DICE
     )
-    if not chosen.keys() & set(known):
+    if not chosen:
         raise DataError(
-            "the calibration images show nothing the adapter knows: of "
-            f"{', '.join(prompts)} they show {', '.join(chosen) or 'nothing'}, none with "
-            f"a mean Dice of {MIN_DICE} or more; give other images, or train longer"
+            f"the adapter knows {', '.join(prompts)}, and the calibration images show none of "
+            "these; give others"
+        )
+    if not chosen.keys() & set(known):
+        reached = ", ".join(f"{c} {max(means):.2f}" for c, (_, means) in chosen.items())
+        raise DataError(
+            "what the calibration images show the adapter has not learned: its mean Dice is "
+            f"{reached}, and {MIN_DICE} is the least to offer a word; train longer, or give other "
+            "images"
         )
     counts = [count for concept, (count, _) in chosen.items() if concept in known]
     refine = max(sorted(set(counts)), key=counts.count)

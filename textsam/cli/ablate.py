@@ -62,7 +62,7 @@ def ablate(
     if engine == "submitit" and names:
         raise usage_error("--devices belongs to the local engine; a cluster's jobs take their own")
     check_out(out)
-    with errors_as_exit():
+    with errors_as_exit(goes_on=True):
         from textsam.ablate.engines import Engine, InProcess, Processes, Submitit
         from textsam.ablate.job import Outcome
         from textsam.ablate.run import ablate as run_ablation

@@ -26,10 +26,13 @@ EXIT_USAGE = 2
 
 
 @contextmanager
-def errors_as_exit() -> Iterator[list[str]]:
+def errors_as_exit(*, goes_on: bool = False) -> Iterator[list[str]]:
     """Turn a `TextSAMError` into its message and exit code 1, and textsam's warnings into lines.
 
     A warning is said once, whatever is asked how often.
+
+    Args:
+        goes_on: the same command takes up what an interrupted one has done, and Ctrl-C says so.
 
     Yields:
         The messages of the warnings so far, in order.
@@ -52,6 +55,10 @@ def errors_as_exit() -> Iterator[list[str]]:
     except TextSAMError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
+    except KeyboardInterrupt:
+        if goes_on:
+            typer.echo("interrupted; the same command goes on", err=True)
+        raise
 
 
 def check_out(folder: Path) -> None:

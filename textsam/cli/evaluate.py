@@ -187,7 +187,7 @@ def evaluate(
         exhaustive=not not_exhaustive,
         crowd=cast(Any, crowd),
     )
-    with errors_as_exit():
+    with errors_as_exit(goes_on=True):
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
         from textsam.data.problems import Problems

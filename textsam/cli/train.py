@@ -40,7 +40,7 @@ def train(
     authors_frame: AuthorsFrame = False,
 ) -> None:
     """Train an adapter, or go on with a run that was interrupted."""
-    with errors_as_exit():
+    with errors_as_exit(goes_on=True):
         from textsam.allocator import keep_freed_memory
         from textsam.config import read_config
         from textsam.train.run import train as run_training
