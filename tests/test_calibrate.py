@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,14 +20,17 @@ from tiny import loud_model, tiny_config, tiny_model, write_images_and_masks
 from textsam.adapters import TENSORS_FILE, AdapterConfig, read_adapter_config
 from textsam.calibrate import Calibration, calibrate, decide, finish_adapter
 from textsam.calibrate.ask import Answer, Kind, ask
+from textsam.calibrate.cut import ChosenCut
 from textsam.calibrate.decide import choose_refinements
 from textsam.calibrate.looks import looks_at
+from textsam.calibrate.sides import ChosenSides
 from textsam.calibrate.threshold import Demand, choose_threshold, group_weights
 from textsam.checkpoint import save_adapter
 from textsam.data.folder import samples_from_folder
 from textsam.data.heal import HealWay
 from textsam.data.sample import Sample, Target
 from textsam.errors import ConfigError, DataError
+from textsam.inference.cut import Cut
 from textsam.inference.segmenter import Segmenter
 from textsam.model.tuning import trainable_state
 from textsam.tensors import load_tensors
@@ -435,10 +438,8 @@ def test_each_image_is_asked_as_the_settings_say(monkeypatch: pytest.MonkeyPatch
     assert [settings[3] for settings in both] == draws[:2]
 
 
-def test_what_is_finished_is_calibrated_as_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decided = Calibration(
+def made_up() -> Calibration:
+    return Calibration(
         **{
             **dict.fromkeys(Calibration.__dataclass_fields__, 0.0),
             "prompts": ("tumor",),
@@ -449,6 +450,12 @@ def test_what_is_finished_is_calibrated_as_asked(
             "found_threshold": 0.3,
         }
     )
+
+
+def test_what_is_finished_is_calibrated_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided = made_up()
     given: list[dict[str, Any]] = []
 
     def watched(_: Segmenter, __: list[Sample], **options: Any) -> Calibration:
@@ -479,6 +486,40 @@ def test_what_is_finished_is_calibrated_as_asked(
     assert {t.dtype for t in load_tensors(out / TENSORS_FILE).values()} == {torch.float16}
     with pytest.raises(ConfigError, match="is the adapter to calibrate; write to another folder"):
         finish_adapter(_segmenter(), folder, [], tmp_path / "out" / ".." / "adapter", **asked)
+
+
+def test_masks_are_cut_at_the_sides_just_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step of finishing looks at what the steps before it have decided."""
+    sides, cut = {"tumor": (32,)}, Cut(sharpness=2.0)
+    seen: dict[str, AdapterConfig] = {}
+
+    def step(name: str, result: Any) -> Any:
+        def done(segmenter: Segmenter, *_: Any, **__: Any) -> Any:
+            seen[name] = segmenter.config
+            return result
+
+        return done
+
+    class Noted:
+        def __init__(self, config: AdapterConfig) -> None:
+            self.config = config
+
+        def with_config(self, config: AdapterConfig, **_: Any) -> Noted:
+            return Noted(config)
+
+    finish = "textsam.calibrate.finish"
+    monkeypatch.setattr(f"{finish}.fit_sides", step("sides", ChosenSides(sides, {"tumor": {}})))
+    monkeypatch.setattr(f"{finish}.fit_cut", step("cut", ChosenCut(cut, {})))
+    monkeypatch.setattr(f"{finish}.calibrate", step("calibrate", made_up()))
+    folder = save_adapter(tmp_path / "a", tiny_config(), trainable_state(loud_model().model))
+    noted = cast("Segmenter", Noted(tiny_config()))
+    finish_adapter(noted, folder, [], tmp_path / "out", sides_px=[32], cut=True)
+    assert [seen[name].sides_for for name in ("sides", "cut", "calibrate")] == [{}, sides, sides]
+    assert [seen[name].cut for name in ("sides", "cut", "calibrate")] == [None, None, cut]
+    after = read_adapter_config(tmp_path / "out")
+    assert (after.sides_for, after.cut) == (sides, cut)
 
 
 def test_a_closer_look_is_a_part_around_each_concept(tmp_path: Path) -> None:
