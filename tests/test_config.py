@@ -352,6 +352,13 @@ def test_a_wrong_setting_is_told_with_what_helps(
     assert words in refusal(write(tmp_path), assignment)
 
 
+def test_known_settings_are_listed_once_however_many_are_not(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path), "optim.xx=1", "optim.yy=1", "zz=1")
+    assert message.count("known are lr, lr_encoder") == 1
+    assert message.count("known are name, preset") == 1
+    assert "optim.yy: unknown; " in message
+
+
 def test_a_missing_file_says_where_the_ready_ones_are(tmp_path: Path) -> None:
     message = refusal(tmp_path / "none.yaml")
     assert str(tmp_path / "none.yaml") in message

@@ -30,10 +30,11 @@ def invalid_fields(
         model: what was validated, if a field it does not have is to be told with those it has.
     """
     told = []
+    listed: set[tuple[str, ...]] = set()
     for item in error.errors():
         place, message = item["loc"][outer:], item["msg"]
         if model is not None and item["type"] == "extra_forbidden":
-            message = _unknown(str(place[-1]), _fields_at(model, place[:-1]))
+            message = _unknown(str(place[-1]), _fields_at(model, place[:-1]), listed)
         elif message.startswith("Input should") and isinstance(item["input"], str | int | float):
             # Shortened: what comes to a server may be long.
             message += f", got {reprlib.repr(item['input'])}"
@@ -41,10 +42,14 @@ def invalid_fields(
     return "; ".join(told)
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
+def _unknown(name: str, known: Sequence[str], listed: set[tuple[str, ...]]) -> str:
+    """What to say of a name; the known ones are listed once, however many are not."""
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"unknown; did you mean {close[0]}?"
+    if tuple(known) in listed:
+        return "unknown"
+    listed.add(tuple(known))
     return f"unknown; known are {', '.join(known)}"
 
 
