@@ -204,6 +204,7 @@ def test_a_run_is_recognised_as_before_until_it_uses_what_came_later(root: Path)
     plain = run_config(root)
     left_out = unused_settings(plain)
     assert left_out["geometry"] == {"kinds", "shifts", "text_p", "earlier_p", "in_validation"}
+    assert left_out["augment"] >= {"extra", "no_up", "close_crop_p", "heal_p", "heal"}
     facts = training_facts(plain, None, {}, {})
     assert facts["geometry"] == {"probability": 0.0, "jitter": 0.1}
     assert not {"text", "tokens", "self_prompt", "refine_with"} & set(facts)

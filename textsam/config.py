@@ -205,7 +205,11 @@ def unused_settings(config: TrainConfig) -> dict[str, Any]:
     for section, names in _ADDED.items():
         part: BaseModel = getattr(config, section) if section else config
         fields = type(part).model_fields
-        unused = {name for name in names if getattr(part, name) == fields[name].get_default()}
+        unused = {
+            name
+            for name in names
+            if getattr(part, name) == fields[name].get_default(call_default_factory=True)
+        }
         if section:
             found[section] = unused
         else:
