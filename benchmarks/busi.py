@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--unet-epochs", type=float, default=UNetSettings.epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--set", action="append", default=[], help="a setting: a.b=value")
+    parser.add_argument("--set", action="append", default=[], help="of --config: a.b=value")
     parser.add_argument("--minutes", type=float, default=1e6, help="then stop, to be gone on with")
     parser.add_argument("--slice", type=int, default=25, help="steps between looks at the clock")
     parser.add_argument("--work", type=Path, default=Path("runs/busi"), help="states and cases")
@@ -100,8 +100,8 @@ def _arms(text: str) -> list[str]:
 
 def make_job(options: argparse.Namespace, arm: str, fold: int) -> Job:
     """The job of an arm on a fold, as the command line wants it."""
-    overrides = [*options.set, f"data.root={options.data}", f"seed={options.seed}"]
-    overrides.append(f"device={options.device}")
+    overrides = [] if arm == "further" else [*options.set]
+    overrides += [f"data.root={options.data}", f"seed={options.seed}", f"device={options.device}"]
     if options.epochs is not None:
         overrides.append(f"epochs={options.epochs}")
     path = options.further if arm == "further" else options.config

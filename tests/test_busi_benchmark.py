@@ -290,6 +290,16 @@ def test_training_on_begins_with_its_own_fold_whatever_the_file_says(root: Path)
     assert moved.fingerprint == job("seed=0").fingerprint
 
 
+def test_settings_of_the_first_training_are_not_those_of_the_second(root: Path) -> None:
+    arguments = ["--config", str(root / "mini.yaml"), "--further", str(root / "further.yaml")]
+    options = busi.parse([*arguments, "--data", str(root), "--seed", "4", "--set", "epochs=9"])
+    text, further = (busi.make_job(options, arm, 1) for arm in ("text", "further"))
+    assert [(job.config.epochs, job.config.seed) for job in (text, further)] == [(9, 4), (1, 4)]
+    assert [branch.seed for branch in further.trainings] == [4, 5]
+    assert further.begins is not None
+    assert further.begins.fingerprint == text.fingerprint
+
+
 def test_work_with_other_settings_is_not_gone_on_with(
     root: Path, fake: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
