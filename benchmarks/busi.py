@@ -122,10 +122,9 @@ def work_on(job: Job, deadline: float) -> bool:
     if facts["state"] == "done":
         return True
     if job.begins is not None:
-        # `further` learns from the images that chose the passes of `text`.
-        facts["refine"] = lender_of(job, job.begins)["refine"]
+        lender = lender_of(job, job.begins)
         if job.arm == "averaged":
-            facts["state"] = "trained"
+            facts.update(state="trained", refine=lender["refine"])
             write_facts(job, facts, began)
     if facts["state"] == "training":
         if busi_arms.train_arm(job, deadline):

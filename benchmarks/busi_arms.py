@@ -1,8 +1,7 @@
 """The arms of the BUSI benchmark: what is trained, and what answers an image afterwards.
 
 `text`      the product: an adapter on LiteMedSAM, trained on the fold, asked "tumor".
-`further`   the adapter of `text`, trained on twice by a second schedule, from different seeds;
-            the mean of both.
+`further`   the adapter of `text`, trained on by a second schedule on the same images of its fold.
 `averaged`  the adapter of `text`, looking at each image in several ways (`VIEWS`), as with
             `textsam segment --views`; the probabilities are averaged. Nothing more is trained.
 `box`       LiteMedSAM as it comes, asked with the box of the truth. Nothing is trained.
@@ -28,7 +27,6 @@ from busi_unet import UNetPredictor, UNetRun, UNetSettings
 from numpy.typing import NDArray
 
 from textsam.adapters import AdapterConfig
-from textsam.average import average_adapters
 from textsam.calibrate.ask import Answer
 from textsam.calibrate.decide import choose_refinements
 from textsam.checkpoint import load_adapter, record_of
@@ -51,8 +49,6 @@ CONCEPT = "tumor"
 # Of the ones compared on validation images (benchmarks/busi_views.py), the best.
 VIEWS = "112,224,mirrored"
 MOST_PASSES = 2
-# Trainings that are averaged in `further`.
-BRANCHES = 2
 
 Predictor = Callable[
     [NDArray[np.uint8], NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -70,8 +66,7 @@ class Job:
             seed, precision and device from it.
         unet: of the U-Net's training.
         slice_steps: optimiser steps between looks at the clock.
-        begins: the job whose adapter this one begins with, or answers with, as often refined; None:
-            it needs none.
+        begins: the job whose adapter this one begins with, or answers with; None: it needs none.
     """
 
     arm: str
@@ -100,24 +95,9 @@ class Job:
             facts["init_adapter"] = self.begins.fingerprint  # what it learned, not where it lies
         if self.arm == "box":
             facts = {"preset": self.config.preset, "fold": self.fold}
-        extra = {
-            "unet": asdict(self.unet),
-            "averaged": {"views": VIEWS},
-            "further": {"branches": BRANCHES},
-        }.get(self.arm, {})
+        extra = {"unet": asdict(self.unet), "averaged": {"views": VIEWS}}.get(self.arm, {})
         text = json.dumps([self.arm, facts, extra], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-    @property
-    def trainings(self) -> list[TrainConfig]:
-        """The adapters to train: one, or the branches that `further` is the mean of."""
-        if self.arm != "further":
-            return [self.config]
-        own = self.config
-        return [
-            own.model_copy(update={"name": f"{own.name}-seed{seed}", "seed": seed})
-            for seed in range(own.seed, own.seed + BRANCHES)
-        ]
 
     def test_samples(self) -> list[Sample]:
         """The fold's test images, in the order of the published list."""
@@ -186,20 +166,13 @@ def built_for(config: TrainConfig) -> BuiltModel:
 
 def train_adapter(job: Job, deadline: float) -> bool:
     """Train until done or until the deadline; whether it is done."""
-    trainings = job.trainings
-    for config in trainings:
-        run = setup(config, built_for(config))
-        while run.state.step < run.total_steps:
-            fit(run, stop_after=run.state.step + job.slice_steps, progress=False)
-            print(f"{config.name}: step {run.state.step} of {run.total_steps}", flush=True)
-            if time.monotonic() > deadline:
-                break
-        if run.state.step < run.total_steps:
-            return False
-    if job.arm == "further":
-        first, second = (Path(config.out) / config.name / "best" for config in trainings)
-        average_adapters(first, second, job.adapter)
-    return True
+    run = setup(job.config, built_for(job.config))
+    while run.state.step < run.total_steps:
+        fit(run, stop_after=run.state.step + job.slice_steps, progress=False)
+        print(f"{job.config.name}: step {run.state.step} of {run.total_steps}", flush=True)
+        if time.monotonic() > deadline:
+            break
+    return run.state.step >= run.total_steps
 
 
 def segmenter_of(job: Job, views: str = "") -> Segmenter:

@@ -29,7 +29,7 @@ PUBLISHED: tuple[tuple[str, float, float, float, float | None], ...] = (
 )
 TITLES = {
     "text": 'TextSAM `lite`, asked "tumor"',
-    "further": "the same, trained on twice (`configs/busi-further.yaml`), the mean of both",
+    "further": "the same, trained on (`configs/busi-further.yaml`)",
     "averaged": f"`text`, mean of six views (`--views {VIEWS}`)",
     "no-text": "the same backbone, trained alike, asked nothing",
     "unet": "MONAI U-Net, trained by this script",
@@ -42,7 +42,7 @@ How to read it:
   three splits (452 images to train, 195 to test). Its code stretches images to 256×256 and keeps
   the epoch that is best **on the test images**. Here nothing is chosen on test images: weights are
   those at the end of the schedule (of the U-Net the best on a tenth of the training images), and
-  such a tenth chooses the refinement. `further` then learns from it as well.
+  such a tenth chooses the refinement.
 - Published networks look at an image once, as `text` and `further` do; `averaged` looks six times.
   Which six was chosen once, on the validation images of all three folds together; as the folds
   overlap, 83 of these 158 images are test images of another fold.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import json
 import statistics
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,7 +25,6 @@ from tiny import (
 from textsam.adapters import read_adapter_config
 from textsam.config import TrainConfig
 from textsam.errors import ConfigError
-from textsam.tensors import load_tensors
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -91,10 +88,9 @@ class TinyUNet(UNetSettings):
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(busi, "UNetSettings", TinyUNet)
-    # The same base weights every time, as with those of a file.
-    torch.manual_seed(0)
-    parts = (tiny_vit_backbone(64), tiny_text_encoder())
-    monkeypatch.setattr(busi_arms, "load_parts", lambda _: copy.deepcopy(parts))
+    monkeypatch.setattr(
+        busi_arms, "load_parts", lambda _: (tiny_vit_backbone(64), tiny_text_encoder())
+    )
     return write_miniature(tmp_path)
 
 
@@ -144,16 +140,7 @@ def test_all_arms_run_end_to_end(root: Path) -> None:
     on = read_adapter_config(root / "work" / "further-fold2" / "best")
     assert on.training["continued_from"] == "text-fold2, step 4"
     assert on.training["data"] == trained.training["data"]
-    branches = [root / "work" / f"further-fold2-seed{seed}" / "best" for seed in (0, 1)]
-    one, other, mean = (
-        load_tensors(folder / "adapter.safetensors")
-        for folder in (*branches, root / "work" / "further-fold2" / "best")
-    )
-    assert any(not torch.equal(one[name], other[name]) for name in one)
-    for name, tensor in mean.items():
-        torch.testing.assert_close(tensor, (one[name].float() + other[name].float()) / 2)
-    passes = {arm: content["arms"][arm]["folds"][0]["refine"] for arm in content["arms"]}
-    assert passes["further"] == passes["averaged"] == passes["text"], "chosen once, before"
+    assert on.tensors_sha256 != trained.tensors_sha256
     # Nothing is left: nothing is done again.
     before = (root / "work" / "text-fold2" / "cases.csv").stat().st_mtime_ns
     assert run(root, "--folds", "2") == 0
@@ -295,7 +282,6 @@ def test_settings_of_the_first_training_are_not_those_of_the_second(root: Path) 
     options = busi.parse([*arguments, "--data", str(root), "--seed", "4", "--set", "epochs=9"])
     text, further = (busi.make_job(options, arm, 1) for arm in ("text", "further"))
     assert [(job.config.epochs, job.config.seed) for job in (text, further)] == [(9, 4), (1, 4)]
-    assert [branch.seed for branch in further.trainings] == [4, 5]
     assert further.begins is not None
     assert further.begins.fingerprint == text.fingerprint
 
