@@ -278,10 +278,21 @@ def test_images_of_one_batch_are_encoded_together(monkeypatch: pytest.MonkeyPatc
     assert calls == [3, 1, 1], "on a CPU one at a time, unless asked"
 
 
-def test_prompts_decoded_together_agree_with_one_by_one() -> None:
+@pytest.mark.parametrize(("most", "sizes"), [(64, [3, 2, 2]), (2, [2, 1, 2, 2])])
+def test_prompts_decoded_together_agree_with_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, most: int, sizes: list[int]
+) -> None:
+    monkeypatch.setattr("textsam.inference.refine._MOST_TOGETHER", most)
     segmenter = tiny_segmenter()
     prepared = [segmenter.prepare(image) for image in pictures(3)]
     model = segmenter.built.model
+    decode, asked = model.decode, []
+
+    def counted(embedding: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor) -> Any:
+        asked.append(len(sparse))
+        return decode(embedding, sparse, dense)
+
+    monkeypatch.setattr(model, "decode", counted)
     with torch.inference_mode():
         embeddings = [model.encode_image(image.pixels[None]) for image in prepared]
         tokens = model.encode_text(["tumor", "lung", "nerve"])
@@ -291,6 +302,7 @@ def test_prompts_decoded_together_agree_with_one_by_one() -> None:
             for together in (False, True)
         ]
     assert len(both[0]) == len(both[1]) == 3
+    assert asked == [1] * sum(sizes) + sizes
     for one, other in zip(*both, strict=True):
         torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-3)
         torch.testing.assert_close(one.iou, other.iou, rtol=0, atol=1e-4)

@@ -19,6 +19,9 @@ from textsam.preprocess import Frame
 
 __all__ = ["Geometry", "Pass", "decode_passes", "geometry_of_mask"]
 
+# Prompts of one call of the decoder, each of which takes some 40 MB meanwhile.
+_MOST_TOGETHER = 64
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -133,7 +136,11 @@ def _decode(
         groups[_kind(query) if together else index].append(index)
     logits: list[Tensor] = [torch.empty(0)] * len(queries)
     iou = list(logits)
-    for members in groups.values():
+    for members in (
+        alike[start : start + _MOST_TOGETHER]
+        for alike in groups.values()
+        for start in range(0, len(alike), _MOST_TOGETHER)
+    ):
         group = [queries[index] for index in members]
         sparse, dense = _tokens(model, group, authors_frame)
         one_image = all(query.embedding is group[0].embedding for query in group)
@@ -179,9 +186,10 @@ def decode_passes(
         authors_frame: leave refinement prompts, and manual ones, in the image's frame, as the
             authors' code does. For checkpoints judged that way only; the prompts are misplaced
             unless the image's longer side is the model's.
-        together: decode prompts together where they have as many tokens. Matrix products round
-            differently for another batch size, so an answer then depends, in its last bits, on
-            what else is asked. None does so except on a CPU, where it saves nothing.
+        together: decode prompts together where they have as many tokens, a few dozen at once.
+            Matrix products round differently for another batch size, so an answer then depends, in
+            its last bits, on what else is asked. None does so except on a CPU, where it saves
+            nothing.
         gives: what refinement takes from a mask.
         draws: (C,) of (seed, image, prompt), from which `gives` draws its random points, if any;
             see `generator_for`.
