@@ -586,7 +586,7 @@ def test_the_command_stores_what_was_chosen(
     assert after.tensors_sha256 not in (None, read_adapter_config(folder).tensors_sha256)
     assert "of what the data say is absent: nothing was asked" in done.output
     # Images of no modality in the vocabulary teach nothing of kinds.
-    assert "kinds of image told apart: none" in done.output
+    assert "kinds of image told apart: none; that takes two kinds, with 4" in done.output
     assert after.kinds is None
     assert "no knots" in done.output
     assert "called not there" not in done.output

@@ -17,7 +17,7 @@ from textsam.inference.segmenter import Segmenter
 from textsam.progress import with_bar
 from textsam.vocabulary import IMAGE_KINDS
 
-__all__ = ["discriminant", "fit_kinds"]
+__all__ = ["MIN_IMAGES", "discriminant", "fit_kinds"]
 
 # Of the within-kind covariance, drawn towards a sphere: there are fewer images than channels.
 _SHRINKAGE = 0.1
@@ -29,7 +29,7 @@ _DIRECTIONS = 32
 # Through fewer images the directions pass exactly, and any other image would be unfamiliar.
 _MEANS_PER_DIRECTION = 4
 # Fewer images say too little of how a kind varies.
-_LEAST = 4
+MIN_IMAGES = 4
 
 
 def discriminant(
@@ -156,7 +156,7 @@ def fit_kinds(
     counts: dict[str, int] = defaultdict(int)
     for sample in chosen:
         counts[IMAGE_KINDS[sample.modality]] += 1
-    chosen = [s for s in chosen if counts[IMAGE_KINDS[s.modality]] >= _LEAST]
+    chosen = [s for s in chosen if counts[IMAGE_KINDS[s.modality]] >= MIN_IMAGES]
     if len({IMAGE_KINDS[sample.modality] for sample in chosen}) < 2:
         return None
     settings = augment or AugmentConfig()

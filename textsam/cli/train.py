@@ -193,6 +193,7 @@ def calibrate(
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
         from textsam.calibrate import finish_adapter, fit_kinds
+        from textsam.calibrate.kinds import MIN_IMAGES
         from textsam.calibrate.scores import MIN_ANSWERS
         from textsam.calibrate.threshold import FULL_SAY
         from textsam.config import read_config
@@ -275,7 +276,8 @@ def calibrate(
             err=True,
         )
     if kinds or finished.kinds:
-        names = ", ".join(finished.kinds.names) if finished.kinds else "none"
+        none = f"none; that takes two kinds, with {MIN_IMAGES} training images of each"
+        names = ", ".join(finished.kinds.names) if finished.kinds else none
         as_before = " (as before)" if finished.kinds and told is None else ""
         typer.echo(f"  kinds of image told apart: {names}{as_before}")
     demands = [
