@@ -79,8 +79,14 @@ def at_side(built: BuiltModel, side_px: int) -> BuiltModel:
             f"views or sides name {side_px} px, the side the adapter works at; leave it out"
         )
     model = built.model
-    shared = ("text_encoder", "context", "adapter", "mask_decoder", "learned_tokens")
-    twin = deepcopy(built, {id(part): part for part in (getattr(model, name) for name in shared)})
+    shared = (
+        model.text_encoder,
+        model.context,
+        model.adapter,
+        model.mask_decoder,
+        model.learned_tokens,
+    )
+    twin = deepcopy(built, {id(part): part for part in shared})
     twin.set_side(side_px)
     return twin
 
