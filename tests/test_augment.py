@@ -590,6 +590,23 @@ def test_a_wrong_config_is_refused(settings: dict[str, Any]) -> None:
         AugmentConfig(**settings)
 
 
+@pytest.mark.parametrize("colour", [False, True])
+def test_in_place_nothing_moves_and_all_else_changes(colour: bool) -> None:
+    image, masks = scene(colour=colour)
+    config = EVERYTHING.model_copy(update={"no_up": ("brain MRI",), "invert_p": 0.0})
+    kept = config.in_place()
+    off = {name for name in OFF if getattr(config, name) and not getattr(kept, name)}
+    moving = {"flip_horizontal_p", "flip_vertical_p", "rot90_p", "affine_p"}
+    assert off == {*moving, "absent_crop_p", "close_crop_p", "heal_p"}
+    assert (kept.no_up, kept.heal) == ((), {})
+    assert config.heal, "the configuration itself stays"
+    changed, same = Augment(kept)(image, masks, rng())
+    assert all(np.array_equal(one, other) for one, other in zip(same, masks, strict=True))
+    inside, around = changed[masks[0]].mean(), changed[~masks[0] & ~masks[1]].mean()
+    assert not np.array_equal(changed, image)
+    assert inside > around, "the bright object stays where it is"
+
+
 def test_only_flips_says_whether_more_can_happen() -> None:
     assert AugmentConfig(**{**OFF, "flip_horizontal_p": 0.5, "flip_vertical_p": 1.0}).only_flips()
     assert not AugmentConfig(**{**OFF, "marks_p": 0.01}).only_flips()

@@ -103,6 +103,13 @@ class AugmentConfig(Section):
         turned = {"flip_vertical_p": 0.5, "rot90_p": 0.5}
         return self.model_copy(update=turned if modality in self.no_up else {})
 
+    def in_place(self) -> Self:
+        """The same, but nothing is moved, cut out or covered, unless `extra` does."""
+        moving = ("flip_horizontal", "flip_vertical", "rot90", "affine")
+        hiding = ("absent_crop", "close_crop", "heal")
+        off: dict[str, object] = {f"{name}_p": 0.0 for name in (*moving, *hiding)}
+        return self.model_copy(update={**off, "no_up": (), "heal": {}})
+
     def only_flips(self) -> bool:
         """Whether an image can come out in four ways at most: as it is and mirrored."""
         probabilities = {n: v for n, v in self.model_dump().items() if n.endswith("_p")}
