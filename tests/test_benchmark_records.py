@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 from PIL import Image as PILImage
 
 import textsam
+from textsam.data.augment import Augment
+from textsam.data.augment_config import AugmentConfig
 from textsam.data.folder import samples_from_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +31,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import averages  # noqa: E402
 import candidates  # noqa: E402
+import changed  # noqa: E402
 import load  # noqa: E402
 import looks  # noqa: E402
 import model_card  # noqa: E402
@@ -254,6 +258,42 @@ def test_looks_leave_out_an_adapter_that_does_not_know_the_word(
     assert looks.main(["x.yaml", "a", "b", "c", "-o", str(out)]) == 0
     (row,) = [line for line in out.read_text(encoding="utf-8").splitlines() if " tumor " in line]
     assert row.split(" | ")[2] == "– → 100.0 → – (1)"
+
+
+def test_changed_images_are_the_same_at_every_call_and_stay_in_place(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90), dtype=np.uint8)
+    for name, shown in (("images", pixels), ("masks", np.where(pixels > 200, 255, 0))):
+        (tmp_path / name).mkdir()
+        PILImage.fromarray(shown.astype(np.uint8)).save(tmp_path / name / "0.png")
+    (sample,) = samples_from_folder(tmp_path, "tumour", modality="breast ultrasound")
+    change = Augment(AugmentConfig(gamma_p=1.0).in_place())
+    once, again = ([*changed.looks(sample, change, 2)] for _ in range(2))
+    assert [look for look, *_ in once] == ["as it is", "changed", "changed"]
+    assert np.array_equal(once[0][1][..., 0], pixels)
+    assert len({image.tobytes() for _, image, _ in once}) == 3
+    for (_, image, masks), (_, other, _) in zip(once, again, strict=True):
+        assert np.array_equal(image, other)
+        assert np.array_equal(masks["tumour"], pixels > 200)
+    known = SimpleNamespace(prompts=("tumor", "lung"))
+    absent = replace(sample, targets=(), absent=("lungs", "polyp"))
+    assert [c for c, _ in changed.questions(known, sample, once[0][2])] == ["tumor"]
+    assert [*changed.questions(known, absent, {})] == [("lung", None)]
+
+
+def test_the_table_of_changed_images_counts_each_adapters_answers() -> None:
+    there = [changed.Answer(0.8, 0.9, True), changed.Answer(0.0, 0.1, False)]
+    absent = [changed.Answer(None, 0.5, True), changed.Answer(None, 0.0, False)]
+    found = {
+        ("busi", "tumor"): {
+            "as it is": [[*there, *absent], []],
+            "changed": [[there[0]], [there[1]]],
+        }
+    }
+    # Off by 0.1, 0.1, 0.5 and 0 of four; all in bins of their own but the lowest two.
+    assert changed.table(found).splitlines()[2:] == [
+        "| busi | tumor | as it is | 2 | 40.0 → – | 1 → – | 17.5 → – | 1 → – of 2 |",
+        "| busi | tumor | changed | 1 | 80.0 → 0.0 | 0 → 1 | 10.0 → 10.0 | – |",
+    ]
 
 
 def test_an_average_is_called_by_its_parts_names() -> None:
