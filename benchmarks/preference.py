@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from textsam.ablate.finished import read_finished
 from textsam.ablate.job import Steps, default_steps, is_finished, read_record, run_job
 from textsam.ablate.plan import Plan, make_plan
 from textsam.ablate.results import Row, groups_of
@@ -241,7 +242,7 @@ def report(options: argparse.Namespace) -> None:
             continue
         images[part] = counts_of(options, part)
         for plan in plans:
-            for group in groups_of(plan, plan.ablation.seeds):
+            for group in groups_of(plan, read_finished(plan, plan.ablation.seeds)):
                 for row in group.rows:
                     if row.figures:
                         rows.setdefault(part, {})[row.cell] = _figures(plan, row)

@@ -80,6 +80,22 @@ def test_every_cell_and_seed_leaves_adapter_cases_summary_and_record(bench: Benc
             assert own["machine"]["cpu_count"]
 
 
+def test_the_table_has_the_summaries_figures_of_what_is_absent(bench: Bench) -> None:
+    mask = bench.root / "data/test/masks/001.png"
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(mask)
+    go(bench)
+    with (bench.out / "ranks/ranks-absent.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["cell"] for row in rows] == ["1", "2"]
+    for row in rows:
+        folder = bench.out / "ranks" / "cells" / row["cell"] / "seed-0"
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        (own,) = summary["absences"]
+        assert (row["dataset"], row["kind"]) == (own["dataset"], own["kind"])
+        assert int(row["questions"]) == own["n"] == 1
+        assert int(row["questions"]) - int(row["empty"]) == own["false_positives"]
+
+
 def test_trainable_parameters_are_those_of_the_model(bench: Bench) -> None:
     from tiny import tiny_model
 

@@ -49,6 +49,7 @@ class Written:
             "kind": ["present"] * len(dice),
             "dice": dice,
             "nsd_3px": [value / 2 for value in dice],
+            "area_px": [100] * len(dice),
             **(more or {}),
         }
         file = io.StringIO()
@@ -70,17 +71,26 @@ class Written:
         }
         (job.folder / "cell.json").write_text(json.dumps(record), encoding="utf-8")
 
+    def ask(
+        self, cell: str, seed: int, kind: str, areas: Sequence[object], dataset: str = "busi"
+    ) -> None:
+        """Questions after what has no mask, and how many pixels the answers have."""
+        empty = [""] * len(areas)
+        more = {"kind": [kind] * len(areas), "dice": empty, "nsd_3px": empty, "area_px": areas}
+        self.finish(cell, seed, [0.0] * len(areas), dataset, more)
+
     def table(self) -> str:
         return write_tables(self.plan, self.plan.ablation.seeds, "textsam ablate ranks.yaml")
 
     def row(self, cell: str) -> list[str]:
-        lines = [line for line in self.table().splitlines() if line.startswith(f"| {cell} |")]
+        present = self.table().split("## What is not in the images")[0]
+        lines = [line for line in present.splitlines() if line.startswith(f"| {cell} |")]
         assert len(lines) == 1
         return [text.strip() for text in lines[0].strip("|").split("|")]
 
-    def csv(self) -> list[dict[str, str]]:
+    def csv(self, name: str = "ranks.csv") -> list[dict[str, str]]:
         self.table()
-        with (self.plan.folder / "ranks.csv").open(newline="", encoding="utf-8") as file:
+        with (self.plan.folder / name).open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
 
@@ -257,6 +267,96 @@ def test_without_hd95_nothing_is_said_of_missed_cases(one: Written) -> None:
 def test_absent_concepts_do_not_count(one: Written) -> None:
     one.finish("1", 0, [0.5, 0.7, 0.9], more={"kind": ["present", "present", "absent_modality"]})
     assert one.row("1")[2:5] == ["2", "1/1", "60.00 ± 10.00"]
+
+
+def ask_two_cells(two: Written) -> None:
+    """Of cell 1 both seeds, of cell 2 the first, of cell 4 none."""
+    two.finish("1", 0, [0.5, 0.7])
+    two.ask("1", 0, "absent_modality", [0, 0, 0, 7])
+    two.ask("1", 0, "not_asked", [0])
+    two.ask("1", 0, "absent_annotated", [0, 0, 1], "normal")
+    two.finish("1", 1, [0.5, 0.7])
+    two.ask("1", 1, "absent_modality", [5, 7])
+    two.ask("1", 1, "absent_annotated", [0, 900, 1], "normal")
+    two.finish("2", 0, [0.6, 0.9])
+    two.ask("2", 0, "absent_modality", [0, 1, 1])
+
+
+def test_what_is_not_in_the_images_by_hand(two: Written) -> None:
+    ask_two_cells(two)
+    # Shares of busi 3/4 and 0/2, together 3/6, and of two values the deviation is their difference
+    # by the root of 2: 0.5303. Of the normal ones 2/3 and 1/3: 3/6, 0.2357.
+    text = two.table()
+    section = text.split("## What is not in the images\n\n")[1].split("\n\n**Not finished")[0]
+    table, note = section.split("\n\n")
+    assert table.splitlines() == [
+        "| rank | busi, absent_modality | normal, absent_annotated |",
+        "| --- | ---: | ---: |",
+        "| 1 | 50.00 ± 53.03 (6) | 50.00 ± 23.57 (6) |",
+        "| two \\| all | 33.33 (3) | – |",
+        "| 4 | – | – |",
+    ]
+    assert note == (
+        "Questions answered with an empty mask, in percent; in brackets questions of all seeds. "
+        "±: standard deviation of the seeds' percentages."
+    )
+    assert text.index("## busi, tumor") < text.index("## What is not in the images")
+    # The tables before are of what is there, as without the questions.
+    assert "| 1 | 1,000 | 2 | 2/2 | 60.00 ± 10.00 | 30.00 ± 5.00 | 60.00 ± 0.00 |" in text
+    assert "normal, tumor" not in text
+
+
+def test_what_is_not_in_the_images_as_csv(two: Written) -> None:
+    ask_two_cells(two)
+    rows = two.csv("ranks-absent.csv")
+    assert list(rows[0]) == [
+        *("cell", "label", "dataset", "kind", "seeds", "missing_seeds", "unasked_seeds"),
+        *("questions", "empty", "empty_percent", "empty_percent_std_seeds"),
+    ]
+    busi, normal = ("busi", "absent_modality"), ("normal", "absent_annotated")
+    nothing = ("", "", "", "")
+    assert [list(row.values()) for row in rows] == [
+        ["1", "1", *busi, "0 1", "", "", "6", "3", "50.0000", "53.0330"],
+        ["2", "two | all", *busi, "0", "1", "", "3", "1", "33.3333", ""],
+        ["4", "4", *busi, "", "0 1", "", *nothing],
+        ["1", "1", *normal, "0 1", "", "", "6", "3", "50.0000", "23.5702"],
+        ["2", "two | all", *normal, "0", "1", "0", *nothing],
+        ["4", "4", *normal, "", "0 1", "", *nothing],
+    ]
+
+
+def test_one_seed_has_no_deviation_of_what_is_absent(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7])
+    one.ask("1", 0, "absent_annotated", [0, 0, 0, 2])
+    section = one.table().split("## What is not in the images")[1].split("**Not finished")[0]
+    assert "| 1 | 75.00 (4) |" in section
+    assert "±" not in section
+
+
+def test_cells_may_be_asked_for_nothing_that_is_there(one: Written) -> None:
+    one.ask("1", 0, "absent_annotated", [0, 3], "normal")
+    text = one.table()
+    assert "| 1 | 1,000 | – | 1/1 | – | – | – | 44.00 / 46.99 |" in text
+    assert "| 1 | 50.00 (2) |" in text
+
+
+def test_where_nothing_absent_was_asked_there_is_no_section_and_no_file(one: Written) -> None:
+    one.finish("1", 0, [0.5, 0.7])
+    one.ask("1", 0, "absent_annotated", [0])
+    one.table()
+    assert (one.plan.folder / "ranks-absent.csv").is_file()
+    (one.plan.cells["1", 0].folder / "cases.csv").unlink()
+    one.finish("1", 0, [0.5, 0.7])
+    one.ask("1", 0, "not_asked", [0])
+    assert "What is not in the images" not in one.table()
+    assert not (one.plan.folder / "ranks-absent.csv").exists()
+
+
+@pytest.mark.parametrize("area", ["many", ""])
+def test_damaged_answers_to_what_is_absent_are_named(one: Written, area: str) -> None:
+    one.ask("1", 0, "absent_annotated", [area])
+    with pytest.raises(DataError, match=r"cases\.csv cannot be read"):
+        one.table()
 
 
 def test_each_set_has_a_table_and_a_plot_of_its_own(one: Written) -> None:

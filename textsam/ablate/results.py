@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import re
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from textsam.ablate.job import CELL_FILE, is_finished, read_record
-from textsam.ablate.plan import CellJob, Job, Plan
-from textsam.adapters import read_adapter_config
-from textsam.errors import AdapterError, DataError
-from textsam.evaluate.cases import CASES_FILE
+from textsam.ablate.finished import HD95, CellCases, Finished, Values
+from textsam.ablate.plan import Plan
 
-__all__ = ["HD95", "Figure", "Group", "Row", "figure_of", "groups_of", "is_percent", "paired_p"]
-
-HD95 = "hd95_px"
-"""The metric that an empty answer has no value of."""
-
-_METRIC = re.compile(r"(dice|iou|nsd|hd95)($|_)")
-Values = dict[str, float]
-"""Image -> value."""
+__all__ = ["Figure", "Group", "Row", "figure_of", "groups_of", "is_percent", "paired_p"]
 
 
 def is_percent(metric: str) -> bool:
@@ -148,110 +133,17 @@ def paired_p(one: Mapping[int, Values], other: Mapping[int, Values]) -> float | 
     return float(ttest_rel(ours, theirs).pvalue)
 
 
-@dataclass
-class _Cases:
-    """Of one finished cell.
-
-    Attributes:
-        metrics: columns, in their order.
-        values: (set, concept) -> metric -> image -> value.
-        missed: (set, concept) -> cases without an HD95.
-    """
-
-    metrics: tuple[str, ...]
-    values: dict[tuple[str, str], dict[str, Values]]
-    missed: Counter[tuple[str, str]]
-
-
-def _read(path: Path) -> _Cases:
-    """The present cases of a file; columns are found by name.
-
-    Raises:
-        DataError: the file cannot be read or lacks a column.
-    """
-    values: dict[tuple[str, str], dict[str, Values]] = {}
-    missed: Counter[tuple[str, str]] = Counter()
-    try:
-        # A file name need not be valid UTF-8; its bytes are kept.
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            metrics = tuple(name for name in reader.fieldnames or () if _METRIC.match(name))
-            for row in reader:
-                if row["kind"] != "present":
-                    continue
-                key = row["dataset"], row["concept"]
-                group = values.setdefault(key, {})
-                for metric in metrics:
-                    # Distances have no value where a mask is empty.
-                    if row[metric] and math.isfinite(float(row[metric])):
-                        group.setdefault(metric, {})[row["stem"]] = float(row[metric])
-                    elif metric == HD95:
-                        missed[key] += 1
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read as cases ({error}); delete its folder and start again"
-        ) from error
-    return _Cases(metrics, values, missed)
-
-
-def _what_is_missing(cell: CellJob, job: Job) -> str:
-    record = read_record(cell.folder / CELL_FILE)
-    if record is not None and record.get("identity") != cell.identity:
-        return "made with other settings"
-    if record is not None:
-        return _failed(job.problem(cell)) or "evaluation not finished"
-    if (job.training / "training.json").is_file():
-        return "trained, not evaluated"
-    if failed := _failed(job.problem()):
-        return failed
-    try:
-        training = read_adapter_config(job.training / "last").training
-    except AdapterError:
-        return "training begun" if job.training.is_dir() else "not begun"
-    step, total = training.get("step"), training.get("total_steps")
-    return f"training begun, kept up to step {step} of {total}"
-
-
-def _failed(problem: Path) -> str | None:
-    """Why the last try failed, by the traceback it left; None if it left none."""
-    try:
-        lines = problem.read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataError(f"{problem} cannot be read ({error}); delete it") from error
-    why = next((line.strip() for line in reversed(lines) if line.strip()), "no reason is known")
-    return f"failed: {why} ({problem.parent.name}/{problem.name})"
-
-
-def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
+def groups_of(plan: Plan, finished: Finished) -> list[Group]:
     """The figures of all finished cells, by set and concept.
 
     Args:
         plan: of the ablation.
-        seeds: that are expected; further ones found on disk are taken in, cell by cell.
+        finished: from `read_finished`.
 
     Returns:
         At least one group, if need be one without figures.
-
-    Raises:
-        DataError: the cases of a finished cell, or the traceback of one that failed, cannot be
-            read.
     """
-    jobs = {(cell.cell, cell.seed): job for job in plan.jobs for cell in job.cells}
-    found: dict[str, dict[int, _Cases]] = {}
-    missing: dict[str, dict[int, str]] = {}
-    records: list[Mapping[str, Any]] = []
-    parameters: dict[str, int] = {}
-    for (name, seed), cell in plan.cells.items():
-        if is_finished(cell):
-            found.setdefault(name, {})[seed] = _read(cell.folder / CASES_FILE)
-            record = read_record(cell.folder / CELL_FILE) or {}
-            records.append(record)
-            parameters[name] = int(record["trainable_parameters"])
-        elif seed in seeds:
-            missing.setdefault(name, {})[seed] = _what_is_missing(cell, jobs[name, seed])
-    everything = [cases for by_seed in found.values() for cases in by_seed.values()]
+    everything = [cases for by_seed in finished.cases.values() for cases in by_seed.values()]
     keys = sorted({key for cases in everything for key in cases.values}) or [("", "")]
     groups = []
     for key in keys:
@@ -261,12 +153,12 @@ def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
         rows = []
         for cell_settings in plan.ablation.cells:
             name = cell_settings.name
-            done = found.get(name, {})
+            done = finished.cases.get(name, {})
             asked = {seed: cases for seed, cases in done.items() if key in cases.values}
             own = _by_metric(asked, key)
             against: dict[str, dict[int, Values]] = {}
             if plan.ablation.reference not in (None, name):
-                against = _by_metric(found.get(str(plan.ablation.reference), {}), key)
+                against = _by_metric(finished.cases.get(str(plan.ablation.reference), {}), key)
             rows.append(
                 Row(
                     cell=name,
@@ -278,21 +170,23 @@ def groups_of(plan: Plan, seeds: Sequence[int]) -> list[Group]:
                     seeds=tuple(sorted(done)),
                     # With nothing asked anywhere there is no concept that could be unknown.
                     unasked=tuple(sorted(done.keys() - asked.keys())) if key[0] else (),
-                    missing=dict(sorted(missing.get(name, {}).items())),
+                    missing=dict(sorted(finished.missing.get(name, {}).items())),
                     missed=_missed(asked, key),
-                    trainable_parameters=parameters.get(name),
+                    trainable_parameters=finished.parameters.get(name),
                 )
             )
-        groups.append(Group(*key, tuple(metrics), tuple(rows), tuple(records)))
+        groups.append(Group(*key, tuple(metrics), tuple(rows), finished.records))
     return groups
 
 
-def _missed(by_seed: Mapping[int, _Cases], key: tuple[str, str]) -> int | None:
+def _missed(by_seed: Mapping[int, CellCases], key: tuple[str, str]) -> int | None:
     counts = [cases.missed[key] for cases in by_seed.values() if HD95 in cases.metrics]
     return sum(counts) if counts else None
 
 
-def _by_metric(by_seed: Mapping[int, _Cases], key: tuple[str, str]) -> dict[str, dict[int, Values]]:
+def _by_metric(
+    by_seed: Mapping[int, CellCases], key: tuple[str, str]
+) -> dict[str, dict[int, Values]]:
     found: dict[str, dict[int, Values]] = {}
     for seed, cases in by_seed.items():
         for metric, values in cases.values.get(key, {}).items():

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from textsam.ablate.absences import absences_csv, absences_of
 from textsam.ablate.engines import Engine, InProcess
+from textsam.ablate.finished import read_finished
 from textsam.ablate.job import (
     CELL_FILE,
     Outcome,
@@ -58,8 +60,9 @@ class AblationResult:
 def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
     """Write `NAME.md`, `NAME.csv` and a plot from what is finished; returns the Markdown.
 
-    With several sets or concepts each has a plot of its own, `NAME-1.png` and so on. Plots that an
-    earlier table had and this one has not are removed.
+    With several sets or concepts each has a plot of its own, `NAME-1.png` and so on. Where things
+    were asked that are not in the images, there is `NAME-absent.csv`. Files that an earlier table
+    had and this one has not are removed.
 
     Args:
         plan: of the ablation.
@@ -71,11 +74,17 @@ def write_tables(plan: Plan, seeds: Sequence[int], command: str = "") -> str:
             read.
         OutputError: a file cannot be written.
     """
-    groups = groups_of(plan, seeds)
+    finished = read_finished(plan, seeds)
+    groups, absences = groups_of(plan, finished), absences_of(plan, finished)
     name = plan.ablation.name
-    text = markdown_table(plan, groups, command)
+    text = markdown_table(plan, groups, absences, command)
     for suffix, content in ((".md", text), (".csv", csv_table(plan, groups))):
         save_text(plan.folder / f"{name}{suffix}", content)
+    absent = plan.folder / f"{name}-absent.csv"
+    if absences:
+        save_text(absent, absences_csv(plan, absences))
+    else:
+        absent.unlink(missing_ok=True)
     several = len(groups) > 1
     plots = [
         f"{name}-{number}.png" if several else f"{name}.png" for number in range(1, 1 + len(groups))

@@ -7,8 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from textsam.ablate.absences import Absence, absences_markdown
+from textsam.ablate.finished import HD95
 from textsam.ablate.plan import Plan
-from textsam.ablate.results import HD95, Figure, Group, Row, is_percent
+from textsam.ablate.results import Figure, Group, Row, is_percent
 from textsam.ablate.spec import CellSettings, EvaluationSettings
 from textsam.evaluate.ask import TOLERANCE_PX
 from textsam.evaluate.caption import how_asked
@@ -97,12 +99,15 @@ def _group_table(plan: Plan, group: Group) -> str:
     return markdown(head, lines, left=1)
 
 
-def markdown_table(plan: Plan, groups: Sequence[Group], command: str = "") -> str:
+def markdown_table(
+    plan: Plan, groups: Sequence[Group], absences: Sequence[Absence], command: str = ""
+) -> str:
     """The table, what is missing in it, what its columns mean, and where it was made.
 
     Args:
         plan: of the ablation.
         groups: from `groups_of`.
+        absences: from `absences_of`.
         command: of this call, named for cells that do not know the command they were made by, and
             where there are none.
     """
@@ -112,6 +117,8 @@ def markdown_table(plan: Plan, groups: Sequence[Group], command: str = "") -> st
         if group.dataset:
             parts.append(f"## {group.dataset}, {group.concept}")
         parts.append(_group_table(plan, group))
+    if absences:
+        parts.append(absences_markdown(plan, absences))
     missing = [
         f"- {cells_title(plan, row.cell)}, seed {seed}: {why}"
         for row in groups[0].rows
