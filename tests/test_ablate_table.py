@@ -352,9 +352,11 @@ def test_where_nothing_absent_was_asked_there_is_no_section_and_no_file(one: Wri
     assert not (one.plan.folder / "ranks-absent.csv").exists()
 
 
-@pytest.mark.parametrize("area", ["many", ""])
-def test_damaged_answers_to_what_is_absent_are_named(one: Written, area: str) -> None:
-    one.ask("1", 0, "absent_annotated", [area])
+@pytest.mark.parametrize("end", [",many", ",", ""], ids=["no number", "empty", "cut off"])
+def test_damaged_answers_to_what_is_absent_are_named(one: Written, end: str) -> None:
+    one.ask("1", 0, "absent_annotated", [77])
+    path = one.plan.cells["1", 0].folder / "cases.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace(",77", end), encoding="utf-8")
     with pytest.raises(DataError, match=r"cases\.csv cannot be read"):
         one.table()
 
