@@ -321,7 +321,7 @@ def test_an_unreadable_image_is_reported_and_the_others_are_done(
     )
     written = run("saliency", images, "tumor", "-o", out, "--method", "boxes")
     assert written.exit_code == 1
-    assert written.stdout == f"{out}: 2 of 2 images, 1 failed\n"
+    assert written.stdout == f"{out}: 2 of 3 images, 1 failed\n"
     content = json.loads(out.read_text(encoding="utf-8"))
     assert content["images"] == wanted
     (failure,) = content["failures"]

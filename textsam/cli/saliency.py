@@ -40,6 +40,7 @@ def saliency(
     for failure in found["failures"]:
         say(f"error: {failure['error']}", err=True)
     failed = f", {len(found['failures'])} failed" if found["failures"] else ""
-    typer.echo(f"{out}: {salient} of {len(found['images'])} images{failed}")
+    total = len(found["images"]) + len(found["failures"])
+    typer.echo(f"{out}: {salient} of {total} images{failed}")
     if failed:
         raise typer.Exit(EXIT_FAILED)
