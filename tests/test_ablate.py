@@ -254,6 +254,7 @@ def test_what_is_wrong_with_the_last_cell_is_refused_before_the_first_trains(
         ({"reference": 4}, "reference is '4'; the cells are 1, 2"),
         ({"seeds": [1, 1]}, "seeds are"),
         ({"seeds": []}, "seeds are"),
+        ({"seeds": [2**63]}, r"seeds\.0: .*less than 9223372036854775808"),
         ({"evaluate": {}}, "all empty"),
         ({"cells": []}, "cells"),
         ({"repeat": 3}, "repeat"),
@@ -277,6 +278,17 @@ def test_files_that_are_no_ablation(bench: Bench) -> None:
             go(bench)
     with pytest.raises(ConfigError, match=r"configs/ablations/"):
         ablate(bench.root / "none.yaml")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_assignment_that_every_cell_replaces_is_refused(bench: Bench, dry_run: bool) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--set tuning\.rank=8: every cell of .* sets tuning\.rank"
+    ):
+        go(bench, overrides=["tuning.rank=8"], dry_run=dry_run)
+    assert bench.trained == []
+    bench.write(cells=[*RANKS, {"name": "base"}])
+    assert len(go(bench, overrides=["tuning.rank=8"], dry_run=True).to_do) == 3
 
 
 def test_images_must_not_be_trained_and_evaluated_on(bench: Bench) -> None:

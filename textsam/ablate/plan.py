@@ -146,6 +146,18 @@ def _cell_config(base: Path, cell: CellSettings, common: Sequence[str], where: s
         raise ConfigError(f"{where}, cell {cell.name!r}: {error}") from error
 
 
+def _check_common(cells: Sequence[CellSettings], common: Sequence[str], where: str) -> None:
+    """Refuse an assignment for every cell that none would have, as each has its own."""
+    for assignment in common:
+        setting = assignment.partition("=")[0].strip()
+        own = [{own.partition("=")[0].strip() for own in cell.set} for cell in cells]
+        if all(setting in names for names in own):
+            raise ConfigError(
+                f"--set {assignment}: every cell of {where} sets {setting} itself, so that this "
+                "would have no effect; leave it out, or change the cells"
+            )
+
+
 def _cell_evaluation(
     ablation: AblationConfig, cell: CellSettings, config: TrainConfig
 ) -> EvaluationSettings:
@@ -184,10 +196,11 @@ def make_plan(
 
     Raises:
         ConfigError: an assignment names no setting or a wrong value, images are trained and
-            evaluated on; the message names the cell.
+            evaluated on; the message names the cell. Or every cell replaces one of `common`.
         DataCheckError: files that cannot be trained, validated or evaluated on; all are listed.
         DataError: what is trained and what is evaluated on have nothing in common.
     """
+    _check_common(ablation.cells, common, str(path))
     base = path.parent / ablation.base
     configs = {cell.name: _cell_config(base, cell, common, str(path)) for cell in ablation.cells}
     files = FileDigests()

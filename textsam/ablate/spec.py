@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -156,7 +156,7 @@ class AblationConfig(Section):
     title: str
     column: str = "setting"
     base: str
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = (0,)  # as of a training
     calibrate: int | None = Field(None, ge=0)
     evaluate: EvaluationSettings
     reference: str | None = None
@@ -177,7 +177,7 @@ class AblationConfig(Section):
             raise ValueError(f"cells of the same name: {', '.join(twice)}")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"reference is {self.reference!r}; the cells are {', '.join(names)}")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; give different ones, 0 or more")
         if not self.paper and any(cell.paper for cell in self.cells):
             raise ValueError("cells have a paper's figures; say in `paper` on what data they are")
