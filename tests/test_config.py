@@ -342,6 +342,8 @@ def test_what_is_written_once_and_referred_to_is_not_given_twice(tmp_path: Path)
         ("self_prompt.distillation.zzz=1", "zzz: unknown; known are weight, temperature"),
         # A right one with a wrong value, with that.
         ("epochs=-1", "epochs: Input should be greater than 0, got -1"),
+        ("epochs=", "epochs: Input should be a valid number, got None"),
+        ("preset=vit_x", "configuration: preset is 'vit_x'; choose one of lite, "),
         ("precision=half", "precision: Input should be 'float32' or 'bfloat16', got 'half'"),
         ("optim.lr=1e-3x", "unable to parse string as a number, got '1e-3x'"),
     ],

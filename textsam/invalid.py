@@ -32,10 +32,13 @@ def invalid_fields(
     told = []
     listed: set[tuple[str, ...]] = set()
     for item in error.errors():
-        place, message = item["loc"][outer:], item["msg"]
+        # What our own validators say needs no word of how it was raised.
+        place, message = item["loc"][outer:], item["msg"].removeprefix("Value error, ")
         if model is not None and item["type"] == "extra_forbidden":
             message = _unknown(str(place[-1]), _fields_at(model, place[:-1]), listed)
-        elif message.startswith("Input should") and isinstance(item["input"], str | int | float):
+        elif message.startswith("Input should") and isinstance(
+            item["input"], str | int | float | None
+        ):
             # Shortened: what comes to a server may be long.
             message += f", got {reprlib.repr(item['input'])}"
         told.append(f"{'.'.join(str(part) for part in place) or whole}: {message}")
