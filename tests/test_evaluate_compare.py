@@ -319,6 +319,18 @@ def test_other_truths_are_refused(samples: list[Sample], tmp_path: Path) -> None
         compared(a, b)
 
 
+def test_a_comparison_says_what_to_do_about_a_file_it_cannot_read(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    a = run(tmp_path / "a", samples, OFF_A)
+    with pytest.raises(DataError, match=r"read \(No such file or directory\); evaluate again$"):
+        compared(a, tmp_path / "nowhere")
+    for content in ("{", "[]"):
+        (a / "evaluation.json").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"evaluation\.json .*; evaluate again$"):
+            compared(a, a)
+
+
 def test_folders_that_cannot_be_compared(samples: list[Sample], tmp_path: Path) -> None:
     a = run(tmp_path / "a", samples, OFF_A)
     with pytest.raises(DataError, match=r"nowhere.cases\.csv cannot be read"):

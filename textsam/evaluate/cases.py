@@ -233,6 +233,6 @@ def read_header(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: no such file, or another file.
     """
-    header = read_settings(folder / HEADER_FILE)
+    header = read_settings(folder / HEADER_FILE, "evaluate again")
     header.pop(CONTENTS, None)  # files of before have none
     return header

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from textsam.data.digests import FileDigests
 from textsam.data.listing import listed
 from textsam.data.sample import Sample
-from textsam.errors import DataError
+from textsam.errors import DataError, system_reason
 from textsam.io.atomic import save_text, told_as_output, write_json
 from textsam.io.lock import locked
 
@@ -69,7 +69,7 @@ def read_lines(path: Path, remedy: str) -> list[list[str]]:
         text = whole.decode("utf-8", "surrogateescape")  # as `append` wrote it
         return list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (OSError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+        raise DataError(f"{path} cannot be read ({system_reason(error)[1]}); {remedy}") from error
 
 
 def digests_of(samples: Iterable[Sample]) -> dict[ImageKey, str]:
@@ -82,20 +82,21 @@ def digests_of(samples: Iterable[Sample]) -> dict[ImageKey, str]:
     return {(s.dataset, s.stem): files.of_sample(s)[:16] for s in samples}
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, remedy: str) -> dict[str, Any]:
     """What the rows beside a file of settings depend on.
 
     Raises:
-        DataError: no such file, or another file.
+        DataError: no such file, or another file; ends with the remedy.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} that says how the rows beside it were made cannot be read ({error})"
+            f"{path} that says how the rows beside it were made cannot be read "
+            f"({system_reason(error)[1]}); {remedy}"
         ) from error
     if not isinstance(settings, dict):
-        raise DataError(f"{path} does not describe a measurement")
+        raise DataError(f"{path} does not describe a measurement; {remedy}")
     return settings
 
 
@@ -265,10 +266,7 @@ class RowFile(ABC, Generic[Row]):
     def _check(
         self, path: Path, settings: Mapping[str, Any], contents: Mapping[ImageKey, str]
     ) -> None:
-        try:
-            before = read_settings(path)
-        except DataError as error:
-            raise DataError(f"{error}; {ANEW}") from error
+        before = read_settings(path, ANEW)
         recorded = before.pop(CONTENTS, None)
         now = json.loads(json.dumps(settings))
         other = [key for key in {**now, **before} if now.get(key) != before.get(key)]
