@@ -104,6 +104,16 @@ def test_text_and_json_tell_their_failure_themselves(
     assert str(caught.value).startswith(f"{target}: {told}")
 
 
+@pytest.mark.parametrize(
+    "write", [lambda path: save_text(path, ""), lambda path: write_json(path, {})]
+)
+def test_a_name_that_is_too_long_is_to_be_shortened(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written \(.+\); give it a shorter name$"):
+        write(tmp_path / ("n" * 300))
+
+
 def test_lines_end_as_the_text_says(tmp_path: Path) -> None:
     assert save_text(tmp_path / "a.csv", "a\r\nb\n").read_bytes() == b"a\r\nb\n"
 

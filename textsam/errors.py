@@ -26,6 +26,7 @@ __all__ = [
     "TextSAMError",
     "TextSAMWarning",
     "WeightsError",
+    "remedy_of",
     "system_reason",
 ]
 
@@ -37,6 +38,7 @@ _REMEDIES = {
     errno.EROFS: "give a folder that can be written",
     errno.ENOTDIR: "give a folder, and not a file",
     errno.EEXIST: "give a folder, and not a file",
+    errno.ENAMETOOLONG: "give it a shorter name",
 }
 
 
@@ -75,8 +77,12 @@ class OutputError(TextSAMError):
         number, reason = system_reason(error)
         if number is None:
             return cls(f"{path}: cannot be written ({reason})")
-        remedy = _REMEDIES.get(number, "check the folder, its permissions and the space")
-        return cls(f"{path}: cannot be written ({reason}); {remedy}")
+        return cls(f"{path}: cannot be written ({reason}); {remedy_of(number)}")
+
+
+def remedy_of(number: int | None) -> str:
+    """What to do about a file that the system did not write, by the number of its error."""
+    return _REMEDIES.get(number or 0, "check the folder, its permissions and the space")
 
 
 def system_reason(error: BaseException) -> tuple[int | None, str]:

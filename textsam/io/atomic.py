@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textsam.errors import OutputError, TextSAMError, system_reason
+from textsam.errors import OutputError, TextSAMError, remedy_of, system_reason
 from textsam.io.readable_json import readable_json
 
 __all__ = ["atomic_path", "save_text", "told_as", "told_as_output", "write_json"]
@@ -70,11 +70,8 @@ def told_as(kind: type[TextSAMError], path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _, why = system_reason(error)
-        raise kind(
-            f"{path}: the file cannot be written ({why}); check the folder, its permissions and "
-            "the free space"
-        ) from error
+        number, why = system_reason(error)
+        raise kind(f"{path}: the file cannot be written ({why}); {remedy_of(number)}") from error
 
 
 def save_text(path: str | Path, text: str) -> Path:
