@@ -26,8 +26,6 @@ from textsam.calibrate.looks import looks_at
 from textsam.calibrate.sides import ChosenSides
 from textsam.calibrate.threshold import Demand, choose_threshold, group_weights
 from textsam.checkpoint import save_adapter
-from textsam.data.augment import Augment
-from textsam.data.augment_config import AugmentConfig
 from textsam.data.folder import samples_from_folder
 from textsam.data.heal import HealWay
 from textsam.data.sample import Sample, Target
@@ -95,9 +93,6 @@ def test_group_weights() -> None:
     groups = ["a"] * 30 + ["b"] * 5
     assert group_weights(groups) == pytest.approx([2 / 90] * 30 + [1 / 15] * 5)
     assert group_weights(["a", "b", "a", "a"]) == pytest.approx([1 / 4] * 4)
-    # Of questions asked three times, fifteen answers are five members.
-    groups = ["a"] * 90 + ["b"] * 15
-    assert group_weights(groups, 3) == pytest.approx([2 / 270] * 90 + [1 / 45] * 15)
 
 
 def test_threshold_is_zero_when_masks_alone_suffice() -> None:
@@ -410,44 +405,15 @@ def test_the_price_of_a_threshold_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert result.dice_with_threshold == pytest.approx(0.54)
 
 
-def test_what_is_asked_several_times_says_no_more_than_once() -> None:
-    answers = [
-        *[one("present", 0.9, score) for score in (0.35, 0.8, 0.9)],
-        *[one("absent_annotated", 0, score) for score in (-1, 0.1, 0.2)],
-        *[one("absent_annotated", 0, score, "breast ultrasound") for score in (0.3, 0.5, 0.6) * 4],
-    ]
-    rates: dict[Kind, float] = {"absent_annotated": 0.4}
-
-    def thrice(given: list[Answer]) -> list[Answer]:
-        return [each for each in given for _ in range(3)]
-
-    once = decide.decide(answers, ("tumor",), rates)
-    again = decide.decide(thrice(answers), ("tumor",), rates, times=3)
-    # Of three and twelve questions 3/13 and 10/13 of the say: 3/13 + 1/3 of 10/13 are below 0.4.
-    assert once.found_threshold == pytest.approx(0.325, abs=2e-5)
-    assert once.empty_annotated == pytest.approx((3 + 10 / 3) / 13, abs=1e-6)
-    assert again == replace(once, n_present=9, n_absent=45)
-    # The 51 masks are of seventeen questions, and too few for a map.
-    assert not again.score_map
-    assert decide.decide(thrice(answers), ("tumor",), rates).score_map
-
-
 def test_each_image_is_asked_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
     def watched(
-        segmenter: Segmenter,
-        _: Sample,
-        passes: int,
-        *,
-        beside: int,
-        heal: Any,
-        rng: Any,
-        change: Augment | None,
+        segmenter: Segmenter, _: Sample, passes: int, *, beside: int, heal: Any, rng: Any
     ) -> list[Answer]:
         config = segmenter.config
         assert (config.found_threshold, config.score_map, config.score_map_for) == (0, (), {})
-        asked.append((passes, beside, heal, rng.random(), change and change.config))
+        asked.append((passes, beside, heal, rng.random()))
         return [one("present", 0.9, 0.9)]
 
     monkeypatch.setattr("textsam.calibrate.run.ask", watched)
@@ -470,17 +436,6 @@ def test_each_image_is_asked_as_the_settings_say(monkeypatch: pytest.MonkeyPatch
     draws = [settings[3] for settings in (*plain, *calibrated(seed=1))]
     assert len(set(draws)) == 4
     assert [settings[3] for settings in both] == draws[:2]
-    # Changed ones come after the image as it is, each with a generator of its own, and in place.
-    augment = AugmentConfig(blur_p=0.9, affine_p=1.0, heal_p=0.3, heal=heal)
-    changed = calibrated(changed=2, augment=augment)
-    assert [settings[3] for settings in changed[::3]] == draws[:2]
-    assert len({settings[3] for settings in changed}) == 6
-    assert [settings[4] for settings in changed] == [
-        None,
-        augment.in_place(),
-        augment.in_place(),
-    ] * 2
-    assert calibrated(changed=1)[1][4] == AugmentConfig().in_place()
 
 
 def made_up() -> Calibration:
@@ -516,8 +471,6 @@ def test_what_is_finished_is_calibrated_as_asked(
         "empty_annotated": 0.6,
         "empty_beside": 0.7,
         "heal": {"brain MRI": "mirrored"},
-        "changed": 2,
-        "augment": AugmentConfig(),
         "seed": 5,
         "progress": False,
     }
@@ -606,11 +559,9 @@ def test_the_share_to_come_back_empty_is_a_share() -> None:
         calibrate(_segmenter(), [], empty_beside=-0.1)
 
 
-def test_fewer_than_no_passes_or_changes_are_refused() -> None:
+def test_fewer_than_no_passes_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"passes is -1; give .* 0 or more"):
         calibrate(_segmenter(), [], passes=-1)
-    with pytest.raises(ConfigError, match=r"changed is -1; give .* 0 or more"):
-        calibrate(_segmenter(), [], changed=-1)
 
 
 def test_the_command_stores_what_was_chosen(
@@ -649,10 +600,8 @@ def test_the_command_stores_what_was_chosen(
         lambda *a, **k: replace(finish_adapter(*a, **k), found_rate=0.2, prompts=("tumor",)),
     )
     plain = save_adapter(tmp_path / "plain", tiny_config(), state)
-    options = ("-o", tmp_path / "few", "--passes", "0", "--changed", "2")
-    few = run("calibrate", plain, tmp_path / "run.yaml", *options)
+    few = run("calibrate", plain, tmp_path / "run.yaml", "-o", tmp_path / "few", "--passes", "0")
     assert few.exit_code == 0
-    assert "of 9 present found" in few.stdout, "three images, each as it is and changed twice"
     assert "warning: 80% of what is there is called not there" in few.stderr
     assert "no validation image shows" not in few.stderr
     assert "had a score map" not in few.stderr

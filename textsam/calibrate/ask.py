@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from textsam.data.absent_crop import absent_crop
 from textsam.data.ask import PromptConfig, PromptSampler
-from textsam.data.augment import Augment
 from textsam.data.heal import HealWay, healed
 from textsam.data.named import by_prompt
 from textsam.data.sample import Sample, load_sample
@@ -56,7 +55,6 @@ def ask(
     beside: int,
     heal: Mapping[str, HealWay],
     rng: np.random.Generator,
-    change: Augment | None = None,
 ) -> list[Answer]:
     """Ask for all that is in an image, and for all that surely is not.
 
@@ -68,13 +66,9 @@ def ask(
             asked for all that the image shows elsewhere; none where there is no room for one.
         heal: modality -> how everything annotated can be covered (`textsam.data.heal`). Where there
             are parts, one such image is asked as they are.
-        rng: draws these parts, what covers, and the change.
-        change: of the image and its masks before anything is asked; None: as it is.
+        rng: draws these parts and what covers.
     """
     image, masks = load_sample(sample)
-    if change is not None:
-        image, changed = change(image, list(masks.values()), rng)
-        masks = dict(zip(masks, changed, strict=True))
     prompts = segmenter.prompts
     known = {c: mask for c, mask in by_prompt(masks, prompts).items() if c in prompts}
     sample = replace(sample, absent=tuple(canonical(c, prompts) or c for c in sample.absent))

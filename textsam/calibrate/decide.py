@@ -59,43 +59,39 @@ class _Final:
         return self.modality, self.concept
 
 
-def _weights(answers: Sequence[_Final], times: int) -> NDArray[np.float64]:
+def _weights(answers: Sequence[_Final]) -> NDArray[np.float64]:
     """Present things weigh as much as all absent ones; the kinds of absence share that alike."""
     kinds = {answer.kind for answer in answers}  # "present" is always among them
     weights: NDArray[np.float64] = np.zeros(len(answers))
     for kind in kinds:
         inside = [i for i, answer in enumerate(answers) if answer.kind == kind]
         share = 1.0 if kind == "present" else 1 / (len(kinds) - 1)
-        weights[inside] = share * group_weights([answers[i].group for i in inside], times)
+        weights[inside] = share * group_weights([answers[i].group for i in inside])
     return weights
 
 
-def _ece(answers: Sequence[_Final], times: int) -> float:
+def _ece(answers: Sequence[_Final]) -> float:
     scores = [max(a.score, 0.0) for a in answers]
-    found = reliability(scores, [a.dice for a in answers], list(_weights(answers, times)))
+    found = reliability(scores, [a.dice for a in answers], list(_weights(answers)))
     return 0.0 if found is None else found.ece
 
 
-def _fitted(answers: Sequence[_Final], times: int) -> tuple[ScoreMap, dict[str, ScoreMap]]:
+def _fitted(answers: Sequence[_Final]) -> tuple[ScoreMap, dict[str, ScoreMap]]:
     """The maps of the answers with a mask: an empty one scores 0 whatever a map says."""
     rows = [
         (answer.concept, answer.score, answer.dice, float(weight))
-        for answer, weight in zip(answers, _weights(answers, times), strict=True)
+        for answer, weight in zip(answers, _weights(answers), strict=True)
         if answer.score != EMPTY
     ]
     if not rows:
         return (), {}
     concepts, raw, overlaps, weights = (list(column) for column in zip(*rows, strict=True))
-    common = fit_score_map(raw, overlaps, weights, times)
-    own = fit_own_maps(concepts, raw, overlaps, weights, times) if common else {}
-    return common, own
+    common = fit_score_map(raw, overlaps, weights)
+    return common, fit_own_maps(concepts, raw, overlaps, weights) if common else {}
 
 
 def decide(
-    answers: Sequence[Answer],
-    prompts: Sequence[str],
-    rates: Mapping[Kind, float],
-    times: int = 1,
+    answers: Sequence[Answer], prompts: Sequence[str], rates: Mapping[Kind, float]
 ) -> Calibration:
     """What the answers say about passes, scores and the threshold, in this order.
 
@@ -103,7 +99,6 @@ def decide(
         answers: with raw scores and without a threshold.
         prompts: concepts the adapter was trained on.
         rates: kind of absence -> share of its answers that must come back empty, in [0, 1].
-        times: how often each question was asked, of the image as it is and of changed ones.
 
     Raises:
         DataError: nothing the adapter knows is in the images, or nothing of it is found.
@@ -134,7 +129,7 @@ def decide(
         for a in answers
         if (place := passes_for.get(a.concept)) is not None
     ]
-    score_map, own_maps = _fitted(raw, times)
+    score_map, own_maps = _fitted(raw)
     final = [
         a
         if a.score == EMPTY
@@ -152,7 +147,7 @@ def decide(
         [
             Demand(
                 [a.score for a in by_kind[kind]],
-                list(group_weights([a.group for a in by_kind[kind]], times)),
+                list(group_weights([a.group for a in by_kind[kind]])),
                 rate,
             )
             for kind, rate in rates.items()
@@ -167,11 +162,11 @@ def decide(
         group = by_kind[kind]
         if not group:
             return None
-        weights = group_weights([a.group for a in group], times)
+        weights = group_weights([a.group for a in group])
         # Sums of weights round, and a share above 1 would be odd to read.
         return round(float(weights @ [a.score < threshold for a in group]), 6)
 
-    weights = group_weights([a.group for a in present], times)
+    weights = group_weights([a.group for a in present])
     found = np.array([a.score >= threshold for a in present])
     overlap = np.array([a.dice for a in present])
     absent = [a for a in final if a.kind != "present"]
@@ -195,8 +190,8 @@ def decide(
         },
         dice_without_threshold=round(float(weights @ overlap), 6),
         dice_with_threshold=round(float(weights @ (overlap * found)), 6),
-        ece_before=round(_ece(raw, times), 6),
-        ece_after=round(_ece(final, times), 6),
+        ece_before=round(_ece(raw), 6),
+        ece_after=round(_ece(final), 6),
         n_present=len(present),
         n_absent=len(absent),
     )

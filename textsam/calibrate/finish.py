@@ -15,7 +15,6 @@ from textsam.calibrate.cut import fit_cut
 from textsam.calibrate.run import EMPTY_ANNOTATED, EMPTY_MODALITY, calibrate
 from textsam.calibrate.sides import fit_sides
 from textsam.checkpoint import save_adapter
-from textsam.data.augment_config import AugmentConfig
 from textsam.data.heal import HealWay
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
@@ -38,8 +37,6 @@ def finish_adapter(
     empty_annotated: float = EMPTY_ANNOTATED,
     empty_beside: float | None = None,
     heal: Mapping[str, HealWay] | None = None,
-    changed: int = 0,
-    augment: AugmentConfig | None = None,
     seed: int = 0,
     kinds: ImageKinds | None = None,
     sides_px: Sequence[int] = (),
@@ -60,8 +57,8 @@ def finish_adapter(
             show stays at the sides it has. None given: those of the adapter stay.
         cut: decide how masks are cut lower than `mask_threshold`, or that they are not; False
             leaves that as the adapter has it.
-        passes, empty_modality, empty_annotated, empty_beside, heal: as in `calibrate`.
-        changed, augment, seed, progress: as in `calibrate`.
+        passes, empty_modality, empty_annotated, empty_beside, heal, seed, progress: as in
+            `calibrate`.
 
     Raises:
         DataError, ConfigError: as `calibrate` and `fit_sides`, or `out` is the adapter itself.
@@ -92,8 +89,6 @@ def finish_adapter(
         empty_annotated=empty_annotated,
         empty_beside=empty_beside,
         heal=heal,
-        changed=changed,
-        augment=augment,
         seed=seed,
         progress=progress,
     )

@@ -12,8 +12,6 @@ import torch
 from textsam.calibrate.ask import Answer, Kind, ask
 from textsam.calibrate.calibration import Calibration
 from textsam.calibrate.decide import decide
-from textsam.data.augment import Augment
-from textsam.data.augment_config import AugmentConfig
 from textsam.data.heal import HealWay
 from textsam.data.sample import Sample
 from textsam.errors import ConfigError
@@ -39,8 +37,6 @@ def calibrate(
     empty_annotated: float = EMPTY_ANNOTATED,
     empty_beside: float | None = None,
     heal: Mapping[str, HealWay] | None = None,
-    changed: int = 0,
-    augment: AugmentConfig | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Calibration:
@@ -61,21 +57,15 @@ def calibrate(
             image without the thing, of which there are many more than of images known not to show
             it. None: these are not asked.
         heal: as in `ask`: whole images without the thing, which count as parts beside it do.
-        changed: how often each image is asked again, each time changed by `augment` in tone,
-            sharpness, noise and marks, as other machines may show it. These answers and that to the
-            image as it is share the say of one.
-        augment: how training changed images; default: as `AugmentConfig` does.
-        seed: of these parts, covers and changes.
+        seed: of these parts and images.
         progress: show a bar.
 
     Raises:
-        ConfigError: a share outside [0, 1], or fewer than 0 passes or changed images.
+        ConfigError: a share outside [0, 1], or fewer than 0 passes.
         DataError: the samples hold nothing the adapter knows.
     """
     if passes < 0:
         raise ConfigError(f"passes is {passes}; give the most refinements to try, 0 or more")
-    if changed < 0:
-        raise ConfigError(f"changed is {changed}; give how often to change each image, 0 or more")
     rates: Mapping[Kind, float] = {
         "absent_modality": empty_modality,
         "absent_annotated": empty_annotated,
@@ -91,17 +81,8 @@ def calibrate(
     open_minded = segmenter.with_config(config)
     answers: list[Answer] = []
     beside = 0 if empty_beside is None else _BESIDE
-    change = Augment((augment or AugmentConfig()).in_place())
     with torch.inference_mode():
         for number, sample in enumerate(with_bar(samples, "calibrating", shown=progress)):
-            for again in range(changed + 1):
-                answers += ask(
-                    open_minded,
-                    sample,
-                    passes,
-                    beside=beside,
-                    heal=heal or {},
-                    rng=np.random.default_rng((seed, number, again) if again else (seed, number)),
-                    change=change if again else None,
-                )
-    return decide(answers, config.prompts, rates, times=changed + 1)
+            rng = np.random.default_rng((seed, number))
+            answers += ask(open_minded, sample, passes, beside=beside, heal=heal or {}, rng=rng)
+    return decide(answers, config.prompts, rates)

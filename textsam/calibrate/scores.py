@@ -24,7 +24,7 @@ _PRIOR_ANSWERS = 15
 
 
 def fit_score_map(
-    raw: Sequence[float], dice: Sequence[float], weights: Sequence[float], times: int = 1
+    raw: Sequence[float], dice: Sequence[float], weights: Sequence[float]
 ) -> ScoreMap:
     """A monotone piecewise-linear map by isotonic regression.
 
@@ -37,13 +37,12 @@ def fit_score_map(
         raw: (N,) in [0, 1], of masks that are not empty.
         dice: (N,) of the masks, 0 where the thing is not in the image.
         weights: (N,), positive.
-        times: how often each question was asked, so that so many answers count as one.
 
     Returns:
         2 to `FITTED_KNOTS` + 2 knots, or none with fewer than `MIN_ANSWERS` answers or nothing but
         masks of Dice 0.
     """
-    if len(raw) < MIN_ANSWERS * times:
+    if len(raw) < MIN_ANSWERS:
         return ()
     order = np.argsort(np.asarray(raw), kind="stable")
     x, y, w = (np.asarray(values, dtype=np.float64)[order] for values in (raw, dice, weights))
@@ -75,7 +74,6 @@ def fit_own_maps(
     raw: Sequence[float],
     dice: Sequence[float],
     weights: Sequence[float],
-    times: int = 1,
 ) -> dict[str, ScoreMap]:
     """Maps of single concepts, for those with answers enough.
 
@@ -88,7 +86,6 @@ def fit_own_maps(
         raw: (N,) in [0, 1], of masks that are not empty.
         dice: (N,) of the masks, 0 where the thing is not in the image.
         weights: (N,), positive.
-        times: as in `fit_score_map`.
 
     Returns:
         Concept -> map as of `fit_score_map`; without concepts of fewer than 3 answers, or fewer
@@ -99,9 +96,9 @@ def fit_own_maps(
     maps = {}
     for concept in sorted(set(concepts)):
         own = names == concept
-        if own.sum() < _MIN_OWN * times or np.sum(right[own]) < _MIN_OWN_RIGHT * times:
+        if own.sum() < _MIN_OWN or np.count_nonzero(right[own]) < _MIN_OWN_RIGHT:
             continue
-        prior = weight[own].mean() * _PRIOR_ANSWERS * times * weight / weight.sum()
-        if fitted := fit_score_map(raw, dice, list(own * weight + prior), times):
+        prior = weight[own].mean() * _PRIOR_ANSWERS * weight / weight.sum()
+        if fitted := fit_score_map(raw, dice, list(own * weight + prior)):
             maps[concept] = fitted
     return maps

@@ -31,17 +31,13 @@ class Demand:
     rate: float
 
 
-def group_weights(groups: Sequence[object], times: int = 1) -> NDArray[np.float64]:
+def group_weights(groups: Sequence[object]) -> NDArray[np.float64]:
     """(N,) weights that sum to 1. Every group has the same share, and its members alike in it.
 
     A group of fewer than `FULL_SAY` members has a share in proportion to them.
-
-    Args:
-        groups: (N,) of each answer.
-        times: how often each question was asked, so that so many answers are one member.
     """
     sizes = Counter(groups)
-    shares = {group: min(size, FULL_SAY * times) / size for group, size in sizes.items()}
+    shares = {group: min(size, FULL_SAY) / size for group, size in sizes.items()}
     weights = np.array([shares[group] for group in groups], dtype=np.float64)
     weights /= weights.sum()
     return weights

@@ -142,14 +142,6 @@ def calibrate(
             "These are not asked where no share is given.",
         ),
     ] = None,
-    changed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Times each validation image is asked again, changed in tone, sharpness, noise "
-            "and marks as augment says: other machines show things so.",
-        ),
-    ] = 0,
     kinds: Annotated[
         int,
         typer.Option(
@@ -246,8 +238,6 @@ def calibrate(
             empty_annotated=empty_annotated,
             empty_beside=empty_beside,
             heal=settings.augment.heal,
-            changed=changed,
-            augment=settings.augment,
             seed=settings.seed,
         )
     finished = read_adapter_config(out)
