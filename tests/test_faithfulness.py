@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,19 @@ def test_a_wording_the_product_does_not_understand_is_asked_as_it_stands(tmp_pat
     assert ("lesion", "skin lesion") in asked
     assert ("lesion", None) in asked
     assert len(asked) == len(set(asked)), "nothing is asked twice"
+
+
+def test_what_the_adapter_does_not_know_is_told(tmp_path: Path) -> None:
+    shown = {"hangnail": RV, "left ventricle": LV}
+    samples = [make(tmp_path / "d", n, "acdc", "cardiac MRI", shown) for n in range(2)]
+    samples.append(replace(samples[0], stem="normal", targets=(), absent=("hangnail", "rv")))
+    summary = measured({}, samples)
+    assert summary.skipped == {"acdc/hangnail": 3}
+    assert summary.to_dict()["skipped"] == {"acdc/hangnail": 3}
+    line = faithfulness_table(summary).splitlines()[-1]
+    assert line == "not asked, unknown to the adapter: acdc/hangnail (3)"
+    known = replace(samples[1], targets=samples[1].targets[1:])
+    assert "not asked" not in faithfulness_table(measured({}, [known]))
 
 
 def test_calibration_by_hand(

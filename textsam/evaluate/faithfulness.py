@@ -19,7 +19,7 @@ from textsam.errors import DataError, TextSAMError
 from textsam.evaluate.faithfulness_rows import AnswerFile, AnswerRow, Kind, Wording
 from textsam.evaluate.faithfulness_summary import FaithfulnessSummary, summarise_faithfulness
 from textsam.evaluate.options import whole_number
-from textsam.evaluate.plan import refuse_twice
+from textsam.evaluate.plan import refuse_twice, skipped_of
 from textsam.evaluate.reliability_plot import draw_reliability
 from textsam.evaluate.row_file import ImageKey, digests_of
 from textsam.evaluate.wordings import wordings
@@ -167,13 +167,16 @@ def measure_faithfulness(
         "distractors_per_image": DISTRACTORS_PER_IMAGE,
         "seed": seed,
     }
+    skipped = skipped_of(samples, model.prompts)
     if out is None:
-        return summarise_faithfulness(_rows(model, by_image, None, seed, progress), settings)
+        rows = _rows(model, by_image, None, seed, progress)
+        return summarise_faithfulness(rows, settings, skipped=skipped)
     out = Path(out)
     with AnswerFile(out, settings, digests_of(samples), resume=resume) as file:
         for name in (SUMMARY_FILE, PLOT_FILE):  # of other answers than those to come
             (out / name).unlink(missing_ok=True)
-        summary = summarise_faithfulness(_rows(model, by_image, file, seed, progress), settings)
+        rows = _rows(model, by_image, file, seed, progress)
+        summary = summarise_faithfulness(rows, settings, skipped=skipped)
         plot = out / PLOT_FILE
         drawn = draw_reliability(summary.score, summary.found_threshold)
         with told_as_output(plot), atomic_path(plot) as temporary:

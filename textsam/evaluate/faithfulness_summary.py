@@ -155,7 +155,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class FaithfulnessSummary:
-    """The results, in the order of the table."""
+    """The results, in the order of the table.
+
+    Attributes:
+        skipped: "set/concept" -> images in which it is annotated or declared absent and was not
+            asked, because the adapter does not know it.
+    """
 
     settings: Mapping[str, Any]
     images: int
@@ -166,6 +171,7 @@ class FaithfulnessSummary:
     confusion: tuple[ConfusionRow, ...]
     score: ScoreReliability
     threshold: Threshold | None
+    skipped: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in JSON types."""
@@ -173,13 +179,14 @@ class FaithfulnessSummary:
 
 
 def summarise_faithfulness(
-    rows: Sequence[AnswerRow], settings: Mapping[str, Any]
+    rows: Sequence[AnswerRow], settings: Mapping[str, Any], *, skipped: Mapping[str, int]
 ) -> FaithfulnessSummary:
     """Summarise the answers of a run; their order does not matter.
 
     Args:
         rows: complete for each image.
         settings: what the answers depend on, with "found_threshold".
+        skipped: "set/concept" -> images in which it was not asked.
     """
     rows = sorted(rows, key=lambda row: (row.dataset, row.stem, row.concept, row.text))
     texts = _texts(rows)
@@ -194,6 +201,7 @@ def summarise_faithfulness(
         confusion=_confusion(names),
         score=_score(names),
         threshold=_threshold([row for row in names if row.kind == "present"]),
+        skipped=dict(sorted(skipped.items())),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textsam.evaluate.faithfulness_summary import ConfusionRow, FaithfulnessSummary
-from textsam.evaluate.tables import markdown
+from textsam.evaluate.tables import markdown, not_asked
 from textsam.metrics.reliability import Reliability, ReliabilityBin
 
 __all__ = ["faithfulness_table"]
@@ -36,6 +36,8 @@ def faithfulness_table(summary: FaithfulnessSummary) -> str:
             _confusion(own),
         ]
     parts += _score(summary)
+    if summary.skipped:
+        parts.append(not_asked(summary.skipped))
     return "\n\n".join(parts) + "\n"
 
 

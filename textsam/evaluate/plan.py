@@ -152,11 +152,10 @@ def make_plan(
         raise DataError("there are no samples to evaluate on")
     refuse_twice(samples)
     images: dict[ImageKey, tuple[Sample, list[Question]]] = {}
-    skipped: Counter[str] = Counter()
+    skipped = skipped_of(samples, prompts)
     for sample in samples:
         image = sample.dataset, sample.stem
-        questions, unknown = _questions(sample, prompts, negatives, seed)
-        skipped.update(f"{sample.dataset}/{concept}" for concept in unknown)
+        questions = _questions(sample, prompts, negatives, seed)
         if protocol.geometric:
             questions = [question for question in questions if question.annotated]
         if questions:
@@ -169,21 +168,26 @@ def make_plan(
     return Plan(images, skipped)
 
 
-def _questions(
-    sample: Sample, prompts: Sequence[str], negatives: int, seed: int
-) -> tuple[list[Question], list[str]]:
+def skipped_of(samples: Iterable[Sample], prompts: Sequence[str]) -> Counter[str]:
+    """ "set/concept" -> images in which it is annotated or declared absent, of unknown concepts."""
+    skipped: Counter[str] = Counter()
+    for sample in samples:
+        concepts = dict.fromkeys((*(target.concept for target in sample.targets), *sample.absent))
+        unknown = [concept for concept in concepts if canonical(concept, prompts) is None]
+        skipped.update(f"{sample.dataset}/{concept}" for concept in unknown)
+    return skipped
+
+
+def _questions(sample: Sample, prompts: Sequence[str], negatives: int, seed: int) -> list[Question]:
     annotated: dict[str, list[str]] = {}
     declared: dict[str, list[str]] = {}
-    unknown: list[str] = []
     for concepts, meant in (
         ([target.concept for target in sample.targets], annotated),
         (sample.absent, declared),
     ):
         for concept in dict.fromkeys(concepts):
             prompt = canonical(concept, prompts)
-            if prompt is None:
-                unknown.append(concept)
-            else:
+            if prompt is not None:
                 meant.setdefault(prompt, []).append(concept)
     questions = [
         Question(
@@ -209,4 +213,4 @@ def _questions(
 
     drawn = sorted(impossible, key=place)[:negatives]
     questions += [Question(prompt, (), (prompt,), "absent_modality") for prompt in drawn]
-    return questions, list(dict.fromkeys(unknown))
+    return questions

@@ -16,7 +16,7 @@ from typing import Any
 import textsam
 from textsam.evaluate.caption import who_and_how
 from textsam.evaluate.cases import METRICS, Case, ImageKey, Kind, column_title
-from textsam.evaluate.tables import markdown
+from textsam.evaluate.tables import markdown, not_asked
 from textsam.metrics.statistics import mean_std
 
 __all__ = ["AbsenceResult", "ConceptResult", "EvaluationSummary", "Spread", "summarise"]
@@ -175,8 +175,7 @@ class EvaluationSummary:
             f"image (median {seconds.median:.3g} s)"
         )
         if self.skipped:
-            names = ", ".join(f"{name} ({count})" for name, count in self.skipped.items())
-            parts.append(f"not asked, unknown to the adapter: {names}")
+            parts.append(not_asked(self.skipped))
         return "\n\n".join(parts) + "\n"
 
 

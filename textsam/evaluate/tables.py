@@ -1,10 +1,10 @@
-"""Markdown tables."""
+"""Markdown tables, and the line below them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "not_asked"]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> str:
@@ -13,3 +13,9 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -
     # A bar in a name would end the cell.
     top, *cells = ([str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows))
     return "\n".join(f"| {' | '.join(row)} |" for row in (top, rule, *cells))
+
+
+def not_asked(skipped: Mapping[str, int]) -> str:
+    """The line on "set/concept" -> images in which it was not asked."""
+    names = ", ".join(f"{name} ({count})" for name, count in skipped.items())
+    return f"not asked, unknown to the adapter: {names}"
