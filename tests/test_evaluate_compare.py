@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluations import Fake, Store, rows, square
+from PIL import Image as PILImage
 from scipy import stats
 
 from textsam.data.sample import Sample
@@ -317,6 +318,22 @@ def test_other_truths_are_refused(samples: list[Sample], tmp_path: Path) -> None
     b = run(tmp_path / "b", others, OFF_B)
     with pytest.raises(DataError, match=r"6 cases differ: .* has 100 px in .* and 121 px in"):
         compared(a, b)
+
+
+def test_other_images_with_the_same_truths_are_told(samples: list[Sample], tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a", samples, OFF_A), run(tmp_path / "b", samples, OFF_B)
+    same = compared(a, b)
+    assert (same.other_files, same.to_dict()["other_files"]) == (0, 0)
+    assert "another in B" not in same.table()
+    for sample in samples[1:3]:
+        with PILImage.open(sample.image_path) as image:
+            image.load()
+        image.save(sample.image_path, compress_level=0)  # another file, and answered alike
+    other = compared(a, run(tmp_path / "c", samples, OFF_B))
+    assert (other.other_files, other.rows) == (2, same.rows)
+    assert "of 2 images the image itself or a mask is another in B than in A" in other.table()
+    # Evaluations of before say nothing of their files.
+    assert compared(a, with_settings(b, tmp_path / "old", contents={})).other_files is None
 
 
 def test_a_comparison_says_what_to_do_about_a_file_it_cannot_read(

@@ -14,6 +14,7 @@ from textsam.evaluate.row_file import (
     CONTENTS,
     ImageKey,
     RowFile,
+    by_image,
     read_lines,
     read_settings,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "QuestionKey",
     "column_title",
     "read_cases",
+    "read_contents",
     "read_header",
     "slab_tolerance_px",
 ]
@@ -236,3 +238,13 @@ def read_header(folder: Path) -> dict[str, Any]:
     header = read_settings(folder / HEADER_FILE, "evaluate again")
     header.pop(CONTENTS, None)  # files of before have none
     return header
+
+
+def read_contents(folder: Path) -> dict[ImageKey, str]:
+    """Digests of the images and masks of an evaluation; none of one made before they were kept.
+
+    Raises:
+        DataError: no such file, or another file.
+    """
+    recorded = read_settings(folder / HEADER_FILE, "evaluate again").get(CONTENTS)
+    return by_image(recorded) if isinstance(recorded, dict) else {}

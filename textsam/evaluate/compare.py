@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,10 @@ from textsam.evaluate.caption import captions_of_two
 from textsam.evaluate.cases import (
     METRICS,
     Case,
+    ImageKey,
     column_title,
     read_cases,
+    read_contents,
     read_header,
     slab_tolerance_px,
 )
@@ -75,6 +77,8 @@ class EvaluationComparison:
         resamples: of the bootstrap.
         rows: by set, concept, box shift and metric; at the end, if there are several sets or
             concepts, all of them together.
+        other_files: images compared that had another file, or another mask, in the second; None if
+            an evaluation does not say what its files held.
     """
 
     folders: tuple[str, str]
@@ -83,6 +87,7 @@ class EvaluationComparison:
     confidence: float
     resamples: int
     rows: tuple[MetricComparison, ...]
+    other_files: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in JSON types; an infinite statistic is null."""
@@ -110,6 +115,7 @@ class EvaluationComparison:
             "seed": self.seed,
             "confidence": self.confidence,
             "resamples": self.resamples,
+            "other_files": self.other_files,
             "rows": [row(own) for own in self.rows],
         }
 
@@ -155,6 +161,11 @@ class EvaluationComparison:
             f"Paired cases; bootstrap of the mean difference, {self.resamples} resamples, seed "
             f"{self.seed}; two-tailed tests, not corrected for their number."
         )
+        if self.other_files:
+            parts.append(
+                f"Not the same files: of {self.other_files} images the image itself or a mask is "
+                "another in B than in A; differences may come from that."
+            )
         left_out = [row for row in self.rows if row.left_out]
         if left_out:
             names = ", ".join(
@@ -253,7 +264,15 @@ def compare_evaluations(
         confidence=confidence,
         resamples=resamples,
         rows=tuple(rows),
+        other_files=_other_files(first, second, {key[:2] for key in one}),
     )
+
+
+def _other_files(first: Path, second: Path, images: Iterable[ImageKey]) -> int | None:
+    ours, theirs = read_contents(first), read_contents(second)
+    if not ours or not theirs:
+        return None
+    return sum(ours.get(image) != theirs.get(image) for image in images)
 
 
 def _present(folder: Path) -> tuple[dict[CaseKey, Case], tuple[str, ...]]:

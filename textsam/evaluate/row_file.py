@@ -23,6 +23,7 @@ __all__ = [
     "CONTENTS",
     "ImageKey",
     "RowFile",
+    "by_image",
     "cell_text",
     "digests_of",
     "read_lines",
@@ -107,7 +108,8 @@ def _by_set(contents: Mapping[ImageKey, str]) -> dict[str, dict[str, str]]:
     return sets
 
 
-def _by_image(sets: Mapping[str, Any]) -> dict[ImageKey, Any]:
+def by_image(sets: Mapping[str, Any]) -> dict[ImageKey, Any]:
+    """What a file records under `CONTENTS`, by image."""
     return {
         (dataset, stem): digest
         for dataset, stems in sets.items()
@@ -258,10 +260,10 @@ class RowFile(ABC, Generic[Row]):
                 f"{self.path} has the columns {', '.join(lines[0])} instead of "
                 f"{', '.join(self.columns)}, as another version of textsam wrote it; {ANEW}"
             )
-        by_image: dict[ImageKey, list[Row]] = {}
+        found: dict[ImageKey, list[Row]] = {}
         for row in self.parse(self.path, self.columns, lines[1:], ANEW):
-            by_image.setdefault(row.image, []).append(row)
-        return by_image
+            found.setdefault(row.image, []).append(row)
+        return found
 
     def _check(
         self, path: Path, settings: Mapping[str, Any], contents: Mapping[ImageKey, str]
@@ -285,7 +287,7 @@ class RowFile(ABC, Generic[Row]):
                 f"{path} does not say what the images and masks of its rows were, as an earlier "
                 f"version of textsam wrote it; {ANEW}"
             )
-        known = _by_image(recorded)
+        known = by_image(recorded)
         changed = ["/".join(image) for image in contents if known.get(image) != contents[image]]
         if changed:
             raise DataError(
