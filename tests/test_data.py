@@ -27,7 +27,7 @@ from textsam.data.dataset import TrainDataset, TrainItem, epoch_order
 from textsam.data.folder import samples_from_folder
 from textsam.data.manifest import read_manifest, read_split, split_names
 from textsam.data.sample import Sample, Target, load_sample, read_mask
-from textsam.data.selection import Selection, selection_of
+from textsam.data.selection import Selection, kept, selection_of
 from textsam.data.sets import samples_from_manifest
 from textsam.errors import ConfigError, DataError
 from textsam.frame import SquareGeometry
@@ -330,6 +330,30 @@ def test_selections_as_users_write_them() -> None:
 def test_other_selections_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{text}: write SET/SPLIT, e.g. busi/fold1/test, or"):
         selection_of(text)
+
+
+def test_numbers_keep_names_that_are_such_numbers() -> None:
+    stems = ["7", "08", "9", "10", "11", "100", "x9", "9a", "-9", "²", "٩"]
+
+    def of(*numbers: int, **more: Any) -> list[str]:
+        return kept(stems, Selection(set="a", split="b", numbers=numbers, **more))
+
+    assert of(8, 10) == ["08", "9", "10", "٩"]
+    assert of(0, 7) == ["7"]
+    assert of(11, 11) == ["11"]
+    assert of(7, 100, prefix="1") == ["10", "11", "100"]
+    assert of(9, 100, limit=1) == ["11"]
+    for wrong in ((3, 2), (-1, 2)):
+        with pytest.raises(ValidationError, match=r"is not \[low, high\] with 0 <= low"):
+            of(*wrong)
+
+
+def test_a_selection_without_numbers_is_written_as_before_there_were_any() -> None:
+    # What a run is recognised by is written so.
+    plain, numbered = (Selection(set="a", split="b", numbers=n) for n in (None, (1, 2)))
+    assert "numbers" not in plain.model_dump()
+    assert numbered.model_dump(mode="json")["numbers"] == [1, 2]
+    assert Selection.model_validate(numbered.model_dump()) == numbered
 
 
 def test_limit_spreads_evenly(root: Path) -> None:

@@ -25,6 +25,8 @@ class Selection(Section):
     part: keep the samples whose place, drawn from a hash of the stem, lies in [low, high) of 0…1:
         (0.1, 1) to train and (0, 0.1) to validate divide a split without a file saying so.
     prefix: keep stems that begin so, e.g. one hospital of a set.
+    numbers: keep stems that are a whole number in [low, high], as slices and frames are; None keeps
+        all.
     limit: keep this many samples, evenly spread over the split (neighbours are often alike).
     """
 
@@ -34,6 +36,8 @@ class Selection(Section):
     weight: float = Field(default=1.0, gt=0.0)
     part: tuple[float, float] = (0.0, 1.0)
     prefix: str = ""
+    # Where it is not given, dumps are as before it existed, and runs are recognised.
+    numbers: tuple[int, int] | None = Field(default=None, exclude_if=lambda given: given is None)
     limit: int | None = Field(default=None, ge=1)
 
     @field_validator("part")
@@ -42,6 +46,13 @@ class Selection(Section):
         if not 0 <= part[0] < part[1] <= 1:
             raise ValueError(f"{list(part)} is not [low, high] with 0 <= low < high <= 1")
         return part
+
+    @field_validator("numbers")
+    @classmethod
+    def _is_an_interval(cls, numbers: tuple[int, int] | None) -> tuple[int, int] | None:
+        if numbers is not None and not 0 <= numbers[0] <= numbers[1]:
+            raise ValueError(f"{list(numbers)} is not [low, high] with 0 <= low <= high")
+        return numbers
 
 
 def selection_of(text: str, limit: int | None = None) -> Selection:
@@ -84,4 +95,7 @@ def kept(stems: list[str], selection: Selection) -> list[str]:
     """The stems of a split that a selection wants, in their order."""
     low, high = selection.part
     stems = [s for s in stems if s.startswith(selection.prefix) and low <= place_of(s) < high]
+    if selection.numbers is not None:
+        first, last = selection.numbers
+        stems = [s for s in stems if s.isdecimal() and first <= int(s) <= last]
     return spread(stems, selection.limit)

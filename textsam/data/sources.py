@@ -142,7 +142,8 @@ def find_samples(data: DataSettings) -> tuple[dict[str, list[Sample]], list[Prob
     sound = all(problem.kind in WARNINGS for problem in found)
     if sound and (empty := [part for part, samples in parts.items() if not samples]):
         raise ConfigError(
-            f"data.{empty[0]} keeps no image; give its selections another prefix or a wider part"
+            f"data.{empty[0]} keeps no image; give its selections another prefix, other numbers or "
+            "a wider part"
         )
     return parts, found
 
