@@ -1,6 +1,6 @@
 """Averages of an adapter and the one it goes on from, on the validation images of a configuration.
 
-    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage8 \\
+    python benchmarks/averages.py configs/generalist.yaml weights/generalist-stage9 \\
         runs/generalist/best --data data -o averages.md
 
 How much of the second is best, and at which side the model had better work, are choices like any

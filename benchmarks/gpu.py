@@ -21,9 +21,9 @@ next command goes on with them (`gpu_together`), and `--more-minutes` plans for 
 need less to be sent, and adapters to go on from can be in the parts instead of in the checkout:
 
     python benchmarks/gpu.py pack --data data --config configs/generalist.yaml --side 352 \
-        --without-test --small-text --adapter weights/generalist-stage8 --to gpu_pack
+        --without-test --small-text --adapter weights/generalist-stage9 --to gpu_pack
     python3 benchmarks/gpu.py together \
-        configs/generalist.yaml,init_adapter=/tmp/textsam-gpu/adapters/generalist-stage8,workers=2 \
+        configs/generalist.yaml,init_adapter=/tmp/textsam-gpu/adapters/generalist-stage9,workers=2 \
         configs/busi.yaml,workers=2 --minutes 9 --more-minutes 2.5 --out OUT
 
 `session` does the BUSI benchmark, then the trainings, each finished into an adapter folder in half

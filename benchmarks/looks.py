@@ -1,6 +1,6 @@
 """Adapters on validation images, whole and as a narrower field of view would show them.
 
-    python benchmarks/looks.py configs/generalist.yaml weights/generalist-stage8 \\
+    python benchmarks/looks.py configs/generalist.yaml weights/generalist-stage9 \\
         weights/generalist --data data -o benchmarks/results/generalist/looks.md
 
 Around every object that is in an image a square is cut out whose side is so many times the object's
