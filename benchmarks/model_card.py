@@ -361,6 +361,8 @@ def _selection(selection: dict[str, Any]) -> str:
         line += f", hashes of names in {low:g}–{high:g}"
     if selection["prefix"]:
         line += f", names in {selection['prefix']}*"
+    if numbers := selection.get("numbers"):  # adapters of before have none
+        line += f", {numbers[0]} to {numbers[1]}"
     if selection["limit"]:
         line += f", {selection['limit']} of them"
     return line if selection["weight"] == 1 else f"{line}, weight {selection['weight']:g}"

@@ -149,6 +149,15 @@ def measure_candidates(
     return {row["candidate"]: row for row in content["rows"]}
 
 
+def test_a_card_says_what_of_a_set_was_taken() -> None:
+    plain = {"set": "heads", "split": "train", "part": [0, 1], "prefix": "", "limit": None}
+    assert model_card._selection({**plain, "weight": 1}) == "- `heads` train"
+    some = {**plain, "numbers": [823, 918], "part": [0, 0.7], "prefix": "9", "limit": 4}
+    assert model_card._selection({**some, "weight": 2.5}) == (
+        "- `heads` train, hashes of names in 0–0.7, names in 9*, 823 to 918, 4 of them, weight 2.5"
+    )
+
+
 def test_candidates_of_another_machine_are_measured_again_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
