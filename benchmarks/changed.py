@@ -37,7 +37,7 @@ from textsam.data.selection import selection_of
 from textsam.data.sets import samples_from_manifest
 from textsam.evaluate.tables import markdown
 from textsam.inference.segmenter import Segmenter
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import save_text
 from textsam.metrics import dice
 from textsam.metrics.reliability import reliability
 from textsam.progress import with_bar
@@ -94,8 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{', '.join(f'{s.config.found_threshold:.3f}' for s in asked)}. n and what is counted are "
         "answers, of changed images several to each."
     )
-    with atomic_path(options.out) as temporary:
-        temporary.write_text(f"{made}\n\n{table(found)}\n", encoding="utf-8")
+    save_text(options.out, f"{made}\n\n{table(found)}\n")
     print(f"wrote {options.out}")
     return 0
 

@@ -38,7 +38,7 @@ from textsam.data.sets import samples_from_manifest
 from textsam.data.sources import samples_of
 from textsam.evaluate.tables import markdown
 from textsam.inference.segmenter import Segmenter
-from textsam.io.atomic import atomic_path
+from textsam.io.atomic import save_text
 from textsam.metrics import dice
 from textsam.progress import with_bar
 
@@ -87,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{datetime.now(UTC).date()}. Mean Dice in percent, adapter after adapter, and the number "
         "of looks; of a few it says little."
     )
-    with atomic_path(options.out) as temporary:
-        temporary.write_text(f"{made}\n\n{table(found)}\n", encoding="utf-8")
+    save_text(options.out, f"{made}\n\n{table(found)}\n")
     print(f"wrote {options.out}")
     return 0
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textsam.ablate.finished import Finished
 from textsam.ablate.plan import Plan
-from textsam.evaluate.tables import markdown
+from textsam.evaluate.tables import csv_text, markdown
 
 __all__ = ["Absence", "Emptiness", "absences_csv", "absences_markdown", "absences_of"]
 
@@ -37,6 +35,11 @@ class Emptiness:
     questions: int
     empty: int
     std_seeds: float | None
+
+    @property
+    def percent(self) -> float | None:
+        """Of the questions answered with an empty mask; None if there were none."""
+        return 100 * self.empty / self.questions if self.questions else None
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ def absences_markdown(plan: Plan, absences: Sequence[Absence]) -> str:
 
 
 def _entry(row: Emptiness) -> str:
-    if not row.questions:
+    if row.percent is None:
         return "–"
     spread = "" if row.std_seeds is None else f" ± {100 * row.std_seeds:.2f}"
-    return f"{100 * row.empty / row.questions:.2f}{spread} ({row.questions})"
+    return f"{row.percent:.2f}{spread} ({row.questions})"
 
 
 def absences_csv(plan: Plan, absences: Sequence[Absence]) -> str:
@@ -108,12 +111,10 @@ def absences_csv(plan: Plan, absences: Sequence[Absence]) -> str:
         for row in each.rows:
             line: list[object] = [row.cell, titles[row.cell], each.dataset, each.kind]
             line += [" ".join(map(str, own)) for own in (row.seeds, row.missing, row.unasked)]
-            if row.questions:
-                line += [row.questions, row.empty, f"{100 * row.empty / row.questions:.4f}"]
-            else:
+            if row.percent is None:
                 line += [None] * 3
+            else:
+                line += [row.questions, row.empty, f"{row.percent:.4f}"]
             line.append(None if row.std_seeds is None else f"{100 * row.std_seeds:.4f}")
             rows.append(line)
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
-    return buffer.getvalue()
+    return csv_text([head, *rows])

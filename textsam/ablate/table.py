@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +13,7 @@ from textsam.ablate.spec import CellSettings, EvaluationSettings
 from textsam.evaluate.ask import TOLERANCE_PX
 from textsam.evaluate.caption import how_asked
 from textsam.evaluate.cases import column_title
-from textsam.evaluate.tables import markdown
+from textsam.evaluate.tables import csv_text, markdown
 
 __all__ = ["csv_table", "markdown_table", "metric_title"]
 
@@ -266,9 +264,7 @@ def csv_table(plan: Plan, groups: Sequence[Group]) -> str:
                 line += _csv_cells(metric, row.figures.get(metric))
             line += [cell.paper.dice, cell.paper.nsd] if cell.paper else [None, None]
             rows.append(line)
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
-    return buffer.getvalue()
+    return csv_text([head, *rows])
 
 
 def _csv_cells(metric: str, figure: Figure | None) -> list[object]:

@@ -31,7 +31,6 @@ __all__ = [
     "QuestionKey",
     "column_title",
     "read_cases",
-    "read_contents",
     "read_header",
     "slab_tolerance_px",
 ]
@@ -229,22 +228,14 @@ def column_title(metric: str, settings: Mapping[str, Any]) -> str:
     return "slab NSD %" if tolerance is None else f"slab NSD {tolerance:g} px %"
 
 
-def read_header(folder: Path) -> dict[str, Any]:
-    """What the cases of an evaluation depend on, without the digests of its images and masks.
+def read_header(folder: Path) -> tuple[dict[str, Any], dict[ImageKey, str]]:
+    """What the cases of an evaluation depend on, and the digests of its images and masks.
+
+    Of an evaluation made before digests were kept there are none.
 
     Raises:
         DataError: no such file, or another file.
     """
     header = read_settings(folder / HEADER_FILE, "evaluate again")
-    header.pop(CONTENTS, None)  # files of before have none
-    return header
-
-
-def read_contents(folder: Path) -> dict[ImageKey, str]:
-    """Digests of the images and masks of an evaluation; none of one made before they were kept.
-
-    Raises:
-        DataError: no such file, or another file.
-    """
-    recorded = read_settings(folder / HEADER_FILE, "evaluate again").get(CONTENTS)
-    return by_image(recorded) if isinstance(recorded, dict) else {}
+    recorded = header.pop(CONTENTS, None)
+    return header, by_image(recorded) if isinstance(recorded, dict) else {}

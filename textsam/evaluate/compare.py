@@ -19,7 +19,6 @@ from textsam.evaluate.cases import (
     ImageKey,
     column_title,
     read_cases,
-    read_contents,
     read_header,
     slab_tolerance_px,
 )
@@ -220,7 +219,8 @@ def compare_evaluations(
     first, second = Path(first), Path(second)
     (one, columns), (other, other_columns) = _present(first), _present(second)
     _check_matched(first, one, second, other)
-    settings = read_header(first), read_header(second)
+    (own_settings, contents), (other_settings, other_contents) = map(read_header, (first, second))
+    settings = own_settings, other_settings
     metrics = [name for name in METRICS if name in columns and name in other_columns]
     tolerances = {"NSD": [own.get("tolerance_px") for own in settings]}
     if "nsd_slab" in metrics:
@@ -264,12 +264,13 @@ def compare_evaluations(
         confidence=confidence,
         resamples=resamples,
         rows=tuple(rows),
-        other_files=_other_files(first, second, {key[:2] for key in one}),
+        other_files=_other_files(contents, other_contents, {key[:2] for key in one}),
     )
 
 
-def _other_files(first: Path, second: Path, images: Iterable[ImageKey]) -> int | None:
-    ours, theirs = read_contents(first), read_contents(second)
+def _other_files(
+    ours: Mapping[ImageKey, str], theirs: Mapping[ImageKey, str], images: Iterable[ImageKey]
+) -> int | None:
     if not ours or not theirs:
         return None
     return sum(ours.get(image) != theirs.get(image) for image in images)

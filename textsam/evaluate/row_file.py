@@ -15,6 +15,7 @@ from textsam.data.digests import FileDigests
 from textsam.data.listing import listed
 from textsam.data.sample import Sample
 from textsam.errors import DataError, system_reason
+from textsam.evaluate.tables import csv_text
 from textsam.io.atomic import save_text, told_as_output, write_json
 from textsam.io.lock import locked
 
@@ -118,12 +119,6 @@ def by_image(sets: Mapping[str, Any]) -> dict[ImageKey, Any]:
     }
 
 
-def _text(lines: Iterable[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
-
-
 def _busy(folder: Path) -> DataError:
     return DataError(
         f"{folder}: another process is measuring into this folder; wait for it, or give another "
@@ -196,7 +191,7 @@ class RowFile(ABC, Generic[Row]):
         recorded = {**settings, CONTENTS: _by_set(contents)}
         write_json(settings_path, recorded)
         kept = [self.cells(row) for rows in self.finished.values() for row in rows]
-        save_text(self.path, _text([self.columns, *kept]))
+        save_text(self.path, csv_text([self.columns, *kept]))
 
     def close(self) -> None:
         """Let another measurement have the folder."""
@@ -233,7 +228,7 @@ class RowFile(ABC, Generic[Row]):
             told_as_output(self.path),
             self.path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
-            file.write(_text(map(self.cells, rows)))
+            file.write(csv_text(map(self.cells, rows)))
             file.flush()
 
     @classmethod

@@ -1,10 +1,12 @@
-"""Markdown tables, and the line below them."""
+"""Tables as Markdown and as CSV, and the line below them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["markdown", "not_asked"]
+__all__ = ["csv_text", "markdown", "not_asked"]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> str:
@@ -13,6 +15,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -
     # A bar in a name would end the cell.
     top, *cells = ([str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows))
     return "\n".join(f"| {' | '.join(row)} |" for row in (top, rule, *cells))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as comma-separated lines; None is an empty cell."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
 
 
 def not_asked(skipped: Mapping[str, int]) -> str:
