@@ -17,7 +17,7 @@ from textsam.inference.segmenter import Segmenter
 from textsam.progress import with_bar
 from textsam.vocabulary import IMAGE_KINDS
 
-__all__ = ["MIN_IMAGES", "discriminant", "fit_kinds"]
+__all__ = ["MIN_IMAGES", "both_means", "chosen_of", "discriminant", "fit_kinds"]
 
 # Of the within-kind covariance, drawn towards a sphere: there are fewer images than channels.
 _SHRINKAGE = 0.1
@@ -143,34 +143,51 @@ def fit_kinds(
         None where the images are of fewer than two kinds, or too few: there is nothing to tell
         apart.
     """
-    by_modality: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        if sample.modality in IMAGE_KINDS:
-            by_modality[sample.modality].append(sample)
-    chosen = [
-        group[i * len(group) // count]
-        for group in by_modality.values()
-        for count in [min(per_modality, len(group))]
-        for i in range(count)
-    ]
     counts: dict[str, int] = defaultdict(int)
+    chosen = chosen_of(samples, per_modality)
     for sample in chosen:
         counts[IMAGE_KINDS[sample.modality]] += 1
     chosen = [s for s in chosen if counts[IMAGE_KINDS[s.modality]] >= MIN_IMAGES]
     if len({IMAGE_KINDS[sample.modality] for sample in chosen}) < 2:
         return None
-    settings = augment or AugmentConfig()
+    means = both_means(segmenter, chosen, augment or AugmentConfig(), seed, progress=progress)
+    kinds = [IMAGE_KINDS[sample.modality] for sample in chosen for _ in range(2)]
+    return discriminant(means.reshape(len(kinds), -1), kinds, covered=covered)
+
+
+def chosen_of(samples: Sequence[Sample], per_modality: int) -> list[Sample]:
+    """At most so many of each modality of the vocabulary, evenly spread."""
+    by_modality: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.modality in IMAGE_KINDS:
+            by_modality[sample.modality].append(sample)
+    return [
+        group[i * len(group) // count]
+        for group in by_modality.values()
+        for count in [min(per_modality, len(group))]
+        for i in range(count)
+    ]
+
+
+def both_means(
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    augment: AugmentConfig,
+    seed: int,
+    *,
+    progress: bool,
+) -> NDArray[np.float64]:
+    """(N, 2, C) mean embeddings of images as they are, and once changed as in training."""
     # Parts beside the object and covered wholes are for masks that stay empty; here they would only
     # be less of an image.
-    settings = settings.model_copy(update={"absent_crop_p": 0.0, "heal": {}})
+    settings = augment.model_copy(update={"absent_crop_p": 0.0, "heal": {}})
     usual, for_kind = Augment(settings), by_kind(settings)
-    means, kinds = [], []
+    means = []
     with torch.inference_mode():
-        for number, sample in enumerate(with_bar(chosen, "kinds of image", shown=progress)):
+        for number, sample in enumerate(with_bar(samples, "kinds of image", shown=progress)):
             pixels, masks = load_sample(sample)
             change = for_kind.get(sample.modality, usual)
             changed, _ = change(pixels, list(masks.values()), np.random.default_rng((seed, number)))
-            for picture in (pixels, np.ascontiguousarray(changed)):
-                means.append(segmenter.mean_embedding(picture))
-                kinds.append(IMAGE_KINDS[sample.modality])
-    return discriminant(np.stack(means), kinds, covered=covered)
+            pictures = (pixels, np.ascontiguousarray(changed))
+            means.append([segmenter.mean_embedding(picture) for picture in pictures])
+    return np.asarray(means)
