@@ -15,7 +15,7 @@ from cli_runs import run, use_tiny_model, write_image
 from typer.main import get_command
 
 import textsam
-from textsam.adapters import CONFIG_FILE, AdapterConfig, adapter_json
+from textsam.adapters import CONFIG_FILE, TENSORS_FILE, AdapterConfig, adapter_json
 from textsam.cli import app
 from textsam.cli.errors import errors_as_exit
 from textsam.spelling import CorrectedPromptWarning, UnknownPromptWarning
@@ -63,6 +63,28 @@ def test_an_output_folder_that_is_a_file(
     assert asked == []
     assert file.read_bytes() == b"kept"
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "afile"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [("average", "./generalist", "b"), ("calibrate", "./generalist", "a.yaml")],
+    ids=" ".join,
+)
+def test_a_folder_here_is_not_the_shipped_adapter_of_its_name(
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("generalist", "b"):
+        Path(name).mkdir()
+        Path(name, TENSORS_FILE).touch()
+        Path(name, CONFIG_FILE).write_text("no JSON", encoding="utf-8")
+    Path("a.yaml").write_text("{name: a, data: {root: ., train: &a [{set: a, split: a}], val: *a}}")
+    result = run(*call, "-o", "out")
+    assert (result.exit_code, asked) == (1, []), result.output
+    assert result.stderr.startswith(f"error: {Path('generalist', CONFIG_FILE)} is not an adapter's")
 
 
 def test_a_mask_in_a_folder_that_is_a_file(asked: list[dict[str, Any]], tmp_path: Path) -> None:

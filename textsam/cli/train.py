@@ -93,11 +93,12 @@ def convert(
     )
 
 
+# Adapters are named as text: a `Path` drops the "./" that tells a folder here from a shipped one.
 def average(
     first: Annotated[
-        Path, typer.Argument(help="Adapter folder, or a name, that the other goes on from.")
+        str, typer.Argument(help="Adapter folder, or a name, that the other goes on from.")
     ],
-    second: Annotated[Path, typer.Argument(help="Adapter folder, e.g. RUN/best.")],
+    second: Annotated[str, typer.Argument(help="Adapter folder, e.g. RUN/best.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Adapter folder to write.")],
     weight: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the second in every number.")
@@ -108,12 +109,12 @@ def average(
     with errors_as_exit():
         from textsam.average import average_adapters
 
-        config = average_adapters(str(first), str(second), out, weight=weight)
+        config = average_adapters(first, second, out, weight=weight)
     typer.echo(f"{out}: {config.name}, not calibrated")
 
 
 def calibrate(
-    adapter: Annotated[Path, typer.Argument(help="Adapter folder, e.g. RUN/best, or a name.")],
+    adapter: Annotated[str, typer.Argument(help="Adapter folder, e.g. RUN/best, or a name.")],
     config: Annotated[Path, typer.Argument(help="Configuration whose validation images to use.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Adapter folder to write.")],
     assignments: Annotated[
@@ -202,7 +203,7 @@ def calibrate(
         keep_freed_memory()
 
         settings = read_config(config, assignments or ())
-        folder = find_adapter(str(adapter))
+        folder = find_adapter(adapter)
         record = read_adapter_config(folder)
         segmenter = load_model(
             record.preset,
