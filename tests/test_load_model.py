@@ -23,6 +23,7 @@ from textsam.adapters import CONFIG_FILE, adapter_json, read_adapter_config
 from textsam.checkpoint import save_adapter
 from textsam.device import choose_device, choose_precision
 from textsam.errors import AdapterError, ConfigError, DeviceError, WeightsError
+from textsam.model import build
 from textsam.model.build import Architecture
 from textsam.model.tuning import trainable_state
 
@@ -39,6 +40,15 @@ def no_building(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was built")
 
     monkeypatch.setattr(api, "build_model", refuse)
+
+
+def test_an_empty_path_is_not_taken_for_none_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Path] = []
+    monkeypatch.setattr(build, "load_backbone", lambda _, path: taken.append(path))
+    monkeypatch.setattr(build, "load_minilm", taken.append)
+    monkeypatch.setattr(weights, "resolve", lambda name: Path("registry", name))
+    build.load_parts("lite", sam_checkpoint="", text_encoder="")
+    assert taken == [Path(), Path()], "loading these says that they are no weights"
 
 
 @pytest.mark.usefixtures("no_building")

@@ -136,8 +136,10 @@ def load_parts(
         WeightsError: weights missing, corrupt, unsafe, or of another model.
     """
     info = preset(preset_name)
-    image_path = Path(sam_checkpoint) if sam_checkpoint else weights.resolve(info.image_weights)
-    text_path = Path(text_encoder) if text_encoder else weights.resolve(info.text_weights)
+    image_path, text_path = (
+        weights.resolve(name) if given is None else Path(given)
+        for name, given in ((info.image_weights, sam_checkpoint), (info.text_weights, text_encoder))
+    )
     match info.name:
         case "lite":
             return load_backbone(build_litemedsam, image_path), load_minilm(text_path)
