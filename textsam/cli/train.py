@@ -21,9 +21,6 @@ from textsam.inference.views import Views
 
 __all__ = ["average", "calibrate", "convert", "train"]
 
-# Below this share of what is there, an adapter is hardly what was wanted.
-_FEW_FOUND = 0.75
-
 
 def train(
     config: Annotated[Path, typer.Argument(help="Configuration, e.g. configs/busi.yaml.")],
@@ -194,9 +191,7 @@ def calibrate(
         from textsam.allocator import keep_freed_memory
         from textsam.api import load_model
         from textsam.calibrate import finish_adapter, fit_kinds
-        from textsam.calibrate.kinds import MIN_IMAGES
-        from textsam.calibrate.scores import MIN_ANSWERS
-        from textsam.calibrate.threshold import FULL_SAY
+        from textsam.cli.calibrate_report import print_calibration
         from textsam.config import read_config
         from textsam.data.sources import samples_of
 
@@ -241,70 +236,20 @@ def calibrate(
             heal=settings.augment.heal,
             seed=settings.seed,
         )
-    finished = read_adapter_config(out)
-    for concept, sides_px in finished.sides_for.items():
-        typer.echo(f"{out}: {concept} at {' and '.join(map(str, sides_px))} px")
-    if cut:
-        fixed = f"a fixed threshold (another takes {FULL_SAY} objects, and no loss on whole images)"
-        how = f"sharpness {finished.cut.sharpness:g}" if finished.cut else fixed
-        typer.echo(f"{out}: masks cut by {how}; mean Dice on whole images and closer looks:")
-        for way, (whole, closer) in finished.training["dice_by_cut"].items():
-            near = "none" if closer is None else f"{closer:.3f}"
-            typer.echo(f"  {way}: {whole:.3f}, {near}")
-    typer.echo(
-        f"{out}: refine {result.refine} {result.refine_for or ''}, found from score "
-        f"{result.found_threshold}; {result.found_rate:.1%} of {result.n_present} present found, "
-        f"{result.empty_rate:.1%} of {result.n_absent} absent empty"
-    )
-    if result.found_rate < _FEW_FOUND:
-        typer.echo(
-            f"warning: {1 - result.found_rate:.0%} of what is there is called not there by this "
-            "threshold; ask for less with --empty-modality, --empty-annotated or --empty-beside, "
-            "or give more validation images",
-            err=True,
-        )
-    if unseen := [word for word in result.prompts if word not in result.dice_by_passes]:
-        typer.echo(
-            f"warning: no validation image shows {', '.join(unseen)}: passes, score and threshold "
-            "of these words are what the others want; give images that show them",
-            err=True,
-        )
-    if record.score_map and not result.score_map:
-        typer.echo(
-            "warning: the adapter had a score map, and too few masks were found to fit another "
-            f"({MIN_ANSWERS} at least): its scores are raw from now on, and no Dice to expect; "
-            "give more validation images",
-            err=True,
-        )
-    if kinds or finished.kinds:
-        none = f"none; that takes two kinds, with {MIN_IMAGES} training images of each"
-        names = ", ".join(finished.kinds.names) if finished.kinds else none
-        as_before = " (as before)" if finished.kinds and told is None else ""
-        typer.echo(f"  kinds of image told apart: {names}{as_before}")
-    demands = [
-        ("of what the kind of image cannot show", result.empty_modality, empty_modality),
-        ("of what the data say is absent", result.empty_annotated, empty_annotated),
-    ]
+        finished = read_adapter_config(out)
+    wanted = {
+        "of what the kind of image cannot show": (result.empty_modality, empty_modality),
+        "of what the data say is absent": (result.empty_annotated, empty_annotated),
+    }
     if empty_beside is not None:
-        demands.append(("of what lies beside", result.empty_beside, empty_beside))
-    for name, reached, wanted in demands:
-        if reached is None:
-            typer.echo(f"  {name}: nothing was asked, so nothing is known")
-        else:
-            short = "" if reached >= wanted - 1e-9 else ", NOT REACHED"
-            typer.echo(f"  {name}: {reached:.1%} empty, {wanted:.1%} asked for{short}")
-    typer.echo(
-        f"  the threshold takes away {result.lost_rate:.1%} of what is there: mean Dice "
-        f"{result.dice_without_threshold:.3f} without it, {result.dice_with_threshold:.3f} with it"
+        wanted["of what lies beside"] = (result.empty_beside, empty_beside)
+    print_calibration(
+        out,
+        record,
+        finished,
+        result,
+        wanted,
+        cut_tried=cut,
+        kinds_tried=kinds > 0,
+        kinds_fitted=told is not None,
     )
-    typer.echo(
-        f"  expected calibration error {result.ece_before:.3f} of the raw score, "
-        f"{result.ece_after:.3f} mapped ({len(result.score_map) or 'no'} knots, "
-        f"{len(result.score_map_for)} concepts with their own)"
-    )
-    for concept, means in result.dice_by_passes.items():
-        typer.echo(
-            f"  {concept}: Dice {', '.join(f'{m:.3f}' for m in means)} after 0 … {passes} passes"
-        )
-    if dropped := [concept for concept in record.prompts if concept not in result.prompts]:
-        typer.echo(f"  no longer offered, too poor: {', '.join(dropped)}")
