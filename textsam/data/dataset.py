@@ -64,9 +64,8 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
     images of some modalities. seed: of everything random. native_targets: items carry their masks
     in the image's own pixels, too.
 
-    A key is (epoch, index), (epoch, index, repeat) as `epoch_order` gives, or a plain index, which
-    uses the epoch of `set_epoch`; repeat is 0 where it is not given. Loader processes that live on
-    do not see `set_epoch`: give them keys with the epoch.
+    A key is (epoch, index, repeat) as `epoch_order` gives, (epoch, index) or a plain index; epoch
+    and repeat are 0 where they are not given.
     """
 
     def __init__(
@@ -93,14 +92,9 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
         self.augment_for = dict(augment_for or {})
         self.seed = seed
         self.native_targets = native_targets
-        self._epoch = 0
 
     def __len__(self) -> int:
         return len(self.samples)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that plain integer keys mean from now on."""
-        self._epoch = epoch
 
     def __getitem__(self, key: Key) -> TrainItem:
         """The item of a key. Raises DataError for a sample that cannot be read or asked."""
@@ -142,7 +136,7 @@ class TrainDataset(torch.utils.data.Dataset[TrainItem]):
 
     def _parts(self, key: Key) -> tuple[int, int, int]:
         if not isinstance(key, tuple):
-            epoch, index, repeat = self._epoch, int(key), 0
+            epoch, index, repeat = 0, int(key), 0
         elif len(key) == 2:
             (epoch, index), repeat = key, 0
         else:
