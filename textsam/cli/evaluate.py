@@ -214,7 +214,7 @@ def evaluate(
             precision,
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
-            authors_frame=True if authors_frame else None,
+            authors_frame=authors_frame or None,
             views=looks,
         )
         say_trained_on(

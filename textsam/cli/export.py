@@ -61,7 +61,7 @@ def export(
             "float32",
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
-            authors_frame=True if authors_frame else None,
+            authors_frame=authors_frame or None,
             plain=True,
         )
         folder = export_onnx(segmenter, out, prompts=prompts or (), opset=opset, refine=refine)

@@ -10,6 +10,7 @@ import typer
 from textsam.cli.errors import usage_error
 from textsam.errors import ConfigError
 from textsam.inference.views import Views, sides_of, views_of
+from textsam.io.limits import Limits
 
 __all__ = [
     "Adapter",
@@ -29,6 +30,7 @@ __all__ = [
     "ViewsOption",
     "chosen_sides",
     "chosen_views",
+    "given_limits",
 ]
 
 Model = Annotated[str, typer.Option(help="Preset: lite, vit_b, vit_l or vit_h.")]
@@ -93,6 +95,11 @@ MaxPixels = Annotated[int | None, typer.Option(min=1, help="Largest image accept
 MaxInflatedBytes = Annotated[
     int | None, typer.Option(min=1, help="Most memory to decode one image with, in bytes.")
 ]
+
+
+def given_limits(**limits: int | None) -> Limits:
+    """Limits by name, of which those not given have their defaults."""
+    return Limits(**{name: limit for name, limit in limits.items() if limit is not None})
 
 
 def chosen_sides(given: str | None) -> tuple[int, ...]:

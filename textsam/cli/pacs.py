@@ -25,6 +25,7 @@ from textsam.cli.options import (
     SamCheckpoint,
     Strict,
     TextEncoderFolder,
+    given_limits,
 )
 
 if TYPE_CHECKING:
@@ -95,14 +96,7 @@ def pacs(
     TEXTSAM_PACS_PASSWORD. The same question is stored once: a second run finds it already there.
     Exit code 0: all series done; 1: at least one failed; 2: wrong usage; 143: ended by SIGTERM.
     """
-    limits = {
-        "max_pixels": max_pixels,
-        "max_images": max_images,
-        "max_bytes": max_bytes,
-        "max_inflated_bytes": max_inflated_bytes,
-    }
     with errors_as_exit(), _ended_by_sigterm():
-        from textsam.io.limits import Limits
         from textsam.pacs import connect, plan_study
         from textsam.pacs.summary import plan_to_dict
 
@@ -111,7 +105,12 @@ def pacs(
             ca=ca,
             timeout_s=timeout_s,
             allow_http=allow_http,
-            limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+            limits=given_limits(
+                max_pixels=max_pixels,
+                max_images=max_images,
+                max_bytes=max_bytes,
+                max_inflated_bytes=max_inflated_bytes,
+            ),
         ) as client:
             # Before the model is loaded, which takes longer.
             plan = plan_study(client, study, series)

@@ -26,6 +26,7 @@ from textsam.cli.options import (
     TextEncoderFolder,
     ViewsOption,
     chosen_views,
+    given_limits,
 )
 from textsam.cli.segment_input import open_single, refuse_for_file
 
@@ -145,12 +146,6 @@ def segment(
     looks = chosen_views(views)
     if shard is not None and not source.is_dir():
         raise usage_error(f"--shard divides the inputs of a folder, and {source} is none")
-    limits = {
-        "max_pixels": max_pixels,
-        "max_images": max_images,
-        "max_bytes": max_bytes,
-        "max_inflated_bytes": max_inflated_bytes,
-    }
     chosen = tuple(formats or ())
     if mask_file is not None:
         chosen = (_MASK_SUFFIXES[mask_file.suffix.lower()],)
@@ -160,9 +155,13 @@ def segment(
         from textsam.folder.options import Options
         from textsam.folder.plan import make_plan
         from textsam.folder.run import check_fresh
-        from textsam.io.limits import Limits
 
-        kept = Limits(**{name: value for name, value in limits.items() if value is not None})
+        limits = given_limits(
+            max_pixels=max_pixels,
+            max_images=max_images,
+            max_bytes=max_bytes,
+            max_inflated_bytes=max_inflated_bytes,
+        )
         try:
             options = Options(
                 formats=cast("tuple[Format, ...]", chosen or ("png",)),
@@ -175,7 +174,7 @@ def segment(
                 fractional=fractional,
                 refine="settle" if settle else refine,
                 strict=strict,
-                limits=kept,
+                limits=limits,
             )
             plan = make_plan(
                 source,
@@ -207,7 +206,7 @@ def segment(
             precision,
             sam_checkpoint=sam_checkpoint,
             text_encoder=text_encoder,
-            authors_frame=True if authors_frame else None,
+            authors_frame=authors_frame or None,
             views=looks,
         )
         failed = _run(
