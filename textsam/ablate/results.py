@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from textsam.ablate.finished import HD95, CellCases, Finished, Values
@@ -84,7 +84,7 @@ class Group:
     concept: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
-    records: tuple[Mapping[str, Any], ...] = field(default=())
+    records: tuple[Mapping[str, Any], ...]
 
 
 def figure_of(by_seed: Mapping[int, Values], reference: Mapping[int, Values] | None) -> Figure:

@@ -28,8 +28,7 @@ from textsam.ablate.table import csv_table, markdown_table
 from textsam.changes import changes_between
 from textsam.data.sources import write_stamp
 from textsam.errors import ConfigError
-from textsam.evaluate.cases import CASES_FILE, HEADER_FILE
-from textsam.evaluate.run import SUMMARY_FILE
+from textsam.evaluate.cases import CASES_FILE, HEADER_FILE, SUMMARY_FILE
 from textsam.io.atomic import atomic_path, save_text, told_as_output
 
 __all__ = ["AblationResult", "ablate", "write_tables"]

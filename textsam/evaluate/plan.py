@@ -15,7 +15,7 @@ from textsam.evaluate.cases import ImageKey, Kind, QuestionKey
 from textsam.evaluate.options import check_box_shift
 from textsam.prompts import canonical, certainly_absent
 
-__all__ = ["Plan", "Prompts", "Protocol", "Question", "make_plan", "refuse_twice"]
+__all__ = ["Plan", "Prompts", "Protocol", "Question", "make_plan", "refuse_twice", "skipped_of"]
 
 Prompts = Literal["text", "text+geometry", "geometry"]
 

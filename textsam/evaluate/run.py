@@ -27,7 +27,7 @@ from textsam.inference.refinement import RefineWith, refine_with_of
 from textsam.inference.settle import Settle
 from textsam.io.atomic import write_json
 
-__all__ = ["SUMMARY_FILE", "TOLERANCE_PX", "SegmentsByWord", "evaluate"]
+__all__ = ["evaluate"]
 
 
 def evaluate(

@@ -29,9 +29,11 @@ class TextSAM(nn.Module):
         text_encoder: frozen BERT.
         context: learnable context tokens.
         adapter: text features -> decoder tokens.
-        learned_tokens: further tokens of every prompt, or None.
         takes_text: whether words reach the decoder. A model that takes none is asked by geometry,
             or by nothing at all, which is decoding without a prompt.
+
+    Attributes:
+        learned_tokens: further tokens of every prompt; None at first.
     """
 
     def __init__(
@@ -43,8 +45,7 @@ class TextSAM(nn.Module):
         text_encoder: TextEncoder,
         context: ContextTokens,
         adapter: TextAdapter,
-        learned_tokens: LearnedTokens | None = None,
-        takes_text: bool = True,
+        takes_text: bool,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -53,7 +54,7 @@ class TextSAM(nn.Module):
         self.text_encoder = text_encoder
         self.context = context
         self.adapter = adapter
-        self.learned_tokens = learned_tokens
+        self.learned_tokens: LearnedTokens | None = None
         self.takes_text = takes_text
         # Set where a merged model is only to answer, on a CPU; see `CpuMaskDecoder`.
         self.fast_decoder: nn.Module | None = None
@@ -82,7 +83,11 @@ class TextSAM(nn.Module):
         return embedding
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Turn C prompts into (C, 256) decoder tokens."""
+        """Turn C prompts into (C, 256) decoder tokens.
+
+        Raises:
+            PromptError: a prompt has too many tokens.
+        """
         token: Tensor = self.adapter(self.text_encoder(prompts, self.context))
         return token
 
@@ -154,6 +159,6 @@ class TextSAM(nn.Module):
         return decode_masks(self.mask_decoder, image_embedding, pe, sparse, dense)
 
     def forward(self, image_embedding: Tensor, text_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Text-only pass: `prompt_tokens` then `decode`."""
+        """`decode` of (C, 256) text tokens alone, on one image."""
         sparse, dense = self.prompt_tokens(text_tokens)
         return self.decode(image_embedding, sparse, dense)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,12 @@ class Run:
     state: RunState
     base: dict[str, str]
     side_px: int
-    authors_frame: bool = False
-    continued_from: str | None = None
-    processes: Processes = field(default_factory=Processes)
-    data_warnings: str = ""
+    authors_frame: bool
+    continued_from: str | None
+    processes: Processes
+    data_warnings: str
+    state_written: int | None
     memory_peak_mib: float = 0.0
-    state_written: int | None = None
 
     def side_at(self, step: int) -> tuple[int, int]:
         """Image side of an optimiser step, and the step before which it changes next."""
@@ -217,15 +217,9 @@ def setup(
         base[info.text_weights] = built.model.text_encoder.digest()
     encoder_id = [image_id, config.precision]
     if config.init_adapter is not None:
-        folder_before = find_adapter(config.init_adapter)
-        begun_from = read_adapter_config(folder_before)
-        _check_same_model(begun_from, config, base)
-        load_adapter(folder_before, built)
-        init_digest = sha256_of(folder_before / TENSORS_FILE)
+        init_digest, continued_from = _load_init(config.init_adapter, config, built, base)
         if config.preference is not None:  # the encoder may be the adapter's, and rests from now on
             encoder_id.append(init_digest)
-        _check_same_token(begun_from, config)
-        continued_from = f"{begun_from.name}, step {begun_from.training.get('step', 'unknown')}"
     side = built.preprocessor.side_px
     for part in config.progressive:  # refused here rather than in the middle of the run
         built.set_side(part.side_px)
@@ -245,23 +239,11 @@ def setup(
     val_keys = [(0, i * len(val_samples) // val_count, 0) for i in range(val_count)]
     if config.select == "val_dice":
         _check_shown(val_set, val_keys)
-    cache = None
-    if config.cache is not None:
-        cache = EmbeddingCache(config.cache, " ".join(encoder_id))
-    forward = Forward(
-        built,
-        device=device,
-        precision=config.precision,
-        geometry=config.geometry,
-        self_prompt=config.self_prompt,
-        seed=config.seed,
-        cache=cache,
-        empty_weight=config.loss.empty,
-    )
     unlabelled = None
-    if config.preference is not None:  # before a state is read: the reference is stage one's
+    if config.preference is not None:
         unlabelled = unlabelled_images(config, train_samples)
-        forward = PreferenceForward(forward, config.preference, unlabelled)
+    # Before a state is read: the reference of stage two is stage one's.
+    forward = _forward(config, built, device, " ".join(encoder_id), unlabelled)
     optimiser = _optimiser(built, config)
     made_of = ingredients(
         base=image_id,
@@ -313,6 +295,42 @@ def setup(
         data_warnings=checked.report.text(),
         state_written=state_written,
     )
+
+
+def _load_init(
+    adapter: str, config: TrainConfig, built: BuiltModel, base: Mapping[str, str]
+) -> tuple[str, str]:
+    """Load the adapter a run continues; the digest of its tensors, and its name and step."""
+    folder = find_adapter(adapter)
+    begun_from = read_adapter_config(folder)
+    _check_same_model(begun_from, config, base)
+    load_adapter(folder, built)
+    _check_same_token(begun_from, config)
+    step = begun_from.training.get("step", "unknown")
+    return sha256_of(folder / TENSORS_FILE), f"{begun_from.name}, step {step}"
+
+
+def _forward(
+    config: TrainConfig,
+    built: BuiltModel,
+    device: torch.device,
+    encoder_id: str,
+    unlabelled: frozenset[Path] | None,
+) -> Forward:
+    """The forward pass of a run; `encoder_id` is of its cache, `unlabelled` of stage two."""
+    forward = Forward(
+        built,
+        device=device,
+        precision=config.precision,
+        geometry=config.geometry,
+        self_prompt=config.self_prompt,
+        seed=config.seed,
+        cache=None if config.cache is None else EmbeddingCache(config.cache, encoder_id),
+        empty_weight=config.loss.empty,
+    )
+    if config.preference is None or unlabelled is None:
+        return forward
+    return PreferenceForward(forward, config.preference, unlabelled)
 
 
 def _check_shown(dataset: TrainDataset, keys: Sequence[Key]) -> None:

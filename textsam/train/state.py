@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class RunState:
     step: int
     best: float | None
     fingerprint: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    made_of: Ingredients = field(default_factory=dict)
+    settings: Mapping[str, Any]
+    made_of: Ingredients
 
 
 def written_at(path: Path) -> int | None:
