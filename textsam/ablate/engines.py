@@ -109,12 +109,12 @@ class Processes:
             finally:
                 free.put(device)
 
-        threads = ThreadPoolExecutor(len(self.devices))
+        runners = ThreadPoolExecutor(len(self.devices))
         try:
-            for future in as_completed([threads.submit(run, job) for job in jobs]):
+            for future in as_completed([runners.submit(run, job) for job in jobs]):
                 yield future.result()
         finally:
-            threads.shutdown(cancel_futures=True)
+            runners.shutdown(cancel_futures=True)
 
 
 class _Requeued:

@@ -37,11 +37,10 @@ def _spread(metric: str, figure: Figure | None) -> str:
     return f"{scale * figure.mean:.2f} ± {scale * figure.std_cases:.2f}"
 
 
-def _over_seeds(metric: str, figure: Figure | None) -> str:
-    if figure is None or figure.std_seeds is None:
+def _over_seeds(dice: Figure | None) -> str:
+    if dice is None or dice.std_seeds is None:
         return "–"
-    scale = _scale(metric)
-    return f"{scale * figure.mean:.2f} ± {scale * figure.std_seeds:.2f}"
+    return f"{100 * dice.mean:.2f} ± {100 * dice.std_seeds:.2f}"
 
 
 def _p(figure: Figure | None) -> str:
@@ -65,7 +64,7 @@ def _line(
     if HD95 in shown:
         line.append("–" if row.missed is None else str(row.missed))
     if seeds:
-        line.append(_over_seeds("dice", dice))
+        line.append(_over_seeds(dice))
     if test:
         line.append(_p(dice))
     if paper:
@@ -109,8 +108,8 @@ def markdown_table(
         command: of this call, named for cells that do not know the command they were made by, and
             where there are none.
     """
-    ablation = plan.ablation
-    parts = [f"# {ablation.title}"]
+    titles = {cell.name: cell.title for cell in plan.ablation.cells}
+    parts = [f"# {plan.ablation.title}"]
     for group in groups:
         if group.dataset:
             parts.append(f"## {group.dataset}, {group.concept}")
@@ -118,12 +117,12 @@ def markdown_table(
     if absences:
         parts.append(absences_markdown(plan, absences))
     missing = [
-        f"- {cells_title(plan, row.cell)}, seed {seed}: {why}"
+        f"- {titles[row.cell]}, seed {seed}: {why}"
         for row in groups[0].rows
         for seed, why in row.missing.items()
     ]
     unasked = [
-        f"- {group.dataset}, {group.concept}: {cells_title(plan, row.cell)}, "
+        f"- {group.dataset}, {group.concept}: {titles[row.cell]}, "
         f"{'seed' if len(row.unasked) == 1 else 'seeds'} {', '.join(map(str, row.unasked))}"
         for group in groups
         for row in group.rows
@@ -142,11 +141,6 @@ def markdown_table(
     if made := _made(groups[0].records):
         parts.append(made)
     return "\n\n".join(parts) + "\n"
-
-
-def cells_title(plan: Plan, name: str) -> str:
-    """What the table shows for a cell."""
-    return next(cell.title for cell in plan.ablation.cells if cell.name == name)
 
 
 def _notes(plan: Plan, groups: Sequence[Group]) -> list[str]:

@@ -144,7 +144,9 @@ def ask(
                 "set's manifest"
             )
         queries += _queries(sample, question, truth, protocol, seed)
-    due = [q for q in queries if not protocol.geometric or q.truth.any()]
+    # What is not there has no geometry to ask with.
+    asks = [not protocol.geometric or bool(query.truth.any()) for query in queries]
+    due = [query for query, is_due in zip(queries, asks, strict=True) if is_due]
     began = time.perf_counter()
     given = _call(segmenter, pixels, due, protocol, options) if due else []
     seconds = round(time.perf_counter() - began, 6)
@@ -154,8 +156,8 @@ def ask(
         )
     answers = iter(given)
     asked = Asked(pixels, [], [], [])
-    for query in queries:
-        answer = next(answers) if not protocol.geometric or query.truth.any() else None
+    for query, is_due in zip(queries, asks, strict=True):
+        answer = next(answers) if is_due else None
         if answer is not None and answer.mask.shape != query.truth.shape:
             raise TextSAMError(
                 f"{sample.name}: the segmenter's mask is {answer.mask.shape}, the image "

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from textsam.caption import end_that_fits
 from textsam.evaluate.ask import Asked
 from textsam.evaluate.cases import Case, ImageKey
+from textsam.frame import bounds
 from textsam.io.raster import write_picture
 from textsam.overlay import DEFAULT_COLOUR, outlines
 
@@ -188,13 +189,13 @@ def _draw_tile(
 
 def _shown(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
     """Top, left and side of the square that is shown; it may reach over the right and lower end."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    extent = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
+    rows, columns = bounds(mask)
+    extent: int = max(rows.stop - rows.start, columns.stop - columns.start)
     wanted = max(_MIN_SHOWN_PX, round(extent * (1 + 2 * _MARGIN)))
     side = min(wanted, int(max(mask.shape)))
 
-    def start(ends: NDArray[np.int64], length: int) -> int:
-        middle = (int(ends[0]) + int(ends[-1]) + 1) // 2
+    def start(ends: slice, length: int) -> int:
+        middle: int = (ends.start + ends.stop) // 2
         return max(0, min(middle - side // 2, length - side))
 
     return start(rows, mask.shape[0]), start(columns, mask.shape[1]), side

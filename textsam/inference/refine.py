@@ -102,7 +102,7 @@ def _tokens(
     if not given:
         return model.prompt_tokens(text, count=len(queries))
     points: tuple[Tensor, Tensor] | None = None
-    boxes: Tensor | None = None
+    boxes = masks = None
     if len(given[0][0].points):
         labels = torch.tensor(np.stack([g.labels for g, _ in given]), device=device)
         points = (place([(g.points, frame) for g, frame in given]), labels)
@@ -111,8 +111,7 @@ def _tokens(
         boxes = place(corners).flatten(1)
     if given[0][0].mask is not None:
         masks = torch.stack([g.mask.float() for g, _ in given if g.mask is not None])
-        return model.prompt_tokens(text, points, boxes, masks)
-    return model.prompt_tokens(text, points, boxes)
+    return model.prompt_tokens(text, points, boxes, masks)
 
 
 def _kind(query: _Query) -> tuple[bool, int, bool, bool]:

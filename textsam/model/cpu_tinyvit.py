@@ -38,7 +38,7 @@ class CpuTinyViT(nn.Module):
         self.patch_embed = _convolutions(encoder.patch_embed, dtype)
         stem = encoder.layers[0]
         self.stem = nn.ModuleList(_MBConv(block, dtype) for block in stem.blocks)
-        self.stem_merging = _PatchMerging(stem.downsample, dtype)
+        self.stem_merging = _three(stem.downsample, dtype)
         self.layers = nn.ModuleList(_Layer(layer, dtype) for layer in encoder.layers[1:])
         self.neck = _neck(encoder.neck, dtype)
         self.eval()
@@ -114,27 +114,20 @@ def _convolutions(module: nn.Module, dtype: torch.dtype) -> nn.Sequential:
     return nn.Sequential(*parts[:-1])
 
 
+def _three(part: Any, dtype: torch.dtype) -> nn.Sequential:
+    """The convolutions of a block or of a patch merging."""
+    return _convolutions(nn.ModuleList([part.conv1, part.conv2, part.conv3]), dtype)
+
+
 class _MBConv(nn.Module):
     def __init__(self, block: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        parts = nn.ModuleList([block.conv1, block.conv2, block.conv3])
-        self.convolutions = _convolutions(parts, dtype)
+        self.convolutions = _three(block, dtype)
         self.act = _Gelu()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.add_(self.convolutions(x))
         out: Tensor = self.act(x)
-        return out
-
-
-class _PatchMerging(nn.Module):
-    def __init__(self, merging: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        parts = nn.ModuleList([merging.conv1, merging.conv2, merging.conv3])
-        self.convolutions = _convolutions(parts, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.convolutions(x)
         return out
 
 
@@ -227,7 +220,7 @@ class _Layer(nn.Module):
         )
         self.mlps = nn.ModuleList(_Mlp(block.mlp, dtype) for block in layer.blocks)
         merging = layer.downsample
-        self.merging = None if merging is None else _PatchMerging(merging, dtype)
+        self.merging = None if merging is None else _three(merging, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (1, C, H, W), channels last, to the next stage's; `x` is changed."""

@@ -20,7 +20,6 @@ from textsam.tensors import load_tensors
 
 __all__ = [
     "TextEncoder",
-    "biomedclip_text_state",
     "build_biomedclip_text",
     "load_biomedclip",
     "load_minilm",
@@ -180,11 +179,15 @@ def build_biomedclip_text(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
     )
     tower.transformer.pooler = None  # the tower pools [CLS] itself; these weights do not exist
     return TextEncoder(
-        tower.transformer, checked_tokenizer(tokenizer), tower.proj, pooling="cls", out_features=512
+        tower.transformer,
+        _checked_tokenizer(tokenizer),
+        tower.proj,
+        pooling="cls",
+        out_features=512,
     )
 
 
-def checked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def _checked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Check that a tokeniser puts a word between `[CLS]` and `[SEP]`, as BERT's does.
 
     Which ids words have it does not check: BiomedCLIP's vocabulary is another one than MiniLM's.
@@ -279,7 +282,7 @@ def load_minilm(folder: str | Path) -> TextEncoder:
     load_exactly(bert, {k: v for k, v in state.items() if k not in unused}, source=str(folder))
     return TextEncoder(
         bert,
-        checked_tokenizer(load_tokenizer(folder)),
+        _checked_tokenizer(load_tokenizer(folder)),
         nn.Identity(),
         pooling="mean",
         out_features=int(config.hidden_size),
@@ -325,11 +328,11 @@ def load_biomedclip(folder: str | Path) -> TextEncoder:
             f"{folder} has no open_clip_pytorch_model.bin or open_clip_model.safetensors"
         )
     encoder = build_biomedclip_text(load_tokenizer(folder))
-    load_exactly(encoder, biomedclip_text_state(state), source=str(folder))
+    load_exactly(encoder, _biomedclip_text_state(state), source=str(folder))
     return encoder
 
 
-def biomedclip_text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _biomedclip_text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Pick the text tower out of open_clip's state dict and name it as `TextEncoder` does."""
     picked: dict[str, Tensor] = {}
     for name, tensor in state.items():
