@@ -74,6 +74,9 @@ class ContextTokens(nn.Module):
         Args:
             hidden: (C, b + L, d) input of the layer.
             layer: from 2.
+
+        Returns:
+            (C, b + L, d).
         """
         if layer > self.depth:
             return hidden

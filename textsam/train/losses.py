@@ -136,6 +136,13 @@ def iou_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """Intersection over union of the thresholded logits, per mask; 0 where the target is empty.
 
     An empty target gets 0 even for an empty mask: the predicted IoU then says "not there".
+
+    Args:
+        logits: (n, h, w).
+        targets: (n, h, w) in {0, 1}.
+
+    Returns:
+        (n,) in [0, 1].
     """
     mask, truth = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
     union = (mask | truth).sum(1)
