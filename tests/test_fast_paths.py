@@ -175,6 +175,7 @@ def test_tinyvit_in_strips_is_tinyvit(
 ) -> None:
     monkeypatch.setattr(cpu_tinyvit, "_STEM_ROWS", rows)
     monkeypatch.setattr(cpu_tinyvit, "_MLP_TOKENS", tokens)
+    torch.manual_seed(10)  # of some weights the output hardly depends on the image
     encoder = tiny_vit()
     images = 200 * torch.randn(2, 3, 256, 256)  # loud enough to be heard through random weights
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
