@@ -4,7 +4,7 @@
         --set busi/fold1/test --set usgra/test -o OUT.md
 
 An adapter with `kinds` answers that there is no lung in what it takes for an ultrasound scan; where
-it is wrong a good mask is lost. So they are fitted as `textsam calibrate --kinds 40` does,
+it is wrong a good mask is lost. So kinds of image are fitted as by `textsam calibrate --kinds 40`,
 with all sets and again without the one asked about (and those whose names begin like it), where
 others of its kind remain: then it is as one of another hospital, though not to the image encoder,
 which has learned from it. Asked are test images as they are and once changed as in training. *Ruled
@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from textsam.api import load_model
-from textsam.calibrate.kinds import both_means, chosen_of, discriminant
+from textsam.calibrate.kinds import both_means, chosen_of, fit_means
 from textsam.config import read_config
 from textsam.data.sample import Sample
 from textsam.data.selection import selection_of
@@ -61,19 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     known = chosen_of(samples_of(config.data, "train"), 40)
     means = seen(known)
+    of_all = fit_means(known, means, covered=options.covered)
     rows = []
     for name in options.sets:
         asked = samples_from_manifest(options.data, [selection_of(name, options.limit)])
         kind, there = IMAGE_KINDS[asked[0].modality], seen(asked)
-        own = np.array([sample.dataset.startswith(asked[0].dataset) for sample in known])
-        fits = {"known": np.ones_like(own), "left out": ~own}
-        for of_set, kept in fits.items():
-            kinds = [IMAGE_KINDS[s.modality] for s, keep in zip(known, kept, strict=True) if keep]
-            # What is left out is nothing to be told apart from, unless others are of its kind.
-            if kind not in kinds or (of_set == "left out" and not own.any()):
-                continue
-            both = np.repeat(kinds, 2).tolist()
-            fit = discriminant(means[kept].reshape(len(both), -1), both, covered=options.covered)
+        fits = {"known": of_all} if kind in of_all.names else {}
+        rest = [i for i, s in enumerate(known) if not s.dataset.startswith(asked[0].dataset)]
+        others = [known[i] for i in rest]
+        # Without another set of its kind there would be nothing right to take it for.
+        kinds = {IMAGE_KINDS[sample.modality] for sample in others}
+        if kind in kinds and len(others) < len(known):
+            fits["left out"] = fit_means(others, means[rest], covered=options.covered)
+        for of_set, fit in fits.items():
             for number, look in enumerate(LOOKS):
                 told = shares(fit, there[:, number], kind)
                 rows.append([name, of_set, look, str(len(asked)), *told])

@@ -17,7 +17,7 @@ from textsam.inference.segmenter import Segmenter
 from textsam.progress import with_bar
 from textsam.vocabulary import IMAGE_KINDS
 
-__all__ = ["MIN_IMAGES", "both_means", "chosen_of", "discriminant", "fit_kinds"]
+__all__ = ["MIN_IMAGES", "both_means", "chosen_of", "discriminant", "fit_kinds", "fit_means"]
 
 # Of the within-kind covariance, drawn towards a sphere: there are fewer images than channels.
 _SHRINKAGE = 0.1
@@ -151,7 +151,14 @@ def fit_kinds(
     if len({IMAGE_KINDS[sample.modality] for sample in chosen}) < 2:
         return None
     means = both_means(segmenter, chosen, augment or AugmentConfig(), seed, progress=progress)
-    kinds = [IMAGE_KINDS[sample.modality] for sample in chosen for _ in range(2)]
+    return fit_means(chosen, means, covered=covered)
+
+
+def fit_means(
+    samples: Sequence[Sample], means: NDArray[np.float64], *, covered: float
+) -> ImageKinds:
+    """`discriminant` of (N, 2, C) means of N images, from `both_means`."""
+    kinds = [IMAGE_KINDS[sample.modality] for sample in samples for _ in range(2)]
     return discriminant(means.reshape(len(kinds), -1), kinds, covered=covered)
 
 
